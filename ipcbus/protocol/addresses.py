@@ -1,0 +1,99 @@
+"""Addresses of a bus: ``unix:PATH`` and ``tcp:127.0.0.1:PORT``, and where a named bus lives."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from .errors import ProtocolError
+from .topics import check_group
+
+DEFAULT_BUS = "default"  #: the bus of ``connect()`` and ``ipcbusd`` without a name
+
+#: sun_path of Linux holds 108 bytes with the terminating zero
+UNIX_PATH_MAX_BYTES = 107
+
+_TCP = re.compile(r"(?:(\d{1,3}(?:\.\d{1,3}){3}|localhost)|\[([0-9a-fA-F:]+)\]):(\d{1,5})")
+
+
+class AddressError(ValueError):
+    """An address that cannot be used; the text says why and what to write instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnixAddress:
+    """A Unix socket in the file system."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class TcpAddress:
+    """A port on loopback; port 0 lets the kernel choose (for listeners only)."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"tcp:[{self.host}]:{self.port}" if ":" in self.host else f"tcp:{self.host}:{self.port}"
+
+
+Address = UnixAddress | TcpAddress
+
+
+def parse_address(text: str) -> Address:
+    """``unix:/path`` or ``tcp:127.0.0.1:4222`` (``[::1]``); raises AddressError with the reason and the way out."""
+    scheme, _, rest = text.partition(":")
+    if scheme == "unix" and rest:
+        if len(rest.encode(errors="surrogateescape")) > UNIX_PATH_MAX_BYTES:
+            raise AddressError(f"{text!r}: a Unix socket's path has at most {UNIX_PATH_MAX_BYTES} bytes; choose a shorter one")
+        if "\0" in rest or not rest.startswith("/"):
+            raise AddressError(f"{text!r}: give an absolute path, as in unix:/run/ipcbus/default.sock")
+        return UnixAddress(rest)
+    if scheme == "tcp":
+        found = _TCP.fullmatch(rest)
+        if found is None:
+            raise AddressError(f"{text!r}: give a loopback address and a port, as in tcp:127.0.0.1:4222")
+        host = "127.0.0.1" if found[1] == "localhost" else found[1] or found[2]
+        port = int(found[3])
+        if port > 65535:
+            raise AddressError(f"{text!r}: port {port} is over 65535")
+        if not is_loopback(host):
+            raise AddressError(
+                f"{text!r}: {host} is not loopback. ipcbus serves one machine and never listens or connects beyond it; use tcp:127.0.0.1:PORT"
+            )
+        return TcpAddress(host, port)
+    raise AddressError(f"{text!r} is no address: use unix:/absolute/path or tcp:127.0.0.1:PORT")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a numeric *host* is 127.0.0.0/8 (each part 0–255) or ::1."""
+    if ":" in host:
+        return host == "::1"
+    parts = host.split(".")
+    return len(parts) == 4 and parts[0] == "127" and all(part.isdigit() and int(part) <= 255 for part in parts)
+
+
+def check_bus_name(bus: str) -> None:
+    """Raise AddressError unless *bus* can be a bus's name: one file name of A-Z a-z 0-9 _ - and dots."""
+    try:
+        check_group(bus)
+    except ProtocolError as error:
+        raise AddressError(f"bus name {bus!r}: use A-Z a-z 0-9 _ - with '.' between tokens") from error
+
+
+def default_address(runtime_dir: str, bus: str = DEFAULT_BUS) -> UnixAddress:
+    """Where the bus named *bus* listens: ``RUNTIME_DIR/BUS.sock``."""
+    check_bus_name(bus)
+    path = f"{runtime_dir}/{bus}.sock"
+    parse_address(f"unix:{path}")
+    return UnixAddress(path)
+
+
+def default_secret_path(runtime_dir: str, bus: str = DEFAULT_BUS) -> str:
+    """Where the secret of the bus named *bus* lies (H-6): ``RUNTIME_DIR/BUS.secret``."""
+    check_bus_name(bus)
+    return f"{runtime_dir}/{bus}.secret"

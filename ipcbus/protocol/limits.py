@@ -1,0 +1,65 @@
+"""Every number of the bus, with its unit and its reason. WELCOME announces the ones that a client must respect (H-8)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+VERSION = 1  #: the one protocol version of PROTOCOL.md (H-2)
+
+MAX_ID = 2**53 - 1  #: V-7: ids fit a double, so that JavaScript can be a peer
+HEADER_BYTES = 5  #: F-1: 0xce and the length
+HELLO_MAX_BYTES = 1024  #: F-3: what a stranger may make the bus hold before it is known
+ENVELOPE_MAX_BYTES = 65536  #: all of an envelope before its payload; the rest of a frame's limit is payload
+
+HEADERS_MAX_COUNT = 32  #: V-6
+HEADERS_MAX_BYTES = 4096  #: V-6, encoded
+HEADER_KEY_MAX_BYTES = 64  #: V-6
+ENCODING_MAX = 127  #: V-6: one byte on the wire
+
+TOPIC_MAX_BYTES = 255  #: T-1: fits msgpack's str 8, and a file name
+TOPIC_MAX_TOKENS = 32  #: T-1: bounds the depth of a walk through the trie
+METHOD_MAX_BYTES = 128  #: T-5
+GROUP_MAX_BYTES = 128  #: T-5
+ERROR_CODE_MAX_BYTES = 64  #: E-1
+ERROR_TEXT_MAX_BYTES = 1024  #: E-1
+
+FEATURES_MAX_COUNT = 32  #: H-1
+FEATURE_MAX_BYTES = 32  #: H-1
+INFO_MAX_COUNT = 16  #: H-1
+INFO_KEY_MAX_BYTES = 32  #: H-1
+INFO_VALUE_MAX_BYTES = 128  #: H-1
+NONCE_BYTES = 32  #: H-5
+SECRET_BYTES = 32  #: H-6
+INCARNATION_BYTES = 16  #: H-7
+
+READ_BYTES = 262_144  #: one read of a peer in a round: big enough for long runs, small enough to be fair
+PAGE_ITEMS = 10_000  #: B-2
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The limits that the configuration can change; the defaults are the numbers in italics of PROTOCOL.md."""
+
+    max_payload_bytes: int = 16 * 1024 * 1024  #: F-3: a camera picture passes, a mistake does not
+    max_peers: int = 100_000  #: the process's fd limit is usually lower and then holds
+    max_lanes: int = 100_000  #: subscriptions of one peer
+    max_names: int = 10_000  #: names that one peer owns or waits for
+    max_methods: int = 1_000  #: methods served under one name by one peer
+    max_requests: int = 100_000  #: R-2: requests of one peer in flight
+    max_callee_requests: int = 10_000  #: R-2: requests in flight at one callee
+    max_timeout_ms: int = 86_400_000  #: R-1: a day
+    max_credit_bytes: int = 64 * 1024 * 1024  #: L-5
+    max_output_bytes: int = 64 * 1024 * 1024  #: E-2 slow_reader: what may wait in one peer's output
+    lane_high_bytes: int = 1024 * 1024  #: L-7: above it the lane holds its publishers
+    lane_stall_s: float = 5.0  #: L-7: how long it may
+    max_retained_topics: int = 100_000  #: L-8
+    max_retained_bytes: int = 64 * 1024 * 1024  #: L-8
+    max_topic_counters: int = 1_000  #: B-3 topics: the rest is counted as "(other)"
+    max_route_cache: int = 8_192  #: envelope prefixes a peer may keep resolved
+    handshake_timeout_s: float = 10.0  #: H-9
+    half_close_linger_s: float = 10.0  #: H-11
+
+    @property
+    def max_frame_bytes(self) -> int:
+        """F-3: the largest N."""
+        return self.max_payload_bytes + ENVELOPE_MAX_BYTES
