@@ -105,9 +105,7 @@ def _is_features(value: Any) -> bool:
 
 def _is_hello_info(value: Any) -> bool:
     key, text = _str(INFO_KEY_MAX_BYTES), _str(INFO_VALUE_MAX_BYTES)
-    return (
-        type(value) is dict and len(value) <= INFO_MAX_COUNT and all(key(k) and k and text(v) for k, v in value.items())
-    )
+    return type(value) is dict and len(value) <= INFO_MAX_COUNT and all(key(k) and k and text(v) for k, v in value.items())
 
 
 def _is_welcome_info(value: Any) -> bool:
@@ -184,10 +182,10 @@ LAYOUTS: dict[Kind, tuple[tuple[str, Callable[[Any], bool]], ...]] = {
     Kind.NOTICE: (_PEER, ("name", _str(64)), _META),
 }  # fmt: skip
 
+_KINDS = frozenset(kind.value for kind in Kind)
+
 #: V-3: the kinds whose last element is a payload.
-WITH_PAYLOAD = frozenset(
-    {Kind.PUBLISH, Kind.RETAIN, Kind.POST, Kind.SEND, Kind.REQUEST, Kind.REPLY, Kind.PART, Kind.ERROR, Kind.NOTICE}
-)
+WITH_PAYLOAD = frozenset({Kind.PUBLISH, Kind.RETAIN, Kind.POST, Kind.SEND, Kind.REQUEST, Kind.REPLY, Kind.PART, Kind.ERROR, Kind.NOTICE})
 
 #: The kinds of the shape [kind, sender, to, meta, payload]: their frames come in runs.
 IN_RUNS = frozenset({Kind.PUBLISH, Kind.RETAIN, Kind.SEND})
@@ -303,8 +301,8 @@ def _elements(raw: bytes) -> tuple[Any, ...]:
         if not 1 <= count <= 15:
             raise _fail(f"an envelope of {count} elements")
         kind = unpacker.unpack()
-        named = LAYOUTS.get(kind, ()) if type(kind) is int else ()
-        return (kind, *(unpacker.unpack() for _ in range(min(len(named), count - 1))))
+        named = len(LAYOUTS[Kind(kind)]) if kind in _KINDS else 0
+        return (kind, *(unpacker.unpack() for _ in range(min(named, count - 1))))
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise _fail(f"not msgpack: {error or type(error).__name__}") from error
 

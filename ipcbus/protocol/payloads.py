@@ -44,7 +44,7 @@ def decode_value(meta: Meta, payload: bytes) -> Any:
 
     Raises PayloadError where the bytes are not what *meta* says, are nested too deeply, or have over a million elements.
     """
-    encoding = meta.get("encoding") if meta.__class__ is dict else meta  # type: ignore[union-attr]
+    encoding = meta.get("encoding") if isinstance(meta, dict) else meta
     if encoding == RAW:
         return payload
     try:

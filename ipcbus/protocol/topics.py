@@ -75,9 +75,7 @@ def check_name(name: str) -> None:
     if len(name) > TOPIC_MAX_BYTES:
         raise ProtocolError(Code.BAD_NAME, f"name of {len(name)} bytes: allowed are 1 to {TOPIC_MAX_BYTES}")
     if not _NAME.fullmatch(name):
-        raise ProtocolError(
-            Code.BAD_NAME, f"name {name!r} is not tokens of A-Z a-z 0-9 _ - with '.' between them"
-        )
+        raise ProtocolError(Code.BAD_NAME, f"name {name!r} is not tokens of A-Z a-z 0-9 _ - with '.' between them")
     if name.count(".") >= TOPIC_MAX_TOKENS:
         raise ProtocolError(Code.BAD_NAME, f"name of {name.count('.') + 1} tokens: at most {TOPIC_MAX_TOKENS} are allowed")
     if name == BUS_NAME or name.startswith(BUS_NAME + "."):

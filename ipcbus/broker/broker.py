@@ -1,0 +1,535 @@
+"""The broker: takes the bytes of peers, decides, and leaves bytes in the records of peers. See DESIGN.md for the interface and a frame's journey.
+
+One thread, one order: what `receive` does for a frame is done before the next frame of any peer is looked at. That order is the bus's total order (L-4).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from ..protocol.connection import Connection
+from ..protocol.errors import Code, ProtocolError
+from ..protocol.limits import Limits
+from ..protocol.messages import Frame, Kind, clip_text, encode, encode_with_payload, error_frame, pack
+from ..protocol.topics import BUS_NAME, check_name, parse_peer, peer_address, split_method
+from .bus import BusService
+from .counters import Counters, TopicCounters
+from .lanes import OUTPUT_HIGH_BYTES, Delivery, Lane
+from .names import Change, Claim, Names
+from .peers import Credentials, Peer, Piece
+from .requests import Pending, Requests
+from .retained import Retained
+from .routing import AnyRoute, PublishRoute, Refusal, RetainRoute, RouteTable
+from .timeouts import Timeouts
+
+
+class Broker:
+    """All of the bus but its sockets. Not thread-safe. No method raises for what a peer did wrong."""
+
+    def __init__(
+        self,
+        *,
+        incarnation: bytes,
+        random_bytes: Callable[[int], bytes],
+        now: float,
+        limits: Limits | None = None,
+        secret: bytes | None = None,
+        software: str = "ipcbus",
+        pid: int = 0,
+        log: Callable[[int, str], None] = lambda level, text: None,
+    ) -> None:
+        self.limits = limits or Limits()
+        self.counters = Counters()
+        self.topics = TopicCounters(self.limits.max_topic_counters)
+        self.routes = RouteTable(self.topics)
+        self.names = Names(self.limits)
+        self.requests = Requests()
+        self.retained = Retained(self.limits)
+        self.peers: dict[int, Peer] = {}
+        self.started_at = now
+        self.now = now
+        self.software = software
+        self.pid = pid
+        self._incarnation = incarnation
+        self._random_bytes = random_bytes
+        self._secret = secret
+        self._log = log
+        self._delivery = Delivery(self.limits, self.counters, log)
+        self._strangers: Timeouts[Peer] = Timeouts(self.limits.handshake_timeout_s)
+        self._leaving: Timeouts[Peer] = Timeouts(self.limits.half_close_linger_s)
+        self._last_peer = 0
+        self._bus = BusService(self, self._delivery)
+        self._handlers: dict[Kind, Callable[[Peer, Frame], None]] = {
+            Kind.HELLO: self._on_hello,
+            Kind.PROOF: self._on_proof,
+            Kind.BYE: self._on_bye,
+            Kind.PING: self._on_ping,
+            Kind.PONG: self._on_pong,
+            Kind.REQUEST: self._on_request,
+            Kind.REPLY: self._on_answer,
+            Kind.ERROR: self._on_answer,
+            Kind.CANCEL: self._on_cancel,
+            Kind.CREDIT: self._on_credit,
+            Kind.POST: self._on_unsupported,
+            Kind.PART: self._on_unsupported,
+            Kind.ALLOW: self._on_unsupported,
+        }
+
+    # --- what the daemon calls -------------------------------------------------------------------------------------------------------------
+
+    def connect(
+        self, now: float, *, transport: str = "unix", credentials: Credentials | None = None, addresses: tuple[str, str] | None = None
+    ) -> Peer:
+        """A new connection; raises ProtocolError ``too_many_peers``. *addresses* (TCP): the bus's end and the client's (H-5)."""
+        present = len(self.peers) + len(self._strangers)
+        if present >= self.limits.max_peers:
+            raise ProtocolError(Code.TOO_MANY_PEERS, f"{present} peers are connected (limits.max_peers)")
+        connection = Connection(self.routes, self.limits, secret=self._secret, addresses=addresses)
+        peer = Peer(connection, transport, credentials, now)
+        self._strangers.start(peer, now)
+        return peer
+
+    def receive(self, peer: Peer, data: bytes, now: float) -> None:
+        """Bytes that came from a peer, in immutable bytes: slices of them go to receivers."""
+        self.now = self._delivery.now = now
+        peer.in_bytes += len(data)
+        self.counters.in_bytes += len(data)
+        connection = peer.connection
+        if peer.closing:
+            return
+        try:
+            for event in connection.scanner.scan(data):
+                if event.__class__ is tuple:
+                    self._route_run(peer, *event)
+                else:
+                    connection.check(event)  # type: ignore[arg-type]  # what is no tuple is a Frame
+                    self._handle(peer, event)  # type: ignore[arg-type]
+                if peer.closing:
+                    break
+        except ProtocolError as error:
+            self._expel(peer, error)
+
+    def half_close(self, peer: Peer, now: float) -> None:
+        """The peer is done sending (H-11). Idempotent."""
+        self.now = self._delivery.now = now
+        if peer.closing or peer.half_closed:
+            return
+        peer.half_closed = True
+        self._withdraw(peer)
+        if peer.calls:
+            self._leaving.start(peer, now)
+        else:
+            self._end(peer)
+
+    def disconnect(self, peer: Peer, now: float) -> None:
+        """The connection is gone: release everything the peer had. Idempotent."""
+        self.now = self._delivery.now = now
+        if peer.closed:
+            return
+        self._end(peer)
+        peer.closed = True
+        self.peers.pop(peer.id, None)
+        peer.out.clear()
+        peer.out_bytes = 0
+
+    def wrote(self, peer: Peer, count: int, now: float) -> None:
+        """The first *count* bytes of ``peer.out`` were given to the kernel."""
+        self.now = self._delivery.now = now
+        out, before = peer.out, peer.out_bytes
+        peer.written_bytes += count
+        peer.out_bytes = before - count
+        if count == before:
+            out.clear()
+        else:
+            done = 0
+            while count >= len(out[done]):
+                count -= len(out[done])
+                done += 1
+            del out[:done]
+            if count:
+                out[0] = memoryview(out[0])[count:]
+        if before >= OUTPUT_HIGH_BYTES > peer.out_bytes:
+            self._delivery.output_shrank(peer)
+
+    def tick(self, now: float) -> None:
+        """Do what has become due."""
+        self.now = self._delivery.now = now
+        for peer in self._strangers.due(now):
+            self._expel(
+                peer, ProtocolError(Code.HANDSHAKE_TIMEOUT, f"no complete handshake in {self.limits.handshake_timeout_s:g} s (H-9)")
+            )
+        for peer in self._leaving.due(now):
+            self._end(peer)
+        for pending in self.requests.due(now):
+            self.counters.expired += 1
+            self._tell_callee_cancelled(pending)
+            self._fail(pending, Code.EXPIRED, f"{pending.to!r} did not answer in time")
+        self._delivery.stalled(now)
+
+    def next_deadline(self) -> float | None:
+        """When `tick` is to be called next, or None."""
+        deadlines = (
+            self._strangers.next_deadline(), self._leaving.next_deadline(), self.requests.next_deadline(), self._delivery.stalls.next_deadline(),
+        )  # fmt: skip
+        return min((deadline for deadline in deadlines if deadline is not None), default=None)
+
+    def take_touched(self) -> list[Peer]:
+        """The peers whose ``out``, ``held`` or ``closing`` changed since the last call, each once."""
+        touched = self._delivery.touched
+        self._delivery.touched = []
+        for peer in touched:
+            peer.touched = False
+            if peer.out_bytes > self.limits.max_output_bytes and not peer.closing:
+                self._expel(
+                    peer,
+                    ProtocolError(
+                        Code.SLOW_READER, f"{peer.out_bytes} bytes wait for this peer: it does not read (limits.max_output_bytes)"
+                    ),
+                )
+        if self._delivery.touched:
+            touched.extend(self.take_touched())
+        return touched
+
+    def shut_down(self, now: float) -> None:
+        """The bus stops: BYE to everybody (E-2). The daemon writes what waits and disconnects."""
+        self.now = self._delivery.now = now
+        goodbye = encode(Kind.BYE, 0, Code.SHUTTING_DOWN.value, "the bus stops")
+        for peer in (*self.peers.values(), *self._strangers):
+            if not peer.closing:
+                self._delivery.put(peer, goodbye)
+        for peer in (*self.peers.values(), *self._strangers):
+            peer.connection.close()
+            peer.closing = True
+            self._delivery.touch(peer)
+
+    @property
+    def lane_count(self) -> int:
+        """Subscriptions of all peers."""
+        return self.routes.lanes
+
+    def queued_bytes(self) -> int:
+        """All that waits for peers; walks over them."""
+        return sum(peer.queued_bytes for peer in self.peers.values())
+
+    # --- runs: PUBLISH, RETAIN, SEND ------------------------------------------------------------------------------------------------------
+
+    def _route_run(self, peer: Peer, route: AnyRoute, data: bytes, start: int, end: int, last: int, count: int) -> None:
+        """Send a run on its way. The hot path: a slice for each receiver, nothing for each frame."""
+        peer.in_messages += count
+        self.counters.in_messages += count
+        size = end - start
+        piece: Piece = data if size == len(data) else memoryview(data)[start:end]
+        if isinstance(route, PublishRoute):
+            self._publish(route, piece, size, count, peer)
+            if route.__class__ is RetainRoute:
+                self._retain(peer, route, data[last:end])
+        elif isinstance(route, Refusal):
+            self._refuse(peer, route.kind, route.to, count, route.code, route.text)
+        else:
+            self._send(peer, route.to, piece, size, count)
+
+    def _publish(self, route: PublishRoute, piece: Piece, size: int, count: int, sender: Peer | None) -> None:
+        delivery = self._delivery
+        for lane in route.lanes:
+            delivery.offer(lane, piece, size, count, sender)
+        for group in route.groups:
+            delivery.offer_group(group, piece, size, count, sender)
+        if not route.lanes and not route.groups:
+            self.counters.no_subscriber += count
+
+    def _retain(self, peer: Peer, route: RetainRoute, frame: bytes) -> None:
+        """L-8: keep the last frame of a run; one without payload removes what is kept."""
+        try:
+            if len(frame) == route.span:
+                self.retained.remove(route.topic)
+            else:
+                self.retained.keep(route.topic, frame)
+        except ProtocolError as error:
+            self._refuse(peer, Kind.RETAIN, route.topic, 1, error.code, error.text)
+
+    def _send(self, peer: Peer, to: str, piece: Piece, size: int, count: int) -> None:
+        """N-3."""
+        try:
+            receiver = self._send_target(to)
+        except ProtocolError as error:
+            self._refuse(peer, Kind.SEND, to, count, error.code, error.text)
+            return
+        if receiver.out_bytes + size > self.limits.max_output_bytes:
+            self._refuse(peer, Kind.SEND, to, count, Code.OVERLOADED, f"{to!r} does not read: {receiver.out_bytes} bytes wait for it")
+            return
+        self._delivery.put(receiver, piece)
+        receiver.out_messages += count
+        self.counters.delivered += count
+        self.counters.delivered_bytes += size
+
+    def _send_target(self, to: str) -> Peer:
+        peer = self._peer_at(to)
+        if peer is not None:
+            return peer
+        return min(self._owners(to), key=lambda claim: (claim.peer.out_bytes, len(claim.peer.serving or ()))).peer
+
+    def _refuse(self, peer: Peer, kind: Kind, to: str, count: int, code: Code, text: str) -> None:
+        """Answer frames that have no id (E-4)."""
+        self.counters.refused += count
+        self._log_refusal(peer, kind, code, text)
+        content = pack({"kind": kind.value, "to": to, "count": count})
+        self._delivery.put(peer, error_frame(peer_address(peer.id), 0, code, text, content))
+
+    def _log_refusal(self, peer: Peer, kind: Kind, code: Code, text: str) -> None:
+        """Log the first refusal of a code to a peer."""
+        if peer.logged is None:
+            peer.logged = set()
+        if code not in peer.logged:
+            peer.logged.add(code)
+            self._log(logging.WARNING, f"{peer}: {kind.name} refused: {code.label}: {text} (further ones are only counted)")
+
+    # --- frames -----------------------------------------------------------------------------------------------------------------------------
+
+    def _handle(self, peer: Peer, frame: Frame) -> None:
+        """One frame that its sender may send now. Errors that are not fatal are answered here (E-3, E-4)."""
+        try:
+            self._handlers[frame.kind](peer, frame)
+        except ProtocolError as error:
+            if error.code.fatal:
+                raise
+            if frame.kind is Kind.REQUEST:
+                self.counters.refused += 1
+                self._log_refusal(peer, frame.kind, error.code, error.text)
+                self._delivery.put(peer, error_frame(peer_address(peer.id), frame.elements[3], error.code, error.text))
+            else:
+                self._refuse(peer, frame.kind, frame.elements[2], 1, error.code, error.text)
+
+    def _on_hello(self, peer: Peer, frame: Frame) -> None:
+        challenge = peer.connection.hello(frame, self._random_bytes(32))
+        if challenge is None:
+            self._welcome(peer)
+        else:
+            self._delivery.put(peer, challenge)
+
+    def _on_proof(self, peer: Peer, frame: Frame) -> None:
+        peer.connection.prove(frame)
+        self._welcome(peer)
+
+    def _welcome(self, peer: Peer) -> None:
+        self._strangers.stop(peer)
+        self._last_peer += 1
+        peer.id = self._last_peer
+        self.peers[peer.id] = peer
+        self._delivery.put(peer, peer.connection.welcome(peer.id, self._incarnation, self.software))
+        self._log(logging.DEBUG, f"{peer} connected")
+
+    def _on_bye(self, peer: Peer, frame: Frame) -> None:
+        self._end(peer)
+
+    def _on_ping(self, peer: Peer, frame: Frame) -> None:
+        self._delivery.put(peer, encode(Kind.PONG, 0, frame.elements[2]))
+
+    def _on_pong(self, peer: Peer, frame: Frame) -> None:
+        """Nothing waits for it: this version of the bus sends no PING."""
+
+    def _on_credit(self, peer: Peer, frame: Frame) -> None:
+        _, _, number, size, messages = frame.elements
+        lane = (peer.lanes or {}).get(number)
+        if lane is not None:
+            self._delivery.grant(lane, size, messages)
+
+    def _on_unsupported(self, peer: Peer, frame: Frame) -> None:
+        """E-5."""
+        text = f"{frame.kind.name} is not built in this version of the bus, and its feature was not negotiated (E-5)"
+        self.counters.refused += 1
+        self._log_refusal(peer, frame.kind, Code.UNSUPPORTED, text)
+        content = pack({"kind": frame.kind.value, "to": frame.elements[2], "count": 1})
+        self._delivery.put(peer, error_frame(peer_address(peer.id), frame.elements[3] or 0, Code.UNSUPPORTED, text, content))
+
+    # --- requests ---------------------------------------------------------------------------------------------------------------------------
+
+    def _on_request(self, peer: Peer, frame: Frame) -> None:
+        _, sender, to, request, timeout_ms, _ = frame.elements
+        peer.in_messages += 1
+        self.counters.in_messages += 1
+        calls = peer.calls
+        if calls is not None and request in calls:
+            raise ProtocolError(Code.DUPLICATE_ID, f"request id {request} is in flight already (R-1)")
+        if not 1 <= timeout_ms <= self.limits.max_timeout_ms:
+            raise ProtocolError(
+                Code.BAD_ARGUMENT, f"timeout_ms is {timeout_ms}: 1 to {self.limits.max_timeout_ms} are allowed (limits.max_timeout_ms)"
+            )
+        target, method = split_method(to)
+        if target == BUS_NAME:
+            payload = self._bus.call(peer, method, frame)
+            self._delivery.put(peer, encode_with_payload(payload, Kind.REPLY, 0, peer_address(peer.id), request, None))
+            return
+        if calls is not None and len(calls) >= self.limits.max_requests:
+            raise ProtocolError(Code.OVER_LIMIT, f"{len(calls)} requests of this peer are in flight (limits.max_requests)")
+        callee = self._callee(target, method)
+        if len(callee.serving or ()) >= self.limits.max_callee_requests:
+            raise ProtocolError(
+                Code.OVERLOADED, f"{target!r} has {len(callee.serving or ())} requests in flight (limits.max_callee_requests)"
+            )
+        if callee.out_bytes + len(frame.raw) > self.limits.max_output_bytes:
+            raise ProtocolError(
+                Code.OVERLOADED, f"{target!r} does not read: {callee.out_bytes} bytes wait for it (limits.max_output_bytes)"
+            )
+        self.requests.open(Pending(peer, callee, request, to, self.now + timeout_ms / 1000))
+        callee.out_messages += 1
+        self._delivery.put(callee, frame.raw)
+
+    def _callee(self, target: str, method: str) -> Peer:
+        """R-1: who answers."""
+        peer = self._peer_at(target)
+        if peer is not None:
+            if any(claim.serves(method) for claim in (peer.claims or {}).values()):
+                return peer
+            raise ProtocolError(Code.NO_SUCH_METHOD, f"peer {target} serves no method {method!r}")
+        serving = [claim for claim in self._owners(target) if claim.serves(method)]
+        if not serving:
+            raise ProtocolError(Code.NO_SUCH_METHOD, f"{target!r} serves no method {method!r}; `ipcbus names` lists what it serves")
+        return min(serving, key=lambda claim: len(claim.peer.serving or ())).peer
+
+    def _peer_at(self, to: str) -> Peer | None:
+        """The peer at an address ``:42``, None where *to* is none; raises ``no_such_peer``."""
+        if not to.startswith(":"):
+            return None
+        number = parse_peer(to)
+        if number is None:
+            raise ProtocolError(Code.BAD_NAME, f"{to!r} is no peer address: a colon and a number (T-6)")
+        peer = self.peers.get(number)
+        if peer is None or peer.half_closed or peer.closing:
+            raise ProtocolError(Code.NO_SUCH_PEER, f"there is no peer {to}")
+        return peer
+
+    def _owners(self, name: str) -> list[Claim]:
+        record = self.names.get(name)
+        if record is None:
+            check_name(name)
+            raise ProtocolError(Code.NO_SUCH_NAME, f"nobody owns the name {name!r}")
+        return record.owners
+
+    def _on_answer(self, peer: Peer, frame: Frame) -> None:
+        """REPLY or ERROR of a callee (R-4)."""
+        peer.in_messages += 1
+        self.counters.in_messages += 1
+        to, request = frame.elements[2], frame.elements[3]
+        if frame.kind is Kind.ERROR and frame.elements[4].__class__ is int:
+            raise ProtocolError(Code.BAD_ENVELOPE, f"ERROR with code {frame.elements[4]}: a service's code is a str (E-1)")
+        number = parse_peer(to)
+        requester = self.peers.get(number) if number is not None else None
+        pending = (requester.calls or {}).get(request) if requester is not None else None
+        if requester is None or pending is None:
+            self.counters.late_replies += 1
+            raise ProtocolError(Code.NO_SUCH_REQUEST, f"request {request} of {to!r} is not in flight: answered, expired or cancelled (R-4)")
+        if pending.callee is not peer:
+            raise ProtocolError(Code.BAD_REPLY, f"request {request} of {to!r} is another peer's to answer (R-4)")
+        self.requests.settle(pending)
+        requester.out_messages += 1
+        self._delivery.put(requester, frame.raw)
+        self._settled(requester)
+
+    def _on_cancel(self, peer: Peer, frame: Frame) -> None:
+        """R-3."""
+        pending = (peer.calls or {}).get(frame.elements[3])
+        if pending is not None and pending.to == frame.elements[2]:
+            self.counters.cancelled += 1
+            self._tell_callee_cancelled(pending)
+            self.requests.settle(pending)
+
+    def _tell_callee_cancelled(self, pending: Pending) -> None:
+        self._delivery.put(pending.callee, encode(Kind.CANCEL, pending.requester.id, pending.to, pending.id))
+
+    def _fail(self, pending: Pending, code: Code, text: str) -> None:
+        """Settle a request with an error of the bus (R-2)."""
+        self.requests.settle(pending)
+        self._delivery.put(pending.requester, error_frame(peer_address(pending.requester.id), pending.id, code, text))
+        self._settled(pending.requester)
+
+    def _settled(self, requester: Peer) -> None:
+        """A peer that is done sending stays only for its answers (H-11)."""
+        if requester.half_closed and not requester.calls:
+            self._end(requester)
+
+    # --- what the bus's own methods use ------------------------------------------------------------------------------------------------------
+
+    def add_lane(self, lane: Lane, group: str | None) -> None:
+        """A new subscription (L-1); raises ``bad_topic``."""
+        self.routes.add(lane, group)
+        peer = lane.peer
+        if peer.lanes is None:
+            peer.lanes = {}
+        peer.lanes[lane.number] = lane
+        if group is not None:
+            if peer.grouped is None:
+                peer.grouped = {}
+            peer.grouped[lane] = None
+
+    def remove_lane(self, lane: Lane) -> int:
+        """End a subscription: how many messages waited for it alone."""
+        peer = lane.peer
+        self.routes.remove(lane)
+        assert peer.lanes is not None
+        del peer.lanes[lane.number]
+        if peer.lane is lane:
+            peer.lane = None
+        if lane.group is not None:
+            (peer.grouped or {}).pop(lane, None)
+            if not lane.group.members and lane.group.backlog is not None:
+                return self._delivery.abandon(lane.group.backlog)
+            return 0
+        return self._delivery.abandon(lane.backlog) if lane.backlog is not None else 0
+
+    def announce(self, change: Change | None) -> None:
+        """Tell who is concerned that a name has other owners (N-1, N-2)."""
+        if change is None:
+            return
+        name = change.name.name
+        if change.lost is not None:
+            self._delivery.notice(change.lost, "name_lost", {"name": name})
+        if change.acquired is not None:
+            self._delivery.notice(change.acquired, "name_acquired", {"name": name})
+        topic = f"$bus.names.{name}"
+        lanes, groups = self.routes.receivers(topic)
+        if lanes or groups:
+            owners = [claim.peer.id for claim in change.name.owners]
+            frame = encode_with_payload(pack({"name": name, "owners": owners}), Kind.PUBLISH, 0, topic, None)
+            self._publish(PublishRoute(0, lanes, groups), frame, len(frame), 1, None)
+
+    # --- ends ---------------------------------------------------------------------------------------------------------------------------------
+
+    def _withdraw(self, peer: Peer) -> None:
+        """Everything that others use of a peer ends: names, subscriptions, methods, the requests it was to answer (H-11)."""
+        self._delivery.forget_publisher(peer)
+        for lane in tuple((peer.lanes or {}).values()):
+            self.remove_lane(lane)
+        peer.lanes = peer.grouped = peer.waiting = None
+        for change in self.names.release_all(peer):
+            self.announce(change)
+        for pending in tuple((peer.serving or {}).values()):
+            self._fail(pending, Code.RESPONDER_DIED, f"the peer that served {pending.to!r} went before it answered")
+
+    def _end(self, peer: Peer) -> None:
+        """The connection ends after what is in its output. Idempotent."""
+        self._strangers.stop(peer)
+        self._leaving.stop(peer)
+        if peer.closing:
+            return
+        peer.closing = True
+        peer.connection.close()
+        self._withdraw(peer)
+        for pending in tuple((peer.calls or {}).values()):
+            self._tell_callee_cancelled(pending)
+            self.requests.settle(pending)
+        self._delivery.touch(peer)
+
+    def _expel(self, peer: Peer, error: ProtocolError) -> None:
+        """End a connection with a fatal error: BYE, and one line in the log (E-2)."""
+        if peer.closing:
+            return
+        self.counters.protocol_errors += 1
+        self._log(logging.WARNING, f"{peer} closed: {error}")
+        self._end(peer)
+        self._delivery.put(peer, encode(Kind.BYE, 0, error.code.value, clip_text(error.text)))
+
+    def expel(self, peer: Peer, code: Code, text: str, now: float) -> None:
+        """End a connection from outside, for instance after a fault in its work (``internal``)."""
+        self.now = self._delivery.now = now
+        self._expel(peer, ProtocolError(code, text))

@@ -1,0 +1,322 @@
+"""The bus as a service: the methods under the name ``bus`` (section 8).
+
+One table says which method has which arguments; checking, introspection and the error texts come from it.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..protocol.errors import Code, ProtocolError
+from ..protocol.limits import MAX_ID, PAGE_ITEMS
+from ..protocol.messages import Frame, pack
+from ..protocol.payloads import PayloadError, decode_value
+from ..protocol.topics import BUS_NAME, check_group
+from .lanes import Delivery, Lane
+from .names import MODES, Name
+from .peers import Peer
+
+if TYPE_CHECKING:
+    from .broker import Broker
+
+Arguments = dict[str, Any]
+
+#: L-6: what a group lane starts with
+_GROUP_MESSAGES = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """One argument of a method: whether a value is good, and what good is in words."""
+
+    words: str
+    good: Callable[[Any], bool]
+    required: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One method: what it does, its arguments, and those that are fixed for later (E-5)."""
+
+    doc: str
+    call: Callable[[Peer, Arguments], Any] | None
+    arguments: dict[str, Argument] = field(default_factory=dict)
+    later: tuple[str, ...] = ()
+
+
+def _int(low: int, high: int) -> Callable[[Any], bool]:
+    return lambda value: type(value) is int and low <= value <= high
+
+
+def _is_str(value: Any) -> bool:
+    return type(value) is str
+
+
+def _is_bool(value: Any) -> bool:
+    return type(value) is bool
+
+
+_NAME = Argument("a name", _is_str, required=True)
+_METHODS = Argument("an array of methods", lambda value: type(value) is list and all(type(item) is str for item in value), required=True)
+_PAGE = {
+    "after": Argument("a cursor that a list gave as `next`", lambda value: value is None or type(value) in (str, int)),
+    "limit": Argument(f"an int of 1 to {PAGE_ITEMS}", _int(1, PAGE_ITEMS)),
+}
+
+
+class BusService:
+    """Answers requests to ``bus/METHOD``."""
+
+    def __init__(self, broker: Broker, delivery: Delivery) -> None:
+        self._broker = broker
+        self._delivery = delivery
+        credit = broker.limits.max_credit_bytes
+        lane = Argument(f"a lane number of 1 to {MAX_ID}", _int(1, MAX_ID), required=True)
+        self._methods: dict[str, Method] = {
+            "subscribe": Method(
+                "Open a lane for the publications that match a pattern.",
+                self._subscribe,
+                {
+                    "pattern": Argument("a pattern", _is_str, required=True),
+                    "lane": lane,
+                    "credit": Argument(f"bytes, an int of 0 to {credit} (limits.max_credit_bytes)", _int(0, credit), required=True),
+                    "messages": Argument("an int of 0 to 4294967295", _int(0, 2**32 - 1)),
+                    "group": Argument("a group's name or nil", lambda value: value is None or type(value) is str),
+                    "retained": Argument("a bool", _is_bool),
+                },
+                later=("policy", "limits"),
+            ),
+            "unsubscribe": Method("Close a lane.", self._unsubscribe, {"lane": lane}),
+            "own": Method(
+                "Claim a name.",
+                self._own,
+                {
+                    "name": _NAME,
+                    "mode": Argument(f"one of {', '.join(MODES)}", lambda value: value in MODES),
+                    "replace": Argument("a bool", _is_bool),
+                    "allow_replace": Argument("a bool", _is_bool),
+                },
+            ),
+            "release": Method("Give up a name, or the place in line for it.", self._release, {"name": _NAME}),
+            "serve": Method("Serve methods under a name.", self._serve, {"name": _NAME, "methods": _METHODS}),
+            "unserve": Method("Serve methods under a name no more.", self._unserve, {"name": _NAME, "methods": _METHODS}),
+            "names": Method("List the names that are owned.", self._list_names, _PAGE),
+            "peers": Method("List the peers.", self._list_peers, _PAGE),
+            "topics": Method("List the topics that were published to or are retained.", self._list_topics, _PAGE),
+            "stats": Method("Counters and gauges of the bus.", self._stats),
+            "ping": Method("Answer at once.", self._ping),
+            "introspect": Method("List the methods under a name.", self._introspect, {"name": Argument("a name", _is_str)}),
+            "will": Method("Set the message that is published when this peer goes without BYE.", None),
+            "monitor": Method("See the traffic of others.", None),
+            "get": Method("Get the retained message of a topic.", None),
+        }
+
+    def call(self, peer: Peer, name: str, frame: Frame) -> bytes:
+        """The payload of the reply to a request; raises ProtocolError, never fatal."""
+        method = self._methods.get(name)
+        if method is None:
+            raise ProtocolError(Code.NO_SUCH_METHOD, f"the bus has no method {name!r}; it has {', '.join(sorted(self._methods))}")
+        if method.call is None:
+            raise ProtocolError(Code.UNSUPPORTED, f"bus/{name} is not built in this version of the bus (E-5)")
+        return pack(method.call(peer, self._arguments(name, method, frame)))
+
+    @staticmethod
+    def _arguments(name: str, method: Method, frame: Frame) -> Arguments:
+        """The arguments, checked against the table (B-1)."""
+        try:
+            arguments = decode_value(frame.elements[5], frame.payload)
+        except PayloadError as error:
+            raise ProtocolError(Code.BAD_ARGUMENT, f"bus/{name}: {error}") from error
+        if arguments is None:
+            arguments = {}
+        if type(arguments) is not dict:
+            raise ProtocolError(Code.BAD_ARGUMENT, f"bus/{name} takes a map of arguments, not {type(arguments).__name__}")
+        for key, value in arguments.items():
+            argument = method.arguments.get(key) if isinstance(key, str) else None
+            if argument is None:
+                if key in method.later:
+                    raise ProtocolError(Code.UNSUPPORTED, f"bus/{name}: argument {key!r} is not built in this version of the bus (E-5)")
+                known = ", ".join(method.arguments) or "none"
+                raise ProtocolError(Code.BAD_ARGUMENT, f"bus/{name} has no argument {str(key)[:64]!r}; it has: {known}")
+            if not argument.good(value):
+                raise ProtocolError(Code.BAD_ARGUMENT, f"bus/{name}: {key} must be {argument.words}, not {repr(value)[:64]}")
+        for key, argument in method.arguments.items():
+            if argument.required and key not in arguments:
+                raise ProtocolError(Code.BAD_ARGUMENT, f"bus/{name} needs {key}: {argument.words}")
+        return arguments
+
+    # --- lanes ------------------------------------------------------------------------------------------------------------------------------
+
+    def _subscribe(self, peer: Peer, arguments: Arguments) -> dict[str, int]:
+        broker = self._broker
+        number = arguments["lane"]
+        lanes = peer.lanes or {}
+        if number in lanes:
+            raise ProtocolError(Code.LANE_IN_USE, f"lane {number} has the pattern {lanes[number].pattern!r} already")
+        if len(lanes) >= broker.limits.max_lanes:
+            raise ProtocolError(Code.OVER_LIMIT, f"this peer has {len(lanes)} lanes (limits.max_lanes)")
+        lane = Lane(peer, number, arguments["pattern"], arguments["credit"])
+        group = arguments.get("group")
+        if group is not None:
+            check_group(group)
+            lane.messages = arguments.get("messages", _GROUP_MESSAGES)
+        broker.add_lane(lane, group)
+        if group is not None:
+            assert lane.group is not None
+            self._delivery.dispatch(lane.group)
+            return {"retained": 0}
+        count = 0
+        if arguments.get("retained", True) and len(broker.retained):
+            for frame in broker.retained.matching(lane.pattern):
+                self._delivery.offer(lane, frame, len(frame), 1, None)
+                count += 1
+        return {"retained": count}
+
+    def _unsubscribe(self, peer: Peer, arguments: Arguments) -> dict[str, int]:
+        lane = (peer.lanes or {}).get(arguments["lane"])
+        if lane is None:
+            raise ProtocolError(Code.NO_SUCH_LANE, f"this peer has no lane {arguments['lane']}")
+        return {"dropped": self._broker.remove_lane(lane)}
+
+    # --- names ------------------------------------------------------------------------------------------------------------------------------
+
+    def _own(self, peer: Peer, arguments: Arguments) -> dict[str, Any]:
+        position, change = self._broker.names.own(
+            peer,
+            arguments["name"],
+            arguments.get("mode", "exclusive"),
+            replace=arguments.get("replace", False),
+            allow_replace=arguments.get("allow_replace", False),
+        )
+        self._broker.announce(change)
+        return {"owner": position == 0, "position": position}
+
+    def _release(self, peer: Peer, arguments: Arguments) -> dict[str, Any]:
+        self._broker.announce(self._broker.names.release(peer, arguments["name"]))
+        return {}
+
+    def _serve(self, peer: Peer, arguments: Arguments) -> dict[str, Any]:
+        self._broker.names.serve(peer, arguments["name"], arguments["methods"])
+        return {}
+
+    def _unserve(self, peer: Peer, arguments: Arguments) -> dict[str, Any]:
+        self._broker.names.unserve(peer, arguments["name"], arguments["methods"])
+        return {}
+
+    # --- lists (B-2) --------------------------------------------------------------------------------------------------------------------------
+
+    def _list_names(self, peer: Peer, arguments: Arguments) -> dict[str, Any]:
+        names = self._broker.names
+
+        def item(key: str) -> dict[str, Any] | None:
+            name = names.get(key)
+            return _describe_name(name) if name is not None else None
+
+        return _page(sorted(name.name for name in names), item, arguments, str)
+
+    def _list_peers(self, peer: Peer, arguments: Arguments) -> dict[str, Any]:
+        peers, now = self._broker.peers, self._broker.now
+        return _page(
+            sorted(key for key, peer in peers.items() if not peer.closing), lambda key: _describe_peer(peers[key], now), arguments, int
+        )
+
+    def _list_topics(self, peer: Peer, arguments: Arguments) -> dict[str, Any]:
+        broker = self._broker
+        counters = dict(broker.topics.items())
+
+        def item(topic: str) -> dict[str, Any]:
+            counter = counters[topic]
+            lanes, groups = broker.routes.receivers(topic)
+            receivers = len(lanes) + sum(len(group.members) for group in groups)
+            return {
+                "topic": topic,
+                "messages": counter.messages,
+                "bytes": counter.bytes,
+                "lanes": receivers,
+                "retained": topic in broker.retained,
+            }
+
+        return _page(sorted(counters), item, arguments, str)
+
+    def _stats(self, peer: Peer, arguments: Arguments) -> dict[str, Any]:
+        broker = self._broker
+        return {
+            "uptime_s": round(broker.now - broker.started_at, 3),
+            "version": broker.software,
+            "pid": broker.pid,
+            "peers": len(broker.peers),
+            "names": len(broker.names),
+            "lanes": broker.lane_count,
+            "retained": len(broker.retained),
+            "retained_bytes": broker.retained.bytes,
+            "requests": len(broker.requests),
+            "queued_bytes": broker.queued_bytes(),
+            **broker.counters.as_dict(),
+        }
+
+    def _ping(self, peer: Peer, arguments: Arguments) -> dict[str, Any]:
+        return {"now_s": round(self._broker.now - self._broker.started_at, 6)}
+
+    def _introspect(self, peer: Peer, arguments: Arguments) -> dict[str, Any]:
+        wanted = arguments.get("name", BUS_NAME)
+        if wanted == BUS_NAME:
+            methods = {
+                name: {"doc": method.doc, "arguments": {key: argument.words for key, argument in method.arguments.items()}}
+                for name, method in self._methods.items()
+                if method.call is not None
+            }
+            return {"name": BUS_NAME, "methods": methods}
+        name = self._broker.names.get(wanted)
+        if name is None:
+            raise ProtocolError(Code.NO_SUCH_NAME, f"nobody owns the name {wanted!r}")
+        return {"name": wanted, "methods": {method: {} for method in sorted(name.methods())}}
+
+
+def _page(keys: list[Any], item: Callable[[Any], Any], arguments: Arguments, cursor: type) -> dict[str, Any]:
+    """One page of a sorted list of keys."""
+    after, limit = arguments.get("after"), arguments.get("limit", PAGE_ITEMS)
+    if after is not None and type(after) is not cursor:
+        raise ProtocolError(Code.BAD_ARGUMENT, f"after must be a cursor that this list gave, not {repr(after)[:64]}")
+    start = 0 if after is None else bisect.bisect_right(keys, after)
+    chosen = keys[start : start + limit]
+    more = start + limit < len(keys)
+    return {"items": [item(key) for key in chosen], "next": chosen[-1] if more else None}
+
+
+def _describe_name(name: Name) -> dict[str, Any]:
+    return {
+        "name": name.name,
+        "mode": name.mode,
+        "owners": [claim.peer.id for claim in name.owners],
+        "waiting": [claim.peer.id for claim in name.waiting],
+        "methods": sorted(name.methods()),
+    }
+
+
+def _describe_peer(peer: Peer, now: float) -> dict[str, Any]:
+    who = peer.credentials
+    return {
+        "peer": peer.id,
+        "program": peer.program,
+        "library": peer.connection.info.get("library", ""),
+        "transport": peer.transport,
+        "pid": who.pid if who else None,
+        "uid": who.uid if who else None,
+        "gid": who.gid if who else None,
+        "names": _owned(peer),
+        "lanes": len(peer.lanes or ()),
+        "connected_s": round(now - peer.connected_at, 3),
+        "in_messages": peer.in_messages,
+        "in_bytes": peer.in_bytes,
+        "out_messages": peer.out_messages,
+        "out_bytes": peer.written_bytes,
+        "queued_bytes": peer.queued_bytes,
+        "held": peer.held,
+    }
+
+
+def _owned(peer: Peer) -> Iterable[str]:
+    return sorted(peer.claims or ())

@@ -1,0 +1,64 @@
+"""What the bus counts: one set of counters for all, and one counter per topic for the topics that are named (B-3, B-4)."""
+
+from __future__ import annotations
+
+OTHER = "(other)"  #: the topics beyond the ones counted by name
+
+
+class Counters:
+    """The counters of B-4. They only grow."""
+
+    __slots__ = (
+        "cancelled", "delivered", "delivered_bytes", "expired", "in_bytes", "in_messages", "late_replies", "lost", "no_subscriber", "protocol_errors",
+        "refused",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.in_messages = 0  #: frames that peers sent: publications, sends, requests, replies
+        self.in_bytes = 0  #: bytes read
+        self.delivered = 0  #: publications and sends given to receivers, one count per lane
+        self.delivered_bytes = 0
+        self.no_subscriber = 0  #: publications that nobody wanted (L-10)
+        self.lost = 0  #: messages taken from a lane's or group's backlog unseen
+        self.refused = 0  #: messages answered with an error of the bus
+        self.expired = 0  #: requests
+        self.cancelled = 0  #: requests
+        self.late_replies = 0  #: replies to what had settled (R-4)
+        self.protocol_errors = 0  #: connections ended by a fatal error
+
+    def as_dict(self) -> dict[str, int]:
+        """All counters by name."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+class TopicCounter:
+    """Messages and bytes published to one topic."""
+
+    __slots__ = ("bytes", "messages")
+
+    def __init__(self) -> None:
+        self.messages = 0
+        self.bytes = 0
+
+
+class TopicCounters:
+    """A counter for each of the first *limit* topics; the rest share one."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._by_topic: dict[str, TopicCounter] = {}
+        self.other = TopicCounter()
+
+    def of(self, topic: str) -> TopicCounter:
+        """The counter of *topic*, or the shared one when the table is full."""
+        counter = self._by_topic.get(topic)
+        if counter is None:
+            if len(self._by_topic) >= self._limit:
+                return self.other
+            counter = self._by_topic[topic] = TopicCounter()
+        return counter
+
+    def items(self) -> list[tuple[str, TopicCounter]]:
+        """The named topics in order, then ``(other)`` if it has any."""
+        named = sorted(self._by_topic.items())
+        return named + [(OTHER, self.other)] if self.other.messages else named

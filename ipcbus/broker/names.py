@@ -1,0 +1,174 @@
+"""Who owns which name, in which mode, and serves which methods under it (N-1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from ..protocol.errors import Code, ProtocolError
+from ..protocol.limits import Limits
+from ..protocol.topics import check_method, check_name
+from .peers import Peer
+
+MODES = ("exclusive", "queue", "shared")
+ANY_METHOD = "*"  #: B-3 serve: whatever the request's method is
+
+
+class Claim:
+    """One peer's hold of a name, or its place in line."""
+
+    __slots__ = ("allow_replace", "methods", "mode", "peer")
+
+    def __init__(self, peer: Peer, mode: str, allow_replace: bool) -> None:
+        self.peer = peer
+        self.mode = mode
+        self.allow_replace = allow_replace
+        self.methods: set[str] = set()
+
+    def serves(self, method: str) -> bool:
+        """Whether requests for *method* may go to this peer."""
+        return method in self.methods or ANY_METHOD in self.methods
+
+
+class Name:
+    """One name. ``owners`` has one claim, or in mode shared any number; ``waiting`` is the line for it."""
+
+    __slots__ = ("name", "owners", "shared", "waiting")
+
+    def __init__(self, name: str, shared: bool) -> None:
+        self.name = name
+        self.shared = shared
+        self.owners: list[Claim] = []
+        self.waiting: list[Claim] = []
+
+    @property
+    def mode(self) -> str:
+        """The mode of the present owner."""
+        return self.owners[0].mode
+
+    def methods(self) -> set[str]:
+        """All that its owners serve."""
+        return set().union(*(claim.methods for claim in self.owners))
+
+
+class Change:
+    """What a claim or release did: *name* has other owners now; *lost* had it before, *acquired* got it while it waited."""
+
+    __slots__ = ("acquired", "lost", "name")
+
+    def __init__(self, name: Name, *, lost: Peer | None = None, acquired: Peer | None = None) -> None:
+        self.name = name
+        self.lost = lost
+        self.acquired = acquired
+
+
+class Names:
+    """All names of the bus. Iterates over them in no particular order."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._names: dict[str, Name] = {}
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __iter__(self) -> Iterator[Name]:
+        return iter(self._names.values())
+
+    def get(self, name: str) -> Name | None:
+        """The name, if somebody owns it."""
+        return self._names.get(name)
+
+    def own(self, peer: Peer, name: str, mode: str, *, replace: bool, allow_replace: bool) -> tuple[int, Change | None]:
+        """Claim a name: the place (0: owner) and what changed. Claiming again only changes `allow_replace`. Raises ``bad_name``, ``reserved``, ``name_taken``, ``over_limit``."""
+        check_name(name)
+        claims = peer.claims if peer.claims is not None else {}
+        record = self._names.get(name)
+        if name in claims and record is not None:
+            claims[name].allow_replace = allow_replace
+            return self._place(record, claims[name]), None
+        if len(claims) >= self._limits.max_names:
+            raise ProtocolError(Code.OVER_LIMIT, f"this peer has {len(claims)} names: at most {self._limits.max_names} (limits.max_names)")
+        claim = Claim(peer, mode, allow_replace)
+        change: Change | None
+        if record is None:
+            record = self._names[name] = Name(name, mode == "shared")
+            record.owners.append(claim)
+            change = Change(record)
+        elif record.shared != (mode == "shared"):
+            raise ProtocolError(
+                Code.NAME_TAKEN, f"name {name!r} is owned in mode {record.mode}: it cannot be {mode} at the same time (N-1)"
+            )
+        elif record.shared:
+            record.owners.append(claim)
+            change = Change(record)
+        elif replace and record.owners[0].allow_replace:
+            old = record.owners[0]
+            record.owners[0] = claim
+            if old.mode == "queue":
+                record.waiting.insert(0, old)
+            elif old.peer.claims is not None:
+                del old.peer.claims[name]
+            change = Change(record, lost=old.peer)
+        elif mode == "queue":
+            record.waiting.append(claim)
+            change = None
+        else:
+            raise ProtocolError(
+                Code.NAME_TAKEN,
+                f"name {name!r} is owned by {record.owners[0].peer}; wait for it with mode 'queue', or let its owner set allow_replace",
+            )
+        claims[name] = claim
+        peer.claims = claims
+        return self._place(record, claim), change
+
+    @staticmethod
+    def _place(record: Name, claim: Claim) -> int:
+        return 0 if claim in record.owners else record.waiting.index(claim) + 1
+
+    def release(self, peer: Peer, name: str) -> Change | None:
+        """Give up a name or the place in line for it; raises ``not_owner``."""
+        claim = (peer.claims or {}).pop(name, None)
+        if claim is None:
+            raise ProtocolError(Code.NOT_OWNER, f"this peer neither owns {name!r} nor waits for it")
+        record = self._names[name]
+        if claim in record.waiting:
+            record.waiting.remove(claim)
+            return None
+        record.owners.remove(claim)
+        acquired = None
+        if not record.owners:
+            if record.waiting:
+                record.owners.append(record.waiting.pop(0))
+                acquired = record.owners[0].peer
+            else:
+                del self._names[name]
+        return Change(record, acquired=acquired)
+
+    def release_all(self, peer: Peer) -> list[Change]:
+        """Give up everything that a peer has."""
+        changes = [self.release(peer, name) for name in tuple(peer.claims or ())]
+        peer.claims = None
+        return [change for change in changes if change is not None]
+
+    def serve(self, peer: Peer, name: str, methods: Iterable[str]) -> None:
+        """Serve *methods* under a name that the peer owns or waits for; raises ``not_owner``, ``bad_name``, ``over_limit``."""
+        claim = self._claim(peer, name)
+        wanted = claim.methods.union(methods)
+        for method in wanted - claim.methods - {ANY_METHOD}:
+            check_method(method)
+        if len(wanted) > self._limits.max_methods:
+            raise ProtocolError(
+                Code.OVER_LIMIT, f"{len(wanted)} methods under {name!r}: at most {self._limits.max_methods} (limits.max_methods)"
+            )
+        claim.methods = wanted
+
+    def unserve(self, peer: Peer, name: str, methods: Iterable[str]) -> None:
+        """Serve *methods* no more; raises ``not_owner``."""
+        self._claim(peer, name).methods.difference_update(methods)
+
+    @staticmethod
+    def _claim(peer: Peer, name: str) -> Claim:
+        claim = (peer.claims or {}).get(name)
+        if claim is None:
+            raise ProtocolError(Code.NOT_OWNER, f"this peer neither owns {name!r} nor waits for it: own it first")
+        return claim

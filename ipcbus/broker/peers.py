@@ -1,0 +1,77 @@
+"""The record of one connection: who it is, what waits to be written to it, and what it has declared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..protocol.connection import Connection
+
+if TYPE_CHECKING:
+    from .lanes import Lane
+    from .names import Claim
+    from .requests import Pending
+
+Piece = bytes | bytearray | memoryview  #: bytes on their way to a peer
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Who is at the other end of a Unix socket, as the kernel says."""
+
+    pid: int
+    uid: int
+    gid: int
+
+
+class Peer:
+    """One connection. The daemon reads ``out``, ``out_bytes``, ``held``, ``closing`` and ``closed`` and writes none of them."""
+
+    __slots__ = (
+        "calls", "claims", "closed", "closing", "connected_at", "connection", "credentials", "grouped", "half_closed", "held", "id", "in_bytes", "in_messages",
+        "lane", "lanes", "link", "logged", "out", "out_bytes", "out_messages", "serving", "touched", "transport", "waiting", "written_bytes",
+    )  # fmt: skip
+
+    def __init__(self, connection: Connection, transport: str, credentials: Credentials | None, now: float) -> None:
+        self.connection = connection
+        self.transport = transport  #: "unix" or "tcp"
+        self.credentials = credentials
+        self.connected_at = now
+        self.id = 0  #: H-7; 0 until WELCOME
+        self.link: Any = None  #: the daemon's own record of the socket; the broker never looks at it
+
+        self.out: list[Piece] = []
+        self.out_bytes = 0
+        self.touched = False  #: is in the broker's list of peers to look at
+        self.held = 0  #: how many lanes hold this publisher (L-7); do not read from it while above 0
+        self.closing = False  #: write `out`, then close
+        self.closed = False  #: gone; nothing refers to it any more
+        self.half_closed = False  #: H-11
+
+        self.lane: Lane | None = None  #: the lane that was announced last (L-3)
+        self.lanes: dict[int, Lane] | None = None
+        self.waiting: dict[Lane, None] | None = None  #: lanes with a backlog
+        self.grouped: dict[Lane, None] | None = None  #: its lanes that are in a group
+        self.claims: dict[str, Claim] | None = None  #: names owned or waited for
+        self.calls: dict[int, Pending] | None = None  #: requests it made
+        self.serving: dict[tuple[int, int], Pending] | None = None  #: requests it answers, by requester and id
+
+        self.in_messages = 0
+        self.in_bytes = 0
+        self.out_messages = 0
+        self.written_bytes = 0
+        self.logged: set[int] | None = None  #: codes of refusals that were logged
+
+    @property
+    def program(self) -> str:
+        """What the client calls itself; untrusted."""
+        return self.connection.info.get("program", "")
+
+    @property
+    def queued_bytes(self) -> int:
+        """All that waits for this peer: output, and the backlogs of its lanes."""
+        return self.out_bytes + sum(lane.backlog.bytes for lane in self.waiting or () if lane.backlog is not None)
+
+    def __str__(self) -> str:
+        who = f"pid {self.credentials.pid} uid {self.credentials.uid}" if self.credentials else self.transport
+        return f"peer {self.id} ({self.program or '?'}, {who})"

@@ -1,0 +1,264 @@
+"""Which lanes a topic reaches: the index of subscriptions, and the routes of envelope prefixes.
+
+Literal patterns stand in a dict, patterns with wildcards in a trie with children of their own for `*` and `>`, so the cost of a look-up depends on the depth of
+the topic and not on the number of unrelated subscriptions. What was found is kept in the prefixes of the publishers' scanners as a route, and
+is good until the generation changes: at the next change of a subscription.
+"""
+
+from __future__ import annotations
+
+from ..protocol.errors import Code, ProtocolError
+from ..protocol.framing import Prefix
+from ..protocol.messages import Kind
+from ..protocol.topics import check_topic, is_literal, split_pattern
+from .counters import TopicCounter, TopicCounters
+from .lanes import Group, Lane
+
+#: Sets of receivers that are remembered at once; beyond it they are found again.
+_ROUTES_MAX = 10_000
+
+
+class Subscribers:
+    """The subscriptions of one pattern."""
+
+    __slots__ = ("groups", "lanes")
+
+    def __init__(self) -> None:
+        self.lanes: dict[Lane, None] = {}
+        self.groups: dict[str, Group] | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.lanes or self.groups)
+
+
+class _Node:
+    """A token's place in the trie of wildcard patterns."""
+
+    __slots__ = ("any", "children", "here", "rest")
+
+    def __init__(self) -> None:
+        self.children: dict[str, _Node] | None = None
+        self.any: _Node | None = None  #: `*`
+        self.rest: Subscribers | None = None  #: `>`
+        self.here: Subscribers | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.children or self.any or self.rest or self.here)
+
+
+class SubscriptionIndex:
+    """All subscriptions of the bus by pattern. ``generation`` grows with every change."""
+
+    def __init__(self) -> None:
+        self.generation = 1
+        self.lanes = 0  #: how many there are
+        self._literal: dict[str, Subscribers] = {}
+        self._root = _Node()
+
+    def add(self, lane: Lane, group: str | None) -> None:
+        """Add a lane under its pattern; raises ``bad_topic``."""
+        tokens = split_pattern(lane.pattern)
+        subscribers = self._place(lane.pattern, tokens)
+        if group is None:
+            subscribers.lanes[lane] = None
+        else:
+            if subscribers.groups is None:
+                subscribers.groups = {}
+            lane.group = subscribers.groups.get(group)
+            if lane.group is None:
+                lane.group = subscribers.groups[group] = Group(lane.pattern, group)
+            lane.group.members[lane] = None
+        self.lanes += 1
+        self.generation += 1
+
+    def remove(self, lane: Lane) -> None:
+        """Remove a lane that was added, and what of the index only it needed."""
+        tokens = split_pattern(lane.pattern)
+        subscribers = self._place(lane.pattern, tokens)
+        if lane.group is None:
+            del subscribers.lanes[lane]
+        else:
+            del lane.group.members[lane]
+            if not lane.group.members and subscribers.groups is not None:
+                del subscribers.groups[lane.group.name]
+        if not subscribers:
+            if is_literal(tokens):
+                del self._literal[lane.pattern]
+            else:
+                self._prune(self._root, tokens, 0)
+        self.lanes -= 1
+        self.generation += 1
+
+    def _place(self, pattern: str, tokens: list[str]) -> Subscribers:
+        """The subscribers of a pattern, made where there are none yet."""
+        if is_literal(tokens):
+            found = self._literal.get(pattern)
+            if found is None:
+                found = self._literal[pattern] = Subscribers()
+            return found
+        node = self._root
+        for token in tokens:
+            if token == ">":
+                if node.rest is None:
+                    node.rest = Subscribers()
+                return node.rest
+            if token == "*":
+                if node.any is None:
+                    node.any = _Node()
+                node = node.any
+            else:
+                if node.children is None:
+                    node.children = {}
+                found_node = node.children.get(token)
+                if found_node is None:
+                    found_node = node.children[token] = _Node()
+                node = found_node
+        if node.here is None:
+            node.here = Subscribers()
+        return node.here
+
+    def _prune(self, node: _Node, tokens: list[str], depth: int) -> None:
+        """Remove the empty nodes of one pattern, deepest first. The depth is bounded by T-1."""
+        if depth == len(tokens):
+            if not node.here:
+                node.here = None
+            return
+        token = tokens[depth]
+        if token == ">":
+            if not node.rest:
+                node.rest = None
+        elif token == "*":
+            if node.any is not None:
+                self._prune(node.any, tokens, depth + 1)
+                if not node.any:
+                    node.any = None
+        elif node.children is not None and token in node.children:
+            self._prune(node.children[token], tokens, depth + 1)
+            if not node.children[token]:
+                del node.children[token]
+
+    def match(self, topic: str) -> list[Subscribers]:
+        """The subscribers of every pattern that matches a legal *topic* (T-2, T-3)."""
+        found = [self._literal[topic]] if topic in self._literal else []
+        tokens = topic.split(".")
+        root = self._root
+        if tokens[0].startswith("$"):  # T-3: not matched by a leading wildcard
+            node = root.children.get(tokens[0]) if root.children else None
+            level, tokens = ([node] if node else []), tokens[1:]
+        else:
+            level = [root]
+        for token in tokens:
+            following: list[_Node] = []
+            for node in level:
+                if node.rest:
+                    found.append(node.rest)
+                if node.any:
+                    following.append(node.any)
+                if node.children and token in node.children:
+                    following.append(node.children[token])
+            level = following
+            if not level:
+                return found
+        found.extend(node.here for node in level if node.here)
+        return found
+
+    def receivers(self, topic: str) -> tuple[tuple[Lane, ...], tuple[Group, ...]]:
+        """The lanes and groups that get a message on *topic*."""
+        found = self.match(topic)
+        if not found:
+            return (), ()
+        lanes = tuple(lane for subscribers in found for lane in subscribers.lanes)
+        groups = tuple(group for subscribers in found for group in (subscribers.groups or {}).values())
+        return lanes, groups
+
+
+# --- routes -----------------------------------------------------------------------------------------------------------------------------
+
+
+class PublishRoute:
+    """To these lanes and groups. One object for each set of receivers, so that runs go on across topics."""
+
+    __slots__ = ("generation", "groups", "lanes")
+
+    def __init__(self, generation: int, lanes: tuple[Lane, ...], groups: tuple[Group, ...]) -> None:
+        self.generation = generation
+        self.lanes = lanes
+        self.groups = groups
+
+
+class RetainRoute(PublishRoute):
+    """The same, and the last message is kept. One object for each prefix."""
+
+    __slots__ = ("span", "topic")
+
+    def __init__(self, generation: int, lanes: tuple[Lane, ...], groups: tuple[Group, ...], prefix: Prefix) -> None:
+        super().__init__(generation, lanes, groups)
+        self.topic = prefix.to
+        self.span = prefix.span  #: the size of a frame without payload bytes
+
+
+class SendRoute:
+    """To the owner of a name, or to a peer; looked up for each run, because names change hands."""
+
+    __slots__ = ("generation", "to")
+
+    def __init__(self, generation: int, to: str) -> None:
+        self.generation = generation
+        self.to = to
+
+
+class Refusal:
+    """Nowhere: these frames are answered with an error (L-9)."""
+
+    __slots__ = ("code", "generation", "kind", "text", "to")
+
+    def __init__(self, generation: int, kind: Kind, to: str, code: Code, text: str) -> None:
+        self.generation = generation
+        self.kind = kind
+        self.to = to
+        self.code = code
+        self.text = text
+
+
+AnyRoute = PublishRoute | SendRoute | Refusal
+
+
+class RouteTable(SubscriptionIndex):
+    """The index as the router of all scanners (`protocol.framing.Router`)."""
+
+    def __init__(self, topics: TopicCounters) -> None:
+        super().__init__()
+        self._topics = topics
+        self._uncounted = TopicCounter()  #: for what is not published to a topic
+        self._routes: dict[tuple[tuple[Lane, ...], tuple[Group, ...]], PublishRoute] = {}
+        self._routes_generation = 0
+
+    def resolve(self, prefix: Prefix) -> AnyRoute:
+        """The route of a prefix in the present generation."""
+        prefix.route = route = self._find(prefix)
+        if prefix.counter is None:
+            named = prefix.kind is not Kind.SEND and not isinstance(route, Refusal)
+            prefix.counter = self._topics.of(prefix.to) if named else self._uncounted
+        return route
+
+    def _find(self, prefix: Prefix) -> AnyRoute:
+        generation = self.generation
+        if prefix.kind is Kind.SEND:
+            return SendRoute(generation, prefix.to)
+        try:
+            check_topic(prefix.to)
+            if prefix.to.startswith("$"):
+                raise ProtocolError(Code.RESERVED, f"topic {prefix.to!r} is the bus's own: choose one that does not begin with '$' (T-3)")
+        except ProtocolError as error:
+            return Refusal(generation, prefix.kind, prefix.to, error.code, error.text)
+        lanes, groups = self.receivers(prefix.to)
+        if prefix.kind is Kind.RETAIN:
+            return RetainRoute(generation, lanes, groups, prefix)
+        if self._routes_generation != generation or len(self._routes) >= _ROUTES_MAX:
+            self._routes = {}
+            self._routes_generation = generation
+        key = (lanes, groups)
+        route = self._routes.get(key)
+        if route is None:
+            route = self._routes[key] = PublishRoute(generation, lanes, groups)
+        return route

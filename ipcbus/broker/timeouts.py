@@ -1,0 +1,47 @@
+"""Deadlines of items that all wait equally long: they stand in the order in which they came."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item", bound=Hashable)
+
+
+class Timeouts(Generic[Item]):
+    """Items that each wait *delay_s* seconds: the oldest is always the next."""
+
+    __slots__ = ("_deadlines", "delay_s")
+
+    def __init__(self, delay_s: float) -> None:
+        self.delay_s = delay_s
+        self._deadlines: dict[Item, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._deadlines)
+
+    def __iter__(self) -> Iterator[Item]:
+        return iter(self._deadlines)
+
+    def start(self, item: Item, now: float) -> None:
+        """Let *item* wait from now on; it must not wait already."""
+        self._deadlines[item] = now + self.delay_s
+
+    def stop(self, item: Item) -> None:
+        """Forget *item*. Idempotent."""
+        self._deadlines.pop(item, None)
+
+    def next_deadline(self) -> float | None:
+        """When the first item is due."""
+        return next(iter(self._deadlines.values()), None)
+
+    def due(self, now: float) -> list[Item]:
+        """Take out the items whose time has come."""
+        items: list[Item] = []
+        for item, deadline in self._deadlines.items():
+            if deadline > now:
+                break
+            items.append(item)
+        for item in items:
+            del self._deadlines[item]
+        return items
