@@ -1,6 +1,8 @@
-"""The broker: takes the bytes of peers, decides, and leaves bytes in the records of peers. See DESIGN.md for the interface and a frame's journey.
+"""The broker: takes the bytes of peers, decides, and leaves bytes in the records of peers. See DESIGN.md for the interface and a frame's
+journey.
 
-One thread, one order: what `receive` does for a frame is done before the next frame of any peer is looked at. That order is the bus's total order (L-4).
+One thread, one order: what `receive` does for a frame is done before the next frame of any peer is looked at. That order is the bus's
+total order (L-4).
 """
 
 from __future__ import annotations
@@ -76,7 +78,8 @@ class Broker:
             Kind.ALLOW: self._on_unsupported,
         }
 
-    # --- what the daemon calls -------------------------------------------------------------------------------------------------------------
+    # --- what the daemon calls
+    # -------------------------------------------------------------------------------------------------------------
 
     def connect(
         self, now: float, *, transport: str = "unix", credentials: Credentials | None = None, addresses: tuple[str, str] | None = None
@@ -170,8 +173,11 @@ class Broker:
     def next_deadline(self) -> float | None:
         """When `tick` is to be called next, or None."""
         deadlines = (
-            self._strangers.next_deadline(), self._leaving.next_deadline(), self.requests.next_deadline(), self._delivery.stalls.next_deadline(),
-        )  # fmt: skip
+            self._strangers.next_deadline(),
+            self._leaving.next_deadline(),
+            self.requests.next_deadline(),
+            self._delivery.stalls.next_deadline(),
+        )
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def take_touched(self) -> list[Peer]:
@@ -284,7 +290,8 @@ class Broker:
             peer.logged.add(code)
             self._log(logging.WARNING, f"{peer}: {kind.name} refused: {code.label}: {text} (further ones are only counted)")
 
-    # --- frames -----------------------------------------------------------------------------------------------------------------------------
+    # --- frames
+    # -----------------------------------------------------------------------------------------------------------------------------
 
     def _handle(self, peer: Peer, frame: Frame) -> None:
         """One frame that its sender may send now. Errors that are not fatal are answered here (E-3, E-4)."""
@@ -342,10 +349,11 @@ class Broker:
         content = pack({"kind": frame.kind.value, "to": frame.elements[2], "count": 1})
         self._delivery.put(peer, error_frame(peer_address(peer.id), frame.elements[3] or 0, Code.UNSUPPORTED, text, content))
 
-    # --- requests ---------------------------------------------------------------------------------------------------------------------------
+    # --- requests
+    # ---------------------------------------------------------------------------------------------------------------------------
 
     def _on_request(self, peer: Peer, frame: Frame) -> None:
-        _, sender, to, request, timeout_ms, _ = frame.elements
+        _, _, to, request, timeout_ms, _ = frame.elements
         peer.in_messages += 1
         self.counters.in_messages += 1
         calls = peer.calls
@@ -448,7 +456,8 @@ class Broker:
         if requester.half_closed and not requester.calls:
             self._end(requester)
 
-    # --- what the bus's own methods use ------------------------------------------------------------------------------------------------------
+    # --- what the bus's own methods use
+    # ------------------------------------------------------------------------------------------------------
 
     def add_lane(self, lane: Lane, group: str | None) -> None:
         """A new subscription (L-1); raises ``bad_topic``."""
@@ -493,7 +502,8 @@ class Broker:
             frame = encode_with_payload(pack({"name": name, "owners": owners}), Kind.PUBLISH, 0, topic, None)
             self._publish(PublishRoute(0, lanes, groups), frame, len(frame), 1, None)
 
-    # --- ends ---------------------------------------------------------------------------------------------------------------------------------
+    # --- ends
+    # ---------------------------------------------------------------------------------------------------------------------------------
 
     def _withdraw(self, peer: Peer) -> None:
         """Everything that others use of a peer ends: names, subscriptions, methods, the requests it was to answer (H-11)."""

@@ -9,9 +9,18 @@ class Counters:
     """The counters of B-4. They only grow."""
 
     __slots__ = (
-        "cancelled", "delivered", "delivered_bytes", "expired", "in_bytes", "in_messages", "late_replies", "lost", "no_subscriber", "protocol_errors",
+        "cancelled",
+        "delivered",
+        "delivered_bytes",
+        "expired",
+        "in_bytes",
+        "in_messages",
+        "late_replies",
+        "lost",
+        "no_subscriber",
+        "protocol_errors",
         "refused",
-    )  # fmt: skip
+    )
 
     def __init__(self) -> None:
         self.in_messages = 0  #: frames that peers sent: publications, sends, requests, replies

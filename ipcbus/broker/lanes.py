@@ -1,7 +1,9 @@
 """Lanes and groups: subscriptions, their credit, and what waits for it (section 6).
 
-A message that a lane has credit for goes straight to its peer's output. What has to wait stands in a `Backlog`, the only queue there is: of one lane, or of a
-group, whose members take from it. A backlog above its limit holds its publishers; one that holds them too long loses its oldest messages (L-7).
+A message that a lane has credit for goes straight to its peer's output. What has to wait stands in a `Backlog`, the only queue there is:
+of one lane, or of a
+group, whose members take from it. A backlog above its limit holds its publishers; one that holds them too long loses its oldest messages
+(L-7).
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from .counters import Counters
 from .peers import Peer, Piece
 from .timeouts import Timeouts
 
-#: Above this much waiting output a peer gets no further publications, whatever credit its lanes have: its kernel buffer is full, so nothing is gained.
+#: Above this much waiting output a peer gets no further publications, whatever credit its lanes have: its kernel buffer is full, so
+#: nothing is gained.
 OUTPUT_HIGH_BYTES = 16 * READ_BYTES
 #: Small pieces that wait are gathered up to this size, so that a backlog of tiny messages is not mostly Python objects.
 GATHER_BYTES = 32_768
@@ -86,9 +89,10 @@ class Group:
         """The least loaded member that may get a message now."""
         best: Lane | None = None
         for lane in self.members:
-            if lane.messages > 0 and lane.credit > 0 and lane.peer.out_bytes < OUTPUT_HIGH_BYTES:
-                if best is None or (lane.load, lane.turn) < (best.load, best.turn):
-                    best = lane
+            if lane.messages <= 0 or lane.credit <= 0 or lane.peer.out_bytes >= OUTPUT_HIGH_BYTES:
+                continue
+            if best is None or (lane.load, lane.turn) < (best.load, best.turn):
+                best = lane
         return best
 
 

@@ -79,7 +79,8 @@ class Names:
         return self._names.get(name)
 
     def own(self, peer: Peer, name: str, mode: str, *, replace: bool, allow_replace: bool) -> tuple[int, Change | None]:
-        """Claim a name: the place (0: owner) and what changed. Claiming again only changes `allow_replace`. Raises ``bad_name``, ``reserved``, ``name_taken``, ``over_limit``."""
+        """Claim a name: the place (0: owner) and what changed. Claiming again only changes `allow_replace`. Raises ``bad_name``,
+        ``reserved``, ``name_taken``, ``over_limit``."""
         check_name(name)
         claims = peer.claims if peer.claims is not None else {}
         record = self._names.get(name)

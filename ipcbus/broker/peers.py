@@ -28,9 +28,32 @@ class Peer:
     """One connection. The daemon reads ``out``, ``out_bytes``, ``held``, ``closing`` and ``closed`` and writes none of them."""
 
     __slots__ = (
-        "calls", "claims", "closed", "closing", "connected_at", "connection", "credentials", "grouped", "half_closed", "held", "id", "in_bytes", "in_messages",
-        "lane", "lanes", "link", "logged", "out", "out_bytes", "out_messages", "serving", "touched", "transport", "waiting", "written_bytes",
-    )  # fmt: skip
+        "calls",
+        "claims",
+        "closed",
+        "closing",
+        "connected_at",
+        "connection",
+        "credentials",
+        "grouped",
+        "half_closed",
+        "held",
+        "id",
+        "in_bytes",
+        "in_messages",
+        "lane",
+        "lanes",
+        "link",
+        "logged",
+        "out",
+        "out_bytes",
+        "out_messages",
+        "serving",
+        "touched",
+        "transport",
+        "waiting",
+        "written_bytes",
+    )
 
     def __init__(self, connection: Connection, transport: str, credentials: Credentials | None, now: float) -> None:
         self.connection = connection

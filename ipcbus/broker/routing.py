@@ -1,7 +1,9 @@
 """Which lanes a topic reaches: the index of subscriptions, and the routes of envelope prefixes.
 
-Literal patterns stand in a dict, patterns with wildcards in a trie with children of their own for `*` and `>`, so the cost of a look-up depends on the depth of
-the topic and not on the number of unrelated subscriptions. What was found is kept in the prefixes of the publishers' scanners as a route, and
+Literal patterns stand in a dict, patterns with wildcards in a trie with children of their own for `*` and `>`, so the cost of a look-up
+depends on the depth of
+the topic and not on the number of unrelated subscriptions. What was found is kept in the prefixes of the publishers' scanners as a
+route, and
 is good until the generation changes: at the next change of a subscription.
 """
 

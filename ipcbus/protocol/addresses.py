@@ -63,7 +63,7 @@ def parse_address(text: str) -> Address:
             raise AddressError(f"{text!r}: port {port} is over 65535")
         if not is_loopback(host):
             raise AddressError(
-                f"{text!r}: {host} is not loopback. ipcbus serves one machine and never listens or connects beyond it; use tcp:127.0.0.1:PORT"
+                f"{text!r}: {host} is not loopback. ipcbus serves one machine and never goes beyond it; use tcp:127.0.0.1:PORT"
             )
         return TcpAddress(host, port)
     raise AddressError(f"{text!r} is no address: use unix:/absolute/path or tcp:127.0.0.1:PORT")

@@ -30,10 +30,22 @@ class State(enum.Enum):
 
 _READY = frozenset(
     {
-        Kind.BYE, Kind.PING, Kind.PONG, Kind.PUBLISH, Kind.RETAIN, Kind.POST, Kind.SEND, Kind.REQUEST, Kind.REPLY, Kind.PART, Kind.ERROR, Kind.CANCEL,
-        Kind.CREDIT, Kind.ALLOW,
+        Kind.BYE,
+        Kind.PING,
+        Kind.PONG,
+        Kind.PUBLISH,
+        Kind.RETAIN,
+        Kind.POST,
+        Kind.SEND,
+        Kind.REQUEST,
+        Kind.REPLY,
+        Kind.PART,
+        Kind.ERROR,
+        Kind.CANCEL,
+        Kind.CREDIT,
+        Kind.ALLOW,
     }
-)  # fmt: skip
+)
 
 #: K-1 as a table: what is missing is a protocol error.
 ALLOWED: dict[State, frozenset[Kind]] = {
@@ -45,7 +57,8 @@ ALLOWED: dict[State, frozenset[Kind]] = {
 
 
 class Connection:
-    """State and scanner of one connection. On TCP, *addresses* are the bus's and the client's end as the kernel reports them, and *secret* is needed."""
+    """State and scanner of one connection. On TCP, *addresses* are the bus's and the client's end as the kernel reports them, and
+    *secret* is needed."""
 
     __slots__ = ("_addresses", "_expected_proof", "_limits", "_secret", "features", "info", "peer", "scanner", "state", "version")
 

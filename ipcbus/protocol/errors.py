@@ -67,7 +67,8 @@ def code_label(code: int | str) -> str:
 class ProtocolError(Exception):
     """A peer broke PROTOCOL.md, or asked for what cannot be had.
 
-    ``code`` says what and whether the connection ends (``code.fatal``), ``text`` says it to a person: what was wrong, the limit, the way out.
+    ``code`` says what and whether the connection ends (``code.fatal``), ``text`` says it to a person: what was wrong, the limit, the way
+    out.
     """
 
     def __init__(self, code: Code, text: str) -> None:

@@ -1,14 +1,17 @@
 """Cuts a peer's byte stream into runs and frames (section 1).
 
-Owns the bytes of the one frame that is not whole yet, and the envelope prefixes that this peer has used and that were found valid. It knows nothing of
+Owns the bytes of the one frame that is not whole yet, and the envelope prefixes that this peer has used and that were found valid. It
+knows nothing of
 peers, topics or lanes: where the frames of a prefix go is an opaque *route* that the router passed in gives.
 
 A read goes through `Scanner.scan` once. The frames of PUBLISH, RETAIN and SEND all look like
 
     0xce length | array header, kind, sender, to, meta, 0xc6 | length of the payload, payload
 
-and in a stream of messages to one place the part between the bars repeats. Such a prefix is decoded and validated once; after that a frame with the same
-bytes is checked by arithmetic alone: its two lengths must agree. Consecutive frames whose prefixes have the same route become one run, which goes on
+and in a stream of messages to one place the part between the bars repeats. Such a prefix is decoded and validated once; after that a
+frame with the same
+bytes is checked by arithmetic alone: its two lengths must agree. Consecutive frames whose prefixes have the same route become one run,
+which goes on
 as a slice of the read: no object is made per frame. Everything else is decoded and yielded as a `Frame`.
 """
 
@@ -24,7 +27,8 @@ from .messages import IN_RUNS, Frame, Kind, decode, encode_prefix, pack
 
 _length = Struct(">BI").unpack_from
 
-#: Chunks of an unfinished frame below this size are gathered in one buffer: a frame that comes byte by byte must not cost an object per byte.
+#: Chunks of an unfinished frame below this size are gathered in one buffer: a frame that comes byte by byte must not cost an object per
+#: byte.
 _SMALL_CHUNK_BYTES = 4096
 #: The longest `to` of a cached prefix (msgpack str 8); longer ones are illegal anyway.
 _CACHED_TO_BYTES = 255
@@ -78,7 +82,8 @@ class Prefix:
 
 
 class Scanner:
-    """The receiving half of one connection. Not thread-safe; `scan` is used to its end before it is called again, unless the connection ends."""
+    """The receiving half of one connection. Not thread-safe; `scan` is used to its end before it is called again, unless the connection
+    ends."""
 
     __slots__ = ("_chunks", "_have", "_limit", "_prefixes", "_prefixes_max", "_router", "_sender", "_to_at")
 
@@ -106,7 +111,8 @@ class Scanner:
     def scan(self, data: bytes) -> Iterator[Run | Frame]:
         """The runs and frames that *data* completes, in order; what remains is kept for the next read.
 
-        The consumer may change routes, and `open` the scanner, between two items. Raises ProtocolError, always fatal, after the items before it.
+        The consumer may change routes, and `open` the scanner, between two items. Raises ProtocolError, always fatal, after the items
+        before it.
         """
         if not self._have:
             return self._walk(data, 0)
@@ -185,7 +191,7 @@ class Scanner:
                 if count:
                     yield run, data, start, at, last, count
                     run, count = None, 0
-                if self._cut(data, at, size) is None:
+                if at == size or self._cut(data, at, size) is None:
                     break
                 raise ProtocolError(Code.BAD_ENVELOPE, f"{prefix.kind.name} to {prefix.to!r}: its length and its payload's disagree (V-3)")
         if count:

@@ -157,12 +157,22 @@ _VERSION = _uint(65535, 1)
 #: Section 3: the elements after the kind, before the payload.
 LAYOUTS: dict[Kind, tuple[tuple[str, Callable[[Any], bool]], ...]] = {
     Kind.HELLO: (
-        _PEER, ("min_version", _VERSION), ("max_version", _VERSION), ("features", _is_features), ("info", _is_hello_info), ("nonce", _is_nonce),
+        _PEER,
+        ("min_version", _VERSION),
+        ("max_version", _VERSION),
+        ("features", _is_features),
+        ("info", _is_hello_info),
+        ("nonce", _is_nonce),
     ),
     Kind.CHALLENGE: (_PEER, ("version", _VERSION), ("features", _is_features), ("nonce", _bin(NONCE_BYTES)), ("proof", _bin(32))),
     Kind.PROOF: (_PEER, ("proof", _bin(32))),
     Kind.WELCOME: (
-        _PEER, ("version", _VERSION), ("features", _is_features), ("peer", _uint(MAX_ID, 1)), ("incarnation", _bin(INCARNATION_BYTES)), ("info", _is_welcome_info),
+        _PEER,
+        ("version", _VERSION),
+        ("features", _is_features),
+        ("peer", _uint(MAX_ID, 1)),
+        ("incarnation", _bin(INCARNATION_BYTES)),
+        ("info", _is_welcome_info),
     ),
     Kind.BYE: (_PEER, ("code", _uint(65535)), ("text", _str(ERROR_TEXT_MAX_BYTES))),
     Kind.PING: (_PEER, _REQUEST_ID),
@@ -180,7 +190,7 @@ LAYOUTS: dict[Kind, tuple[tuple[str, Callable[[Any], bool]], ...]] = {
     Kind.ALLOW: (_PEER, _TO, _REQUEST_ID, ("bytes", _U32)),
     Kind.LANE: (_PEER, _LANE),
     Kind.NOTICE: (_PEER, ("name", _str(64)), _META),
-}  # fmt: skip
+}
 
 _KINDS = frozenset(kind.value for kind in Kind)
 
@@ -233,7 +243,8 @@ def clip_text(text: str) -> str:
 
 
 class Frame:
-    """One validated frame: ``kind``, ``elements`` (all of the envelope, kind included, the payload as None), ``raw`` (the whole frame as it came)
+    """One validated frame: ``kind``, ``elements`` (all of the envelope, kind included, the payload as None), ``raw`` (the whole frame as
+    it came)
     and ``payload_size``. ``payload`` copies the payload out."""
 
     __slots__ = ("elements", "kind", "payload_size", "raw")
@@ -288,7 +299,8 @@ def decode(raw: bytes) -> Frame:
 
 
 def _elements(raw: bytes) -> tuple[Any, ...]:
-    """The envelope's elements as msgpack gives them. A large frame is not decoded whole: only its head, so that what lies behind costs nothing."""
+    """The envelope's elements as msgpack gives them. A large frame is not decoded whole: only its head, so that what lies behind costs
+    nothing."""
     try:
         if len(raw) <= _SMALL_FRAME_BYTES:
             whole = msgpack.unpackb(raw[HEADER_BYTES:], max_map_len=64, max_ext_len=0)

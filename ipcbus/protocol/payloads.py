@@ -93,8 +93,36 @@ def _has_more_elements(payload: bytes, limit: int) -> bool:
     return True
 
 
-_FIXED = {0xCA: 4, 0xCB: 8, 0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8, 0xD0: 1, 0xD1: 2, 0xD2: 4, 0xD3: 8,
-          0xD4: 2, 0xD5: 3, 0xD6: 5, 0xD7: 9, 0xD8: 17}  # fmt: skip
+_FIXED = {
+    0xCA: 4,
+    0xCB: 8,
+    0xCC: 1,
+    0xCD: 2,
+    0xCE: 4,
+    0xCF: 8,
+    0xD0: 1,
+    0xD1: 2,
+    0xD2: 4,
+    0xD3: 8,
+    0xD4: 2,
+    0xD5: 3,
+    0xD6: 5,
+    0xD7: 9,
+    0xD8: 17,
+}
 #: header byte: (width of the count, elements per count or 0 for bytes, bytes besides)
-_COUNTED = {0xC4: (1, 0, 0), 0xC5: (2, 0, 0), 0xC6: (4, 0, 0), 0xC7: (1, 0, 1), 0xC8: (2, 0, 1), 0xC9: (4, 0, 1),
-            0xD9: (1, 0, 0), 0xDA: (2, 0, 0), 0xDB: (4, 0, 0), 0xDC: (2, 1, 0), 0xDD: (4, 1, 0), 0xDE: (2, 2, 0), 0xDF: (4, 2, 0)}  # fmt: skip
+_COUNTED = {
+    0xC4: (1, 0, 0),
+    0xC5: (2, 0, 0),
+    0xC6: (4, 0, 0),
+    0xC7: (1, 0, 1),
+    0xC8: (2, 0, 1),
+    0xC9: (4, 0, 1),
+    0xD9: (1, 0, 0),
+    0xDA: (2, 0, 0),
+    0xDB: (4, 0, 0),
+    0xDC: (2, 1, 0),
+    0xDD: (4, 1, 0),
+    0xDE: (2, 2, 0),
+    0xDF: (4, 2, 0),
+}
