@@ -14,13 +14,14 @@ from ..protocol.connection import Connection
 from ..protocol.errors import Code, ProtocolError
 from ..protocol.limits import Limits
 from ..protocol.messages import Frame, Kind, clip_text, encode, encode_with_payload, error_frame, pack
-from ..protocol.topics import BUS_NAME, check_name, parse_peer, peer_address, split_method
+from ..protocol.topics import peer_address
 from .bus import BusService
+from .calls import Calls
 from .counters import Counters, TopicCounters
 from .lanes import OUTPUT_HIGH_BYTES, Delivery, Lane
-from .names import Change, Claim, Names
+from .names import Change, Names
 from .peers import Credentials, Peer, Piece
-from .requests import Pending, Requests
+from .requests import Requests
 from .retained import Retained
 from .routing import AnyRoute, PublishRoute, Refusal, RetainRoute, RouteTable
 from .timeouts import Timeouts
@@ -61,25 +62,33 @@ class Broker:
         self._strangers: Timeouts[Peer] = Timeouts(self.limits.handshake_timeout_s)
         self._leaving: Timeouts[Peer] = Timeouts(self.limits.half_close_linger_s)
         self._last_peer = 0
-        self._bus = BusService(self, self._delivery)
+        self._calls = Calls(
+            self.limits,
+            self.counters,
+            self.peers,
+            self.names,
+            self.requests,
+            self._delivery,
+            bus=BusService(self, self._delivery),
+            settled=self._settled,
+        )
         self._handlers: dict[Kind, Callable[[Peer, Frame], None]] = {
             Kind.HELLO: self._on_hello,
             Kind.PROOF: self._on_proof,
             Kind.BYE: self._on_bye,
             Kind.PING: self._on_ping,
             Kind.PONG: self._on_pong,
-            Kind.REQUEST: self._on_request,
-            Kind.REPLY: self._on_answer,
-            Kind.ERROR: self._on_answer,
-            Kind.CANCEL: self._on_cancel,
+            Kind.REQUEST: self._calls.on_request,
+            Kind.REPLY: self._calls.on_answer,
+            Kind.ERROR: self._calls.on_answer,
+            Kind.CANCEL: self._calls.on_cancel,
             Kind.CREDIT: self._on_credit,
             Kind.POST: self._on_unsupported,
             Kind.PART: self._on_unsupported,
             Kind.ALLOW: self._on_unsupported,
         }
 
-    # --- what the daemon calls
-    # -------------------------------------------------------------------------------------------------------------
+    # --- what the daemon calls --------------------------------------------------------------------
 
     def connect(
         self, now: float, *, transport: str = "unix", credentials: Credentials | None = None, addresses: tuple[str, str] | None = None
@@ -165,9 +174,7 @@ class Broker:
         for peer in self._leaving.due(now):
             self._end(peer)
         for pending in self.requests.due(now):
-            self.counters.expired += 1
-            self._tell_callee_cancelled(pending)
-            self._fail(pending, Code.EXPIRED, f"{pending.to!r} did not answer in time")
+            self._calls.expire(pending)
         self._delivery.stalled(now)
 
     def next_deadline(self) -> float | None:
@@ -218,7 +225,7 @@ class Broker:
         """All that waits for peers; walks over them."""
         return sum(peer.queued_bytes for peer in self.peers.values())
 
-    # --- runs: PUBLISH, RETAIN, SEND ------------------------------------------------------------------------------------------------------
+    # --- runs: PUBLISH, RETAIN, SEND --------------------------------------------------------------
 
     def _route_run(self, peer: Peer, route: AnyRoute, data: bytes, start: int, end: int, last: int, count: int) -> None:
         """Send a run on its way. The hot path: a slice for each receiver, nothing for each frame."""
@@ -257,7 +264,7 @@ class Broker:
     def _send(self, peer: Peer, to: str, piece: Piece, size: int, count: int) -> None:
         """N-3."""
         try:
-            receiver = self._send_target(to)
+            receiver = self._calls.receiver(to)
         except ProtocolError as error:
             self._refuse(peer, Kind.SEND, to, count, error.code, error.text)
             return
@@ -268,12 +275,6 @@ class Broker:
         receiver.out_messages += count
         self.counters.delivered += count
         self.counters.delivered_bytes += size
-
-    def _send_target(self, to: str) -> Peer:
-        peer = self._peer_at(to)
-        if peer is not None:
-            return peer
-        return min(self._owners(to), key=lambda claim: (claim.peer.out_bytes, len(claim.peer.serving or ()))).peer
 
     def _refuse(self, peer: Peer, kind: Kind, to: str, count: int, code: Code, text: str) -> None:
         """Answer frames that have no id (E-4)."""
@@ -290,8 +291,7 @@ class Broker:
             peer.logged.add(code)
             self._log(logging.WARNING, f"{peer}: {kind.name} refused: {code.label}: {text} (further ones are only counted)")
 
-    # --- frames
-    # -----------------------------------------------------------------------------------------------------------------------------
+    # --- frames -----------------------------------------------------------------------------------
 
     def _handle(self, peer: Peer, frame: Frame) -> None:
         """One frame that its sender may send now. Errors that are not fatal are answered here (E-3, E-4)."""
@@ -349,115 +349,7 @@ class Broker:
         content = pack({"kind": frame.kind.value, "to": frame.elements[2], "count": 1})
         self._delivery.put(peer, error_frame(peer_address(peer.id), frame.elements[3] or 0, Code.UNSUPPORTED, text, content))
 
-    # --- requests
-    # ---------------------------------------------------------------------------------------------------------------------------
-
-    def _on_request(self, peer: Peer, frame: Frame) -> None:
-        _, _, to, request, timeout_ms, _ = frame.elements
-        peer.in_messages += 1
-        self.counters.in_messages += 1
-        calls = peer.calls
-        if calls is not None and request in calls:
-            raise ProtocolError(Code.DUPLICATE_ID, f"request id {request} is in flight already (R-1)")
-        if not 1 <= timeout_ms <= self.limits.max_timeout_ms:
-            raise ProtocolError(
-                Code.BAD_ARGUMENT, f"timeout_ms is {timeout_ms}: 1 to {self.limits.max_timeout_ms} are allowed (limits.max_timeout_ms)"
-            )
-        target, method = split_method(to)
-        if target == BUS_NAME:
-            payload = self._bus.call(peer, method, frame)
-            self._delivery.put(peer, encode_with_payload(payload, Kind.REPLY, 0, peer_address(peer.id), request, None))
-            return
-        if calls is not None and len(calls) >= self.limits.max_requests:
-            raise ProtocolError(Code.OVER_LIMIT, f"{len(calls)} requests of this peer are in flight (limits.max_requests)")
-        callee = self._callee(target, method)
-        if len(callee.serving or ()) >= self.limits.max_callee_requests:
-            raise ProtocolError(
-                Code.OVERLOADED, f"{target!r} has {len(callee.serving or ())} requests in flight (limits.max_callee_requests)"
-            )
-        if callee.out_bytes + len(frame.raw) > self.limits.max_output_bytes:
-            raise ProtocolError(
-                Code.OVERLOADED, f"{target!r} does not read: {callee.out_bytes} bytes wait for it (limits.max_output_bytes)"
-            )
-        self.requests.open(Pending(peer, callee, request, to, self.now + timeout_ms / 1000))
-        callee.out_messages += 1
-        self._delivery.put(callee, frame.raw)
-
-    def _callee(self, target: str, method: str) -> Peer:
-        """R-1: who answers."""
-        peer = self._peer_at(target)
-        if peer is not None:
-            if any(claim.serves(method) for claim in (peer.claims or {}).values()):
-                return peer
-            raise ProtocolError(Code.NO_SUCH_METHOD, f"peer {target} serves no method {method!r}")
-        serving = [claim for claim in self._owners(target) if claim.serves(method)]
-        if not serving:
-            raise ProtocolError(Code.NO_SUCH_METHOD, f"{target!r} serves no method {method!r}; `ipcbus names` lists what it serves")
-        return min(serving, key=lambda claim: len(claim.peer.serving or ())).peer
-
-    def _peer_at(self, to: str) -> Peer | None:
-        """The peer at an address ``:42``, None where *to* is none; raises ``no_such_peer``."""
-        if not to.startswith(":"):
-            return None
-        number = parse_peer(to)
-        if number is None:
-            raise ProtocolError(Code.BAD_NAME, f"{to!r} is no peer address: a colon and a number (T-6)")
-        peer = self.peers.get(number)
-        if peer is None or peer.half_closed or peer.closing:
-            raise ProtocolError(Code.NO_SUCH_PEER, f"there is no peer {to}")
-        return peer
-
-    def _owners(self, name: str) -> list[Claim]:
-        record = self.names.get(name)
-        if record is None:
-            check_name(name)
-            raise ProtocolError(Code.NO_SUCH_NAME, f"nobody owns the name {name!r}")
-        return record.owners
-
-    def _on_answer(self, peer: Peer, frame: Frame) -> None:
-        """REPLY or ERROR of a callee (R-4)."""
-        peer.in_messages += 1
-        self.counters.in_messages += 1
-        to, request = frame.elements[2], frame.elements[3]
-        if frame.kind is Kind.ERROR and frame.elements[4].__class__ is int:
-            raise ProtocolError(Code.BAD_ENVELOPE, f"ERROR with code {frame.elements[4]}: a service's code is a str (E-1)")
-        number = parse_peer(to)
-        requester = self.peers.get(number) if number is not None else None
-        pending = (requester.calls or {}).get(request) if requester is not None else None
-        if requester is None or pending is None:
-            self.counters.late_replies += 1
-            raise ProtocolError(Code.NO_SUCH_REQUEST, f"request {request} of {to!r} is not in flight: answered, expired or cancelled (R-4)")
-        if pending.callee is not peer:
-            raise ProtocolError(Code.BAD_REPLY, f"request {request} of {to!r} is another peer's to answer (R-4)")
-        self.requests.settle(pending)
-        requester.out_messages += 1
-        self._delivery.put(requester, frame.raw)
-        self._settled(requester)
-
-    def _on_cancel(self, peer: Peer, frame: Frame) -> None:
-        """R-3."""
-        pending = (peer.calls or {}).get(frame.elements[3])
-        if pending is not None and pending.to == frame.elements[2]:
-            self.counters.cancelled += 1
-            self._tell_callee_cancelled(pending)
-            self.requests.settle(pending)
-
-    def _tell_callee_cancelled(self, pending: Pending) -> None:
-        self._delivery.put(pending.callee, encode(Kind.CANCEL, pending.requester.id, pending.to, pending.id))
-
-    def _fail(self, pending: Pending, code: Code, text: str) -> None:
-        """Settle a request with an error of the bus (R-2)."""
-        self.requests.settle(pending)
-        self._delivery.put(pending.requester, error_frame(peer_address(pending.requester.id), pending.id, code, text))
-        self._settled(pending.requester)
-
-    def _settled(self, requester: Peer) -> None:
-        """A peer that is done sending stays only for its answers (H-11)."""
-        if requester.half_closed and not requester.calls:
-            self._end(requester)
-
-    # --- what the bus's own methods use
-    # ------------------------------------------------------------------------------------------------------
+    # --- what the bus's own methods use -----------------------------------------------------------
 
     def add_lane(self, lane: Lane, group: str | None) -> None:
         """A new subscription (L-1); raises ``bad_topic``."""
@@ -502,8 +394,7 @@ class Broker:
             frame = encode_with_payload(pack({"name": name, "owners": owners}), Kind.PUBLISH, 0, topic, None)
             self._publish(PublishRoute(0, lanes, groups), frame, len(frame), 1, None)
 
-    # --- ends
-    # ---------------------------------------------------------------------------------------------------------------------------------
+    # --- ends -------------------------------------------------------------------------------------
 
     def _withdraw(self, peer: Peer) -> None:
         """Everything that others use of a peer ends: names, subscriptions, methods, the requests it was to answer (H-11)."""
@@ -513,8 +404,7 @@ class Broker:
         peer.lanes = peer.grouped = peer.waiting = None
         for change in self.names.release_all(peer):
             self.announce(change)
-        for pending in tuple((peer.serving or {}).values()):
-            self._fail(pending, Code.RESPONDER_DIED, f"the peer that served {pending.to!r} went before it answered")
+        self._calls.callee_died(peer)
 
     def _end(self, peer: Peer) -> None:
         """The connection ends after what is in its output. Idempotent."""
@@ -525,10 +415,13 @@ class Broker:
         peer.closing = True
         peer.connection.close()
         self._withdraw(peer)
-        for pending in tuple((peer.calls or {}).values()):
-            self._tell_callee_cancelled(pending)
-            self.requests.settle(pending)
+        self._calls.requester_went(peer)
         self._delivery.touch(peer)
+
+    def _settled(self, requester: Peer) -> None:
+        """A peer that is done sending stays only for its answers (H-11)."""
+        if requester.half_closed and not requester.calls:
+            self._end(requester)
 
     def _expel(self, peer: Peer, error: ProtocolError) -> None:
         """End a connection with a fatal error: BYE, and one line in the log (E-2)."""

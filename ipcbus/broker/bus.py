@@ -148,8 +148,7 @@ class BusService:
                 raise ProtocolError(Code.BAD_ARGUMENT, f"bus/{name} needs {key}: {argument.words}")
         return arguments
 
-    # --- lanes
-    # ------------------------------------------------------------------------------------------------------------------------------
+    # --- lanes ------------------------------------------------------------------------------------
 
     def _subscribe(self, peer: Peer, arguments: Arguments) -> dict[str, int]:
         broker = self._broker
@@ -182,8 +181,7 @@ class BusService:
             raise ProtocolError(Code.NO_SUCH_LANE, f"this peer has no lane {arguments['lane']}")
         return {"dropped": self._broker.remove_lane(lane)}
 
-    # --- names
-    # ------------------------------------------------------------------------------------------------------------------------------
+    # --- names ------------------------------------------------------------------------------------
 
     def _own(self, peer: Peer, arguments: Arguments) -> dict[str, Any]:
         position, change = self._broker.names.own(
@@ -208,8 +206,7 @@ class BusService:
         self._broker.names.unserve(peer, arguments["name"], arguments["methods"])
         return {}
 
-    # --- lists (B-2)
-    # --------------------------------------------------------------------------------------------------------------------------
+    # --- lists (B-2) ------------------------------------------------------------------------------
 
     def _list_names(self, peer: Peer, arguments: Arguments) -> dict[str, Any]:
         names = self._broker.names

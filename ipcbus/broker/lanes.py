@@ -107,7 +107,7 @@ class Delivery:
         self._counters = counters
         self._log = log
 
-    # --- outputs -------------------------------------------------------------------------------------------------------------------------
+    # --- outputs ----------------------------------------------------------------------------------
 
     def touch(self, peer: Peer) -> None:
         """Have the daemon look at *peer* at the end of the round."""
@@ -147,7 +147,7 @@ class Delivery:
             peer.touched = True
             self.touched.append(peer)
 
-    # --- publications --------------------------------------------------------------------------------------------------------------------
+    # --- publications -----------------------------------------------------------------------------
 
     def offer(self, lane: Lane, piece: Piece, size: int, count: int, sender: Peer | None) -> None:
         """Give *count* whole frames to a lane that is in no group: at once, or into its backlog."""
@@ -199,7 +199,7 @@ class Delivery:
             backlog.pieces.popleft()
         self._eased(backlog)
 
-    # --- credit --------------------------------------------------------------------------------------------------------------------------
+    # --- credit -----------------------------------------------------------------------------------
 
     def grant(self, lane: Lane, size: int, messages: int) -> None:
         """CREDIT (L-5, L-6)."""
@@ -232,7 +232,7 @@ class Delivery:
             self._emit(lane, piece, size, count)
         self._eased(backlog)
 
-    # --- backlogs ------------------------------------------------------------------------------------------------------------------------
+    # --- backlogs ---------------------------------------------------------------------------------
 
     def _wait(self, backlog: Backlog, piece: Piece, size: int, count: int, sender: Peer | None) -> None:
         """Add frames to a backlog. What would pin a read many times its size is copied."""

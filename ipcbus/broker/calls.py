@@ -1,0 +1,171 @@
+"""Requests and whom they reach: from REQUEST to the one way in which it settles (section 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..protocol.errors import Code, ProtocolError
+from ..protocol.limits import Limits
+from ..protocol.messages import Frame, Kind, encode, encode_with_payload, error_frame
+from ..protocol.topics import BUS_NAME, check_name, parse_peer, peer_address, split_method
+from .bus import BusService
+from .counters import Counters
+from .lanes import Delivery
+from .names import Claim, Names
+from .peers import Peer
+from .requests import Pending, Requests
+
+
+class Calls:
+    """Routes requests and their answers. *settled* is called with the requester whenever somebody else settled one of its requests."""
+
+    def __init__(
+        self,
+        limits: Limits,
+        counters: Counters,
+        peers: dict[int, Peer],
+        names: Names,
+        requests: Requests,
+        delivery: Delivery,
+        *,
+        bus: BusService,
+        settled: Callable[[Peer], None],
+    ) -> None:
+        self.limits = limits
+        self.counters = counters
+        self.peers = peers
+        self.names = names
+        self.requests = requests
+        self._delivery = delivery
+        self._bus = bus
+        self._settled = settled
+
+    # --- whom an address reaches ---------------------------------------------------------------------------------------------------------
+
+    def receiver(self, to: str) -> Peer:
+        """The peer that a SEND goes to (N-3); raises ``no_such_name``, ``no_such_peer``, ``bad_name``, ``reserved``."""
+        peer = self._peer_at(to)
+        if peer is not None:
+            return peer
+        return min(self._owners(to), key=lambda claim: (claim.peer.out_bytes, len(claim.peer.serving or ()))).peer
+
+    def _callee(self, target: str, method: str) -> Peer:
+        """R-1: who answers."""
+        peer = self._peer_at(target)
+        if peer is not None:
+            if any(claim.serves(method) for claim in (peer.claims or {}).values()):
+                return peer
+            raise ProtocolError(Code.NO_SUCH_METHOD, f"peer {target} serves no method {method!r}")
+        serving = [claim for claim in self._owners(target) if claim.serves(method)]
+        if not serving:
+            raise ProtocolError(Code.NO_SUCH_METHOD, f"{target!r} serves no method {method!r}; `ipcbus names` lists what it serves")
+        return min(serving, key=lambda claim: len(claim.peer.serving or ())).peer
+
+    def _peer_at(self, to: str) -> Peer | None:
+        """The peer at an address ``:42``, None where *to* is none; raises ``no_such_peer``."""
+        if not to.startswith(":"):
+            return None
+        number = parse_peer(to)
+        if number is None:
+            raise ProtocolError(Code.BAD_NAME, f"{to!r} is no peer address: a colon and a number (T-6)")
+        peer = self.peers.get(number)
+        if peer is None or peer.half_closed or peer.closing:
+            raise ProtocolError(Code.NO_SUCH_PEER, f"there is no peer {to}")
+        return peer
+
+    def _owners(self, name: str) -> list[Claim]:
+        record = self.names.get(name)
+        if record is None:
+            check_name(name)
+            raise ProtocolError(Code.NO_SUCH_NAME, f"nobody owns the name {name!r}")
+        return record.owners
+
+    # --- frames -------------------------------------------------------------------------------------------------------------------------
+
+    def on_request(self, peer: Peer, frame: Frame) -> None:
+        """REQUEST (R-1, R-2). Errors that are not fatal are the caller's to answer."""
+        _, _, to, request, timeout_ms, _ = frame.elements
+        peer.in_messages += 1
+        self.counters.in_messages += 1
+        calls = peer.calls
+        if calls is not None and request in calls:
+            raise ProtocolError(Code.DUPLICATE_ID, f"request id {request} is in flight already (R-1)")
+        if not 1 <= timeout_ms <= self.limits.max_timeout_ms:
+            raise ProtocolError(
+                Code.BAD_ARGUMENT, f"timeout_ms is {timeout_ms}: 1 to {self.limits.max_timeout_ms} are allowed (limits.max_timeout_ms)"
+            )
+        target, method = split_method(to)
+        if target == BUS_NAME:
+            payload = self._bus.call(peer, method, frame)
+            self._delivery.put(peer, encode_with_payload(payload, Kind.REPLY, 0, peer_address(peer.id), request, None))
+            return
+        if calls is not None and len(calls) >= self.limits.max_requests:
+            raise ProtocolError(Code.OVER_LIMIT, f"{len(calls)} requests of this peer are in flight (limits.max_requests)")
+        callee = self._callee(target, method)
+        if len(callee.serving or ()) >= self.limits.max_callee_requests:
+            raise ProtocolError(
+                Code.OVERLOADED, f"{target!r} has {len(callee.serving or ())} requests in flight (limits.max_callee_requests)"
+            )
+        if callee.out_bytes + len(frame.raw) > self.limits.max_output_bytes:
+            raise ProtocolError(
+                Code.OVERLOADED, f"{target!r} does not read: {callee.out_bytes} bytes wait for it (limits.max_output_bytes)"
+            )
+        self.requests.open(Pending(peer, callee, request, to, self._delivery.now + timeout_ms / 1000))
+        callee.out_messages += 1
+        self._delivery.put(callee, frame.raw)
+
+    def on_answer(self, peer: Peer, frame: Frame) -> None:
+        """REPLY or ERROR of a callee (R-4)."""
+        peer.in_messages += 1
+        self.counters.in_messages += 1
+        to, request = frame.elements[2], frame.elements[3]
+        if frame.kind is Kind.ERROR and frame.elements[4].__class__ is int:
+            raise ProtocolError(Code.BAD_ENVELOPE, f"ERROR with code {frame.elements[4]}: a service's code is a str (E-1)")
+        number = parse_peer(to)
+        requester = self.peers.get(number) if number is not None else None
+        pending = (requester.calls or {}).get(request) if requester is not None else None
+        if requester is None or pending is None:
+            self.counters.late_replies += 1
+            raise ProtocolError(Code.NO_SUCH_REQUEST, f"request {request} of {to!r} is not in flight: answered, expired or cancelled (R-4)")
+        if pending.callee is not peer:
+            raise ProtocolError(Code.BAD_REPLY, f"request {request} of {to!r} is another peer's to answer (R-4)")
+        self.requests.settle(pending)
+        requester.out_messages += 1
+        self._delivery.put(requester, frame.raw)
+        self._settled(requester)
+
+    def on_cancel(self, peer: Peer, frame: Frame) -> None:
+        """R-3."""
+        pending = (peer.calls or {}).get(frame.elements[3])
+        if pending is not None and pending.to == frame.elements[2]:
+            self.counters.cancelled += 1
+            self._tell_callee_cancelled(pending)
+            self.requests.settle(pending)
+
+    def _tell_callee_cancelled(self, pending: Pending) -> None:
+        self._delivery.put(pending.callee, encode(Kind.CANCEL, pending.requester.id, pending.to, pending.id))
+
+    def _fail(self, pending: Pending, code: Code, text: str) -> None:
+        """Settle a request with an error of the bus (R-2)."""
+        self.requests.settle(pending)
+        self._delivery.put(pending.requester, error_frame(peer_address(pending.requester.id), pending.id, code, text))
+        self._settled(pending.requester)
+
+    # --- ends ---------------------------------------------------------------------------------------------------------------------------
+
+    def expire(self, pending: Pending) -> None:
+        """The time of a request in flight is over."""
+        self.counters.expired += 1
+        self._tell_callee_cancelled(pending)
+        self._fail(pending, Code.EXPIRED, f"{pending.to!r} did not answer in time")
+
+    def callee_died(self, peer: Peer) -> None:
+        """Nobody will answer what *peer* was to answer."""
+        for pending in tuple((peer.serving or {}).values()):
+            self._fail(pending, Code.RESPONDER_DIED, f"the peer that served {pending.to!r} went before it answered")
+
+    def requester_went(self, peer: Peer) -> None:
+        """Nobody waits for the answers to *peer* any more (R-3)."""
+        for pending in tuple((peer.calls or {}).values()):
+            self._tell_callee_cancelled(pending)
+            self.requests.settle(pending)
