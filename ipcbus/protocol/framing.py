@@ -184,6 +184,8 @@ class Scanner:
                     last = at
                     at += step
                     count += 1
+                if not startswith(key, at + HEADER_BYTES):
+                    break
             counter = prefix.counter
             counter.messages += count - before
             counter.bytes += at - begin

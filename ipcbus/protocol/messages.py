@@ -65,7 +65,7 @@ class Kind(enum.IntEnum):
     NOTICE = 20
 
 
-# --- what each element may be -----------------------------------------------------------------------------------------------------------
+# --- what each element may be ---------------------------------------------------------------------
 
 
 def _fail(text: str) -> ProtocolError:
@@ -200,7 +200,7 @@ WITH_PAYLOAD = frozenset({Kind.PUBLISH, Kind.RETAIN, Kind.POST, Kind.SEND, Kind.
 #: The kinds of the shape [kind, sender, to, meta, payload]: their frames come in runs.
 IN_RUNS = frozenset({Kind.PUBLISH, Kind.RETAIN, Kind.SEND})
 
-# --- encoding ---------------------------------------------------------------------------------------------------------------------------
+# --- encoding -------------------------------------------------------------------------------------
 
 pack: Callable[[Any], bytes] = msgpack.Packer(use_bin_type=True).pack
 _frame_head = struct.Struct(">BI").pack
@@ -239,7 +239,7 @@ def clip_text(text: str) -> str:
     return encoded[: ERROR_TEXT_MAX_BYTES - 3].decode(errors="ignore") + "…"
 
 
-# --- decoding ---------------------------------------------------------------------------------------------------------------------------
+# --- decoding -------------------------------------------------------------------------------------
 
 
 class Frame:
