@@ -74,7 +74,7 @@ class Client:
         return [envelope[-1] for envelope in self.read() if envelope[0] == kind]
 
     def publish(self, topic: str, *payloads: bytes, kind: Kind = Kind.PUBLISH) -> None:
-        self.write(b"".join(publication(self.id, topic, payload, kind) for payload in payloads))
+        self.write(b"".join(publication(self.id, topic, payload, kind) for payload in payloads or (b"x",)))
 
     def request(self, to: str, payload: bytes = b"", *, id: int | None = None, timeout_ms: int = 1000) -> int:
         """Write a REQUEST; returns its id."""
