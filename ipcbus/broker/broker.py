@@ -216,6 +216,17 @@ class Broker:
             peer.closing = True
             self._delivery.touch(peer)
 
+    def reconfigure(self, limits: Limits) -> None:
+        """Other limits from now on. What a connection was told in its WELCOME (H-8) stays as it is for that connection."""
+        self.limits = limits
+        self._delivery.limits = limits
+        self._delivery.stalls.delay_s = limits.lane_stall_s
+        self._strangers.delay_s = limits.handshake_timeout_s
+        self._leaving.delay_s = limits.half_close_linger_s
+        self._calls.limits = limits
+        self.names.limits = limits
+        self.retained.limits = limits
+
     @property
     def lane_count(self) -> int:
         """Subscriptions of all peers."""

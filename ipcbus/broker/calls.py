@@ -99,8 +99,8 @@ class Calls:
             payload = self._bus.call(peer, method, frame)
             self._delivery.put(peer, encode_with_payload(payload, Kind.REPLY, 0, peer_address(peer.id), request, None))
             return
-        if calls is not None and len(calls) >= self.limits.max_requests:
-            raise ProtocolError(Code.OVER_LIMIT, f"{len(calls)} requests of this peer are in flight (limits.max_requests)")
+        if len(calls or ()) >= self.limits.max_requests:
+            raise ProtocolError(Code.OVER_LIMIT, f"{len(calls or ())} requests of this peer are in flight (limits.max_requests)")
         callee = self._callee(target, method)
         if len(callee.serving or ()) >= self.limits.max_callee_requests:
             raise ProtocolError(

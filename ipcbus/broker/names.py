@@ -65,7 +65,7 @@ class Names:
     """All names of the bus. Iterates over them in no particular order."""
 
     def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+        self.limits = limits
         self._names: dict[str, Name] = {}
 
     def __len__(self) -> int:
@@ -87,8 +87,8 @@ class Names:
         if name in claims and record is not None:
             claims[name].allow_replace = allow_replace
             return self._place(record, claims[name]), None
-        if len(claims) >= self._limits.max_names:
-            raise ProtocolError(Code.OVER_LIMIT, f"this peer has {len(claims)} names: at most {self._limits.max_names} (limits.max_names)")
+        if len(claims) >= self.limits.max_names:
+            raise ProtocolError(Code.OVER_LIMIT, f"this peer has {len(claims)} names: at most {self.limits.max_names} (limits.max_names)")
         claim = Claim(peer, mode, allow_replace)
         change: Change | None
         if record is None:
@@ -157,9 +157,9 @@ class Names:
         wanted = claim.methods.union(methods)
         for method in wanted - claim.methods - {ANY_METHOD}:
             check_method(method)
-        if len(wanted) > self._limits.max_methods:
+        if len(wanted) > self.limits.max_methods:
             raise ProtocolError(
-                Code.OVER_LIMIT, f"{len(wanted)} methods under {name!r}: at most {self._limits.max_methods} (limits.max_methods)"
+                Code.OVER_LIMIT, f"{len(wanted)} methods under {name!r}: at most {self.limits.max_methods} (limits.max_methods)"
             )
         claim.methods = wanted
 

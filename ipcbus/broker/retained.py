@@ -13,7 +13,7 @@ class Retained:
     """Whole RETAIN frames by topic, in the order in which they were published."""
 
     def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+        self.limits = limits
         self._frames: dict[str, bytes] = {}
         self.bytes = 0
 
@@ -26,7 +26,7 @@ class Retained:
     def keep(self, topic: str, frame: bytes) -> None:
         """Keep *frame* as the last of *topic*; raises ``over_limit``, and then what was kept before is gone."""
         self.remove(topic)
-        limits = self._limits
+        limits = self.limits
         if len(self._frames) >= limits.max_retained_topics:
             raise ProtocolError(
                 Code.OVER_LIMIT, f"{len(self._frames)} topics are retained: {topic!r} is not kept (limits.max_retained_topics)"

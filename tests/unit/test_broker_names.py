@@ -9,7 +9,7 @@ import pytest
 
 from ipcbus.broker import Broker
 from ipcbus.protocol.errors import Code, ProtocolError
-from ipcbus.protocol.limits import MAX_ID
+from ipcbus.protocol.limits import MAX_ID, Limits
 from ipcbus.protocol.messages import Kind, encode, encode_with_payload
 from tests.unit.harness import Bus, Client, publication
 
@@ -626,6 +626,20 @@ def test_shut_down_says_goodbye_to_all() -> None:
     assert bytes(stranger.out[0])[8] == Code.SHUTTING_DOWN
     assert b.read() == []
     assert a.peer.closing
+
+
+def test_other_limits_from_now_on() -> None:
+    bus = Bus()
+    a = bus.peer()
+    a.ask("own", name="one")
+    bus.broker.reconfigure(Limits(max_names=1, max_lanes=1, max_retained_topics=0, lane_stall_s=1, max_requests=0))
+    assert a.ask("own", name="two")[0] == Code.OVER_LIMIT
+    a.publish("t", b"1", kind=Kind.RETAIN)
+    assert a.read()[0][4] == Code.OVER_LIMIT
+    a.subscribe("x", 1)
+    assert a.ask("subscribe", pattern="y", lane=2, credit=0)[0] == Code.OVER_LIMIT
+    a.request("one/m")
+    assert a.read()[0][4] == Code.OVER_LIMIT
 
 
 def test_expel_from_outside() -> None:
