@@ -1,0 +1,1 @@
+"""Layer 3: ``ipcbusd`` and ``ipcbus``, what a person types."""

@@ -1,0 +1,121 @@
+"""``ipcbus call`` and ``ipcbus serve``. Owns how a request becomes a run of a command, and its output a reply."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+from ..protocol.payloads import PayloadError, encode_value
+from .connection import ANSWER_TIMEOUT_S, open_bus
+from .failures import CommandError, Exit, usage
+from .stdin import read_value
+from .text import complain
+from .values import parse, render
+
+if TYPE_CHECKING:
+    import ipcbus_client
+
+    from .runs import Run
+
+
+def call(arguments: argparse.Namespace) -> int:
+    """Send a request and print its reply."""
+    value = read_value(arguments)
+    encode_value(value)  # what cannot be sent is the user's fault, a reply that cannot be decoded the service's
+    with open_bus(arguments, program="ipcbus call", wait_s=arguments.timeout) as bus:
+        try:
+            reply = bus.request(arguments.to, value, timeout=arguments.timeout or ANSWER_TIMEOUT_S)
+        except PayloadError as error:
+            raise CommandError(Exit.SERVICE, f"the reply of {arguments.to}: {error}") from error
+    if arguments.raw and isinstance(reply, bytes):
+        sys.stdout.buffer.write(reply)
+        return Exit.OK
+    try:
+        print(render(reply))
+    except RecursionError:
+        raise CommandError(Exit.SERVICE, f"the reply of {arguments.to} is nested too deeply to print") from None
+    return Exit.OK
+
+
+def serve(arguments: argparse.Namespace) -> int:
+    """Answer requests with the output of a command until Ctrl-C, SIGTERM or --count."""
+    if arguments.raw and arguments.text:
+        raise usage("--raw and --text exclude each other")
+    command = [shutil.which(arguments.command[0]) or "", *arguments.command[1:]]
+    if not command[0]:
+        missing = arguments.command[0]
+        raise usage(f"no command {missing!r} in $PATH; write COMMAND after -- as in: serve clock/now --text -- date")
+    server = Server(command, arguments)
+    with open_bus(arguments, program="ipcbus serve", wait_s=None, reconnect=True) as bus:
+        try:
+            bus.respond(arguments.to, server.answer, mode=arguments.mode)
+            complain(f"serving {arguments.to} on {bus.address}; Ctrl-C ends it")
+            server.done.wait()
+        finally:
+            server.stop()
+    return Exit.OK
+
+
+class Server:
+    """Runs the command for each request. ``answer`` may be called by several threads at once.
+
+    ``done`` is set after --count answers.
+    """
+
+    def __init__(self, command: list[str], arguments: argparse.Namespace) -> None:
+        self.done = threading.Event()
+        self._command = command
+        self._arguments = arguments
+        self._lock = threading.Lock()
+        self._runs: set[Run] = set()
+        self._answered = 0
+        self._stopped = False
+
+    def answer(self, request: ipcbus_client.Request) -> Any:
+        """The reply to *request*; raises ServiceError with the codes that `ipcbus serve --help` names."""
+        from ipcbus_client import ServiceError
+
+        from .runs import Run
+
+        arguments = self._arguments
+        given = request.payload if arguments.raw else render(request.data).encode() + b"\n"
+        environment = {"IPCBUS_METHOD": request.method, "IPCBUS_SENDER": str(request.sender)}
+        run = Run(self._command, given, environment, lambda: bool(request.cancelled), arguments.timeout)
+        with self._lock:
+            if self._stopped:
+                raise ServiceError("stopping", "the service is being stopped")
+            self._runs.add(run)
+        try:
+            output = run.finish()
+        finally:
+            with self._lock:
+                self._runs.discard(run)
+                self._answered += 1
+                if self._answered == arguments.count:
+                    self.done.set()
+        if output.failure:
+            raise ServiceError(output.failure, output.why)
+        return self._reply(output.stdout)
+
+    def stop(self) -> None:
+        """Kill what still runs, and start nothing any more. Idempotent."""
+        with self._lock:
+            self._stopped = True
+            for run in self._runs:
+                run.kill()
+
+    def _reply(self, stdout: bytes) -> Any:
+        from ipcbus_client import ServiceError
+
+        if self._arguments.raw:
+            return stdout
+        if self._arguments.text:
+            return stdout.decode(errors="replace").removesuffix("\n")
+        try:
+            return parse(stdout, "the command's output") if stdout.strip() else None
+        except CommandError as error:
+            complain(error.text)
+            raise ServiceError("bad-output", "the command's output is not JSON") from None

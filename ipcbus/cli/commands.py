@@ -1,0 +1,251 @@
+"""The table of subcommands: names, arguments, help and examples, and where the code of each is.
+
+Owns everything that the parser shows. It imports no command: `main` loads the module of the one that was asked for.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from typing import Any
+
+from .connection import ANSWER_TIMEOUT_S
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """One ``add_argument`` call."""
+
+    flags: tuple[str, ...]
+    options: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A subcommand: ``function`` of ``module`` runs it and returns the exit code."""
+
+    name: str
+    module: str
+    function: str
+    summary: str
+    text: str
+    arguments: tuple[Argument, ...]
+    needs_bus: bool = True  #: it has the options that say which bus
+
+
+def _argument(*flags: str, **options: Any) -> Argument:
+    return Argument(flags, options)
+
+
+def seconds(text: str) -> float:
+    """An option's time: a number of seconds above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < 1e9:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return value
+
+
+def count(text: str) -> int:
+    """An option's count: an integer of at least 1."""
+    if not text.isdecimal() or len(text) > 12 or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a count of at least 1")
+    return int(text)
+
+
+def _timeout(help: str) -> Argument:
+    return _argument("--timeout", type=seconds, metavar="S", help=help)
+
+
+_ANSWER = _timeout(f"seconds to wait for the bus and its answer (default {ANSWER_TIMEOUT_S:g})")
+_JSON = _argument("--json", action="store_true", help="print JSON instead of a table")
+_VALUE = _argument(
+    "value", nargs="?", metavar="VALUE", help="a JSON value; - reads it from stdin; nothing at all is null"
+)
+
+#: On every subcommand that talks to a bus that is already there.
+BUS_OPTIONS = (
+    _argument("--address", metavar="ADDR", help="the bus: unix:/PATH or tcp:127.0.0.1:PORT (or $IPCBUS_ADDRESS)"),
+    _argument("--bus", metavar="NAME", help="the user's bus of this name (or $IPCBUS_BUS; default: default)"),
+    _argument("--secret-file", metavar="PATH", help="the bus's secret, for a tcp: address"),
+)
+
+COMMANDS = (
+    Command(
+        "pub",
+        "pubsub",
+        "publish",
+        "publish a message",
+        """
+  ipcbus pub room.kitchen '{"t": 21.5}'         a JSON value
+  ipcbus pub room.kitchen --retain 21.5         kept, for who subscribes later
+  ipcbus pub room.kitchen --retain --raw ''     an empty payload removes what is kept
+  ipcbus pub log.boot --raw "it's up"           bytes as they are
+  ipcbus pub camera.front --raw - < image.jpg   stdin as one message
+  sensors | ipcbus pub room.all --lines         one message for each line of stdin
+
+It returns when the bus has routed what was sent.""",
+        (
+            _argument("topic", metavar="TOPIC", help="tokens with '.' between them, as in room.kitchen"),
+            _VALUE,
+            _argument("--retain", action="store_true", help="the bus keeps it for those who subscribe later"),
+            _argument("--raw", action="store_true", help="send VALUE, or stdin, as bytes instead of JSON"),
+            _argument("--lines", action="store_true", help="send each line of stdin as a message of its own"),
+            _ANSWER,
+        ),
+    ),
+    Command(
+        "sub",
+        "pubsub",
+        "subscribe",
+        "print what is published",
+        """
+  ipcbus sub 'room.*'                    one token may be anything
+  ipcbus sub '>'                         everything, except the bus's own topics
+  ipcbus sub '$bus.names.>'              who takes and leaves which name
+  ipcbus sub room.kitchen --count 1      the next message (or the one that is kept), then end
+  ipcbus sub 'job.>' --group workers     shared with everybody else in the group
+  ipcbus sub camera.front --count 1 --raw > image.jpg
+
+A line is the topic, a space, and the value as JSON. --json prints an object with topic, data, sender, retained and
+headers. --raw prints the payloads' bytes, and nothing else. A message that two PATTERNs match is printed twice. What
+the bus lost on the way is told on stderr. With --timeout the exit code is 4 when fewer than --count messages came
+(without --count: when none came).""",
+        (
+            _argument("patterns", nargs="+", metavar="PATTERN", help="a topic; * is one token, a last > one or more"),
+            _argument("--count", type=count, metavar="N", help="end after N messages"),
+            _argument("--group", metavar="G", help="share the messages with the other subscribers of group G"),
+            _argument("--no-retained", action="store_true", help="leave out what the bus has kept"),
+            _argument("--raw", action="store_true", help="print payloads as the bytes they are"),
+            _argument("--json", action="store_true", help="print each message as one JSON object"),
+            _timeout("end after S seconds (default: never)"),
+        ),
+    ),
+    Command(
+        "call",
+        "calls",
+        "call",
+        "send a request and print the reply",
+        """
+  ipcbus call thermostat/set '{"target": 21}'
+  ipcbus call bus/stats                           the bus is a service too
+  ipcbus call :7/status                           a peer by its id (see `ipcbus peers`)
+  ipcbus call camera.front/picture --raw > a.jpg  argument and reply as bytes
+
+The reply is printed as JSON on one line; with --raw, if it is bytes, as these.""",
+        (
+            _argument("to", metavar="NAME/METHOD", help="the service and its method"),
+            _VALUE,
+            _argument("--raw", action="store_true", help="send VALUE, or stdin, as bytes and print the reply as bytes"),
+            _ANSWER,
+        ),
+    ),
+    Command(
+        "serve",
+        "calls",
+        "serve",
+        "answer requests with a command's output",
+        """
+  ipcbus serve clock/now --text -- date
+  ipcbus serve math/sum -- jq add                    request and reply are JSON
+  ipcbus serve image/shrink --raw -- convert - -resize 50% -
+  ipcbus serve 'door/*' -- ./door.sh                 any method; it is in $IPCBUS_METHOD
+
+The command gets the request's value as JSON on stdin (--raw: its bytes), and $IPCBUS_METHOD and $IPCBUS_SENDER. Its
+stdout is the reply: JSON (nothing: null), or with --text a string, or with --raw bytes. When it exits with N other than
+0 the caller gets the error exit-N with the last line of stderr. It is killed when the caller gives up.
+Requests are answered one after the other; start it more than once with --mode shared for more.""",
+        (
+            _argument("to", metavar="NAME/METHOD", help="the name to own and the method to serve; * is any method"),
+            _argument("command", nargs="+", metavar="COMMAND", help="the command and its arguments, after --"),
+            _argument("--raw", action="store_true", help="request and reply are bytes"),
+            _argument("--text", action="store_true", help="stdout is a text, not JSON"),
+            _argument(
+                "--mode",
+                choices=("exclusive", "queue", "shared"),
+                default="exclusive",
+                help="how to own the name: alone, in a waiting line, or with others (default exclusive)",
+            ),
+            _argument("--count", type=count, metavar="N", help="end after N answers"),
+            _timeout("seconds that the command may take for one request (default: what the caller allows)"),
+        ),
+    ),
+    Command(
+        "names",
+        "lists",
+        "names",
+        "list the names and who owns them",
+        """
+  ipcbus names
+  ipcbus names --json | jq '.[].name'""",
+        (_JSON, _ANSWER),
+    ),
+    Command(
+        "peers",
+        "lists",
+        "peers",
+        "list who is connected",
+        """
+  ipcbus peers
+  ipcbus peers --json | jq '.[] | select(.queued_bytes > 0)'    who reads too slowly""",
+        (_JSON, _ANSWER),
+    ),
+    Command(
+        "topics",
+        "lists",
+        "topics",
+        "list the topics and their traffic",
+        """
+  ipcbus topics
+  ipcbus topics --json | jq '.[] | select(.retained).topic'     what is kept""",
+        (_JSON, _ANSWER),
+    ),
+    Command(
+        "stats",
+        "lists",
+        "stats",
+        "print the bus's counters",
+        """
+  ipcbus stats
+  ipcbus stats --json | jq .lost""",
+        (_JSON, _ANSWER),
+    ),
+    Command(
+        "ping",
+        "ping",
+        "ping",
+        "measure round trips to the bus",
+        """
+  ipcbus ping
+  ipcbus ping --count 1000 --interval 0.001 --json""",
+        (
+            _argument("--count", type=count, default=5, metavar="N", help="how many (default 5)"),
+            _argument("--interval", type=seconds, default=0.2, metavar="S", help="seconds between two (default 0.2)"),
+            _argument("--json", action="store_true", help="print the figures as one JSON object"),
+            _ANSWER,
+        ),
+    ),
+    Command(
+        "demo",
+        "demo.command",
+        "demo",
+        "watch a private bus at work, with its daemon killed in the middle",
+        """
+  ipcbus demo
+  ipcbus demo --seconds 30
+  ipcbus demo --plain --seconds 6
+  ipcbus demo --json | jq .requests
+
+It starts a daemon of its own, a publisher of this machine's figures from /proc, and a service that answers requests
+about them. In the middle it kills the daemon with SIGKILL, starts it again, and counts what was lost. It exits 0 only
+if everybody came back and every message is accounted for. Nothing is left behind.""",
+        (
+            _argument("--seconds", type=seconds, default=12.0, metavar="S", help="how long, at least 4 (default 12)"),
+            _argument("--plain", action="store_true", help="print lines instead of redrawing the screen"),
+            _argument("--json", action="store_true", help="print only the summary, as JSON"),
+        ),
+        needs_bus=False,
+    ),
+)

@@ -1,0 +1,115 @@
+"""``ipcbus names``, ``peers``, ``topics`` and ``stats``: what the bus says about itself, as tables or as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .connection import open_bus
+from .failures import Exit
+from .text import table, wants_colour
+from .values import render
+
+if TYPE_CHECKING:
+    import ipcbus_client
+
+Row = Mapping[str, Any]
+
+
+def names(arguments: argparse.Namespace) -> int:
+    """List the names."""
+    heads = ("name", "mode", "owners", "waiting", "methods")
+    return _list(arguments, lambda bus: bus.names(), heads, lambda item: [item.get(head) for head in heads])
+
+
+def peers(arguments: argparse.Namespace) -> int:
+    """List the peers. The one that asks is among them."""
+    heads = ("peer", "program", "pid", "uid", "names", "lanes", "in", "out", "queued", "held", "connected")
+
+    def row(item: Row) -> Sequence[object]:
+        return [
+            *(item.get(key) for key in ("peer", "program", "pid", "uid", "names", "lanes")),
+            item.get("in_messages"),
+            item.get("out_messages"),
+            size(item.get("queued_bytes", 0)),
+            bool(item.get("held")),
+            duration(item.get("connected_s", 0)),
+        ]
+
+    return _list(arguments, lambda bus: bus.peers(), heads, row)
+
+
+def topics(arguments: argparse.Namespace) -> int:
+    """List the topics, the busiest first."""
+
+    def row(item: Row) -> Sequence[object]:
+        return [
+            item.get("topic"),
+            item.get("messages"),
+            size(item.get("bytes", 0)),
+            item.get("lanes"),
+            bool(item.get("retained")),
+        ]
+
+    def busiest_first(bus: ipcbus_client.Bus) -> list[Any]:
+        return sorted(bus.topics(), key=lambda item: (-item.get("messages", 0), item.get("topic", "")))
+
+    return _list(arguments, busiest_first, ("topic", "messages", "size", "lanes", "retained"), row)
+
+
+def stats(arguments: argparse.Namespace) -> int:
+    """Print the counters and gauges (B-4)."""
+    with open_bus(arguments, program="ipcbus stats", wait_s=arguments.timeout) as bus:
+        found = bus.stats()
+    if arguments.json:
+        print(render(found))
+    else:
+        _print(("counter", "value"), ([key, _gauge(key, value)] for key, value in found.items()))
+    return Exit.OK
+
+
+def _list(
+    arguments: argparse.Namespace,
+    ask: Callable[[ipcbus_client.Bus], Iterable[Row]],
+    heads: Sequence[str],
+    row: Callable[[Row], Sequence[object]],
+) -> int:
+    with open_bus(arguments, program=f"ipcbus {arguments.chosen.name}", wait_s=arguments.timeout) as bus:
+        items = list(ask(bus))
+    if arguments.json:
+        print(render(items))
+    else:
+        _print(heads, (row(item) for item in items))
+    return Exit.OK
+
+
+def _print(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    for line in table(heads, rows, colour=wants_colour(sys.stdout)):
+        print(line)
+
+
+def _gauge(key: str, value: object) -> object:
+    if isinstance(value, (int, float)) and key.endswith("_bytes"):
+        return f"{value} ({size(value)})" if value >= 1024 else value
+    return duration(value) if isinstance(value, (int, float)) and key.endswith("_s") else value
+
+
+def size(count: float) -> str:
+    """*count* bytes for a person: ``1.5 MiB``."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(count) < 1024 or unit == "GiB":
+            break
+        count /= 1024
+    return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+
+
+def duration(seconds: float) -> str:
+    """*seconds* for a person: ``3.2 s``, ``4 min 5 s``, ``2 h 3 min``, ``5 d 1 h``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, hours, days = int(seconds // 60), int(seconds // 3600), int(seconds // 86400)
+    if not hours:
+        return f"{minutes} min {int(seconds) % 60} s"
+    return f"{days} d {hours % 24} h" if days else f"{hours} h {minutes % 60} min"

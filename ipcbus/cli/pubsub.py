@@ -1,0 +1,144 @@
+"""``ipcbus pub`` and ``ipcbus sub``.
+
+Owns what a message looks like on stdout. A frame's journey ends here: the client library hands over a message, one line
+leaves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import select
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from .connection import ANSWER_TIMEOUT_S, open_bus
+from .failures import CommandError, Exit, usage
+from .stdin import read_lines, read_value
+from .text import complain, safe
+from .values import dump, plain, undecodable
+
+if TYPE_CHECKING:
+    import ipcbus_client
+
+
+def publish(arguments: argparse.Namespace) -> int:
+    """Send VALUE, or the lines of stdin, and return when the bus has routed it."""
+    if arguments.lines and arguments.value not in (None, "-"):
+        raise usage("--lines reads its messages from stdin; leave VALUE out")
+    values = read_lines(arguments) if arguments.lines else [read_value(arguments)]
+    with open_bus(arguments, program="ipcbus pub", wait_s=arguments.timeout) as bus:
+        try:
+            for value in values:
+                bus.publish(arguments.topic, value, retain=arguments.retain)
+        finally:
+            bus.flush(arguments.timeout or ANSWER_TIMEOUT_S)  # also what came before a bad line
+            refused = bus.stats_local()["refused"]
+    if refused:  # L-9
+        why = "it keeps no more (see retained in `ipcbus stats`), or its log says why" if arguments.retain else "its log says why"
+        raise CommandError(Exit.REFUSED, f"the bus refused {refused} of the messages to {arguments.topic}: {why}")
+    return Exit.OK
+
+
+def subscribe(arguments: argparse.Namespace) -> int:
+    """Print what matches the PATTERNs until --count, --timeout, Ctrl-C, or nobody reads our output any more."""
+    if arguments.raw and arguments.json:
+        raise usage("--raw and --json exclude each other")
+    deadline = None if arguments.timeout is None else time.monotonic() + arguments.timeout
+    with open_bus(arguments, program="ipcbus sub", wait_s=arguments.timeout, reconnect=True) as bus:
+        printer = Printer(arguments)
+        for pattern in arguments.patterns:
+            subscription = bus.subscribe(
+                pattern,
+                group=arguments.group,
+                retained=not arguments.no_retained,
+                # What is prefetched when --count is reached is lost to the group, so fetch one by one.
+                prefetch=1 if arguments.count and arguments.group else 32,
+            )
+            threading.Thread(target=printer.follow, args=(subscription,), name=pattern, daemon=True).start()
+        printer.wait(deadline)
+    wanted = arguments.count or 1
+    return Exit.TIMEOUT if deadline is not None and printer.printed < wanted else Exit.OK
+
+
+class Printer:
+    """Prints the messages of several subscriptions, each followed by a thread of its own; one lock keeps their lines whole."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.printed = 0
+        self._arguments = arguments
+        self._lock = threading.Lock()
+        self._failure: BaseException | None = None
+        self._ended = False
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)  # never closed: threads may write to it until the end
+
+    def follow(self, subscription: ipcbus_client.Subscription) -> None:
+        """Print what comes on *subscription* until it or this printer ends."""
+        lost = gaps = 0
+        try:
+            for message in subscription:
+                with self._lock:
+                    if self._ended:
+                        return
+                    if subscription.lost > lost:
+                        complain(f"{subscription.lost - lost} messages of {subscription.pattern} were lost")
+                        lost = subscription.lost
+                    if subscription.gaps > gaps:
+                        complain(f"reconnected: messages of {subscription.pattern} may be missing here")
+                        gaps = subscription.gaps
+                    self._print(message)
+                    self.printed += 1
+                    if self.printed == self._arguments.count:
+                        self._end()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the main thread raises it
+            self._failure = error
+        finally:
+            self._end()
+
+    def wait(self, deadline: float | None) -> None:
+        """Return when everything is printed, *deadline* (monotonic) has come, or a subscription ended.
+
+        Raises what a thread raised. A pipe on stdout whose reader went away raises BrokenPipeError even while no message comes.
+        """
+        poll = select.poll()
+        poll.register(self._wake, select.POLLIN)
+        poll.register(sys.stdout.fileno(), 0)  # POLLERR comes unasked
+        try:
+            events = poll.poll(None if deadline is None else max(0.0, (deadline - time.monotonic()) * 1000))
+        finally:
+            self._ended = True
+        if self._failure is not None:
+            raise self._failure
+        if any(fd != self._wake and event & select.POLLERR for fd, event in events):
+            raise BrokenPipeError
+
+    def _end(self) -> None:
+        self._ended = True
+        os.eventfd_write(self._wake, 1)
+
+    def _print(self, message: ipcbus_client.Message) -> None:
+        if self._arguments.raw:
+            sys.stdout.buffer.write(message.payload)
+            sys.stdout.buffer.flush()
+            return
+        print(self._line(message), flush=True)
+
+    def _line(self, message: ipcbus_client.Message) -> str:
+        try:
+            value = plain(message.data)
+        except (ValueError, RecursionError) as error:  # PayloadError: it concerns this message only (S-2)
+            complain(f"a message to {message.topic} from peer {message.sender}: {error}")
+            value = undecodable(message.payload)
+        if not self._arguments.json:
+            return f"{safe(message.topic)} {dump(value)}"
+        return dump(
+            {
+                "topic": message.topic,
+                "data": value,
+                "sender": message.sender,
+                "retained": message.retained,
+                "headers": plain(message.headers),
+            }
+        )

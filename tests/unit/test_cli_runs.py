@@ -1,0 +1,64 @@
+"""ipcbus.cli.runs: one run of a command, with real processes (they end by themselves or are killed)."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from ipcbus.cli import runs
+from ipcbus.cli.runs import Output, Run
+
+
+def finish(
+    *command: str,
+    given: bytes = b"",
+    environment: Mapping[str, str] | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
+    limit_s: float | None = 20.0,
+) -> Output:
+    return Run(command, given, environment or {}, cancelled, limit_s).finish()
+
+
+def test_stdin_goes_in_and_stdout_comes_out() -> None:
+    big = b"x" * 300_000  # more than a pipe holds
+    assert finish("/bin/cat", given=big) == Output(big)
+
+
+def test_the_environment_is_added() -> None:
+    assert finish("/bin/sh", "-c", "echo $IPCBUS_METHOD", environment={"IPCBUS_METHOD": "m"}).stdout == b"m\n"
+
+
+def test_an_exit_code_becomes_an_error_with_the_last_line_of_stderr(capfd: pytest.CaptureFixture[str]) -> None:
+    output = finish("/bin/sh", "-c", "echo first >&2; echo last >&2; echo out; exit 3")
+    assert (output.failure, output.why) == ("exit-3", "last")
+    assert capfd.readouterr().err == "first\nlast\n"
+
+
+def test_a_signal_becomes_an_error() -> None:
+    output = finish("/bin/sh", "-c", "kill -9 $$")
+    assert (output.failure, output.why) == ("signal-9", "the command was ended by signal 9")
+
+
+def test_a_caller_that_gives_up_ends_the_command_and_what_it_started(tmp_path: Path) -> None:
+    # The grandchild holds stdout: only its death lets the pipe end, and finish() return.
+    output = finish("/bin/sh", "-c", "sleep 100 & sleep 100", cancelled=lambda: True)
+    assert output.failure == "cancelled"
+
+
+def test_too_slow() -> None:
+    assert finish("/bin/sleep", "100", limit_s=0.01).failure == "too-slow"
+    assert finish("/bin/sh", "-c", "exec >&- 2>&-; sleep 100", limit_s=0.3).failure == "too-slow"
+
+
+def test_endless_output_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "MAX_OUTPUT_BYTES", 100_000)
+    assert finish("/bin/sh", "-c", "while :; do echo xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx; done").failure == "too-large"
+
+
+def test_a_command_that_cannot_start_raises() -> None:
+    with pytest.raises(OSError, match="nothing"):
+        finish("/nothing/here")
+    assert finish(sys.executable, "-c", "").failure == ""
