@@ -1,0 +1,197 @@
+"""Admission: who may connect, and what happens when there is no room.
+
+Owns the accepting sockets' readiness, the spare file descriptor and the pauses. Must not know what a peer does once it is in. A connection
+comes out of ``accept``, is judged (room, kernel identity), and becomes a peer of the broker and a link of the loop, or is told BYE and why.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+import struct
+from typing import TYPE_CHECKING
+
+from ..broker import Credentials
+from ..protocol.errors import Code, ProtocolError
+from .limits import ACCEPT_BATCH, ACCEPT_PAUSE_S
+from .links import part, say_bye
+
+if TYPE_CHECKING:
+    from ..broker import Broker
+    from .listeners import Listener
+    from .loop import Loop
+
+log = logging.getLogger("ipcbus.daemon")
+
+_UCRED = struct.Struct("3i")
+_NO_DESCRIPTOR = frozenset({errno.EMFILE, errno.ENFILE})
+_NO_MEMORY = frozenset({errno.ENOBUFS, errno.ENOMEM})
+
+
+class Admission:
+    """Lets connections in at the listeners of one daemon."""
+
+    __slots__ = ("_broker", "_full", "_gates", "_loop", "_open", "_refused", "_spare", "_uids")
+
+    def __init__(self, broker: Broker, loop: Loop) -> None:
+        self._broker = broker
+        self._loop = loop
+        self._gates: list[Gate] = []
+        self._open = False
+        self._spare = _spare_descriptor()
+        self._full = False  #: there is no room, and the log says so
+        self._refused = 0  #: connections refused since then
+        self._uids = frozenset({os.geteuid(), 0})  #: a user bus serves its user and root
+
+    def open(self, listeners: list[Listener]) -> None:
+        """Begin to accept at *listeners*."""
+        self._gates = [Gate(self, listener) for listener in listeners]
+        self._resume(0.0)
+
+    def close(self) -> None:
+        """Accept nobody any more. Idempotent; the listeners themselves stay their owner's."""
+        self._pause()
+        self._gates = []
+        if self._spare is not None:
+            os.close(self._spare)
+            self._spare = None
+
+    def _pause(self) -> None:
+        if self._open:
+            self._open = False
+            for gate in self._gates:
+                self._loop.unwatch(gate.listener.sock)
+
+    def _resume(self, now: float) -> None:
+        if not self._open and self._gates:
+            self._open = True
+            for gate in self._gates:
+                self._loop.watch(gate.listener.sock, gate)
+
+    def accept(self, listener: Listener, now: float) -> None:
+        """Take what waits at one listener, a batch at most. Raises nothing that a stranger can cause."""
+        for _ in range(ACCEPT_BATCH):
+            try:
+                sock, _ = listener.sock.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in _NO_DESCRIPTOR:
+                    self._no_descriptor(listener, now, error)
+                    return
+                if error.errno in _NO_MEMORY:
+                    self._pause_for(now, f"cannot accept connections: {error.strerror}")
+                    return
+                log.debug("a connection to %s ended before it was accepted: %s", listener.address, error.strerror)
+                continue
+            try:
+                self._admit(listener, sock, now)
+            except OSError as error:
+                log.debug("a connection to %s ended while it was accepted: %s", listener.address, error.strerror)
+                sock.close()
+            except Exception:
+                log.exception("fault of the bus while it accepted a connection to %s", listener.address)
+                _refuse(sock, Code.INTERNAL, "a fault of the bus while it accepted this connection; its log has the details")
+
+    def _admit(self, listener: Listener, sock: socket.socket, now: float) -> None:
+        sock.setblocking(False)
+        limit = self._loop.max_fd
+        if limit is not None and sock.fileno() >= limit:
+            self._refuse_full(sock, f"the select poller holds file descriptors below {limit} only; start ipcbusd with --poller epoll")
+            return
+        try:
+            if listener.transport == "unix":
+                credentials = Credentials(*_UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)))
+                if credentials.uid not in self._uids:
+                    log.warning("refused pid %d uid %d at %s: not the bus's user", credentials.pid, credentials.uid, listener.address)
+                    raise ProtocolError(Code.DENIED, f"this bus serves uid {os.geteuid()} and root; you are uid {credentials.uid}")
+                peer = self._broker.connect(now, transport="unix", credentials=credentials)
+            else:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                addresses = (_endpoint(sock.getsockname()), _endpoint(sock.getpeername()))
+                peer = self._broker.connect(now, transport="tcp", addresses=addresses)
+        except ProtocolError as error:
+            if error.code is Code.TOO_MANY_PEERS:
+                self._refuse_full(sock, error.text)
+            else:
+                _refuse(sock, error.code, error.text)
+            return
+        try:
+            self._loop.adopt(sock, peer)
+        except OSError:
+            self._broker.disconnect(peer, now)
+            raise
+        if self._full:
+            log.warning("there is room for connections again; %d were refused", self._refused)
+            self._full = False
+            self._refused = 0
+
+    def _tell_full(self, text: str) -> None:
+        """One line in the log when the want of room begins; _admit writes one when it ends."""
+        if not self._full:
+            log.warning("refusing connections: %s", text)
+            self._full = True
+
+    def _refuse_full(self, sock: socket.socket, text: str) -> None:
+        self._tell_full(text)
+        self._refused += 1
+        _refuse(sock, Code.TOO_MANY_PEERS, text)
+
+    def _no_descriptor(self, listener: Listener, now: float, error: OSError) -> None:
+        """No file descriptor is left: with the spare one those who wait are told so, then nobody is looked at for a while."""
+        text = f"the bus has no file descriptor left ({error.strerror}); raise its limit (ulimit -n, LimitNOFILE=)"
+        for _ in range(ACCEPT_BATCH):
+            if self._spare is None:
+                break
+            os.close(self._spare)
+            self._spare = None
+            try:
+                sock, _ = listener.sock.accept()
+            except OSError:
+                break  # nobody waits, or another process took the descriptor (ENFILE)
+            sock.setblocking(False)
+            self._refuse_full(sock, text)
+            self._spare = _spare_descriptor()
+        if self._spare is None:
+            self._spare = _spare_descriptor()
+        self._pause_for(now, text)
+
+    def _pause_for(self, now: float, text: str) -> None:
+        self._tell_full(text)
+        self._pause()
+        self._loop.at(now + ACCEPT_PAUSE_S, self._resume)
+
+
+class Gate:
+    """One listener as the loop sees it."""
+
+    __slots__ = ("_admission", "listener")
+
+    def __init__(self, admission: Admission, listener: Listener) -> None:
+        self._admission = admission
+        self.listener = listener
+
+    def on_ready(self, now: float) -> None:
+        """Somebody connects."""
+        self._admission.accept(self.listener, now)
+
+
+def _refuse(sock: socket.socket, code: Code, text: str) -> None:
+    say_bye(sock, code, text)
+    part(sock)
+
+
+def _spare_descriptor() -> int | None:
+    """A descriptor to give up when there is no other; None where even that cannot be had."""
+    try:
+        return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+
+
+def _endpoint(name: tuple[object, ...]) -> str:
+    """An end of a TCP connection as H-5 writes it."""
+    host, port = name[0], name[1]
+    return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"

@@ -1,0 +1,190 @@
+"""The configuration in force: defaults < file < environment < flags, checked as a whole, with every error and not only the first.
+
+Owns the merging, the messages and the printing. Must not know what the options do; ``options`` has the rows.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..protocol.addresses import Address, AddressError, TcpAddress, UnixAddress, default_address, default_secret_path
+from ..protocol.limits import Limits
+from .options import BY_NAME, OPTIONS, Option
+from .places import default_config_path, runtime_dir
+
+_LIMITS = "limits."
+_LAYERS = ("default", "file", "environment", "flag")  #: the first word of a source; later ones win
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; ``errors`` has a line for each thing that is wrong."""
+
+    def __init__(self, errors: Sequence[str]) -> None:
+        super().__init__(*errors)
+        self.errors = tuple(errors)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Every option's value. ``sources`` says where each came from, ``path`` which file was read (None: there is none)."""
+
+    bus: str
+    listen: tuple[Address, ...]
+    poller: str
+    log_level: str
+    log_format: str
+    secret_file: str
+    socket_mode: int
+    socket_group: int | None
+    drain_s: float
+    limits: Limits
+    path: str | None
+    values: Mapping[str, Any]
+    sources: Mapping[str, str]
+
+    @property
+    def needs_secret(self) -> bool:
+        """Whether a TCP listener is configured (H-6)."""
+        return any(isinstance(address, TcpAddress) for address in self.listen)
+
+
+def load(*, flags: Mapping[str, Any], environ: Mapping[str, str], path: str | None = None) -> Config:
+    """Put the configuration together. *flags* has option names with text (a list of texts for ``listen``); *path* is ``--config``.
+
+    Raises ConfigError. Reads the configuration file and the group database, changes nothing.
+    """
+    errors: list[str] = []
+    values: dict[str, Any] = {option.name: option.default for option in OPTIONS}
+    sources = dict.fromkeys(values, "default")
+    path = _find_file(path, environ, errors)
+    if path is not None:
+        for name, value in _read_file(path, errors):
+            _take(values, sources, errors, name, value, f"{path}: {name}", f"file {path}", from_text=False)
+    for option in OPTIONS:
+        if option.env is not None and environ.get(option.env):
+            _take(values, sources, errors, option.name, environ[option.env], option.env, f"environment {option.env}", from_text=True)
+    for name, value in flags.items():
+        if value is not None:
+            flag = BY_NAME[name].flag or name
+            _take(values, sources, errors, name, value, flag, f"flag {flag}", from_text=type(value) is str)
+    if _LAYERS.index(sources["bus"].partition(" ")[0]) > _LAYERS.index(sources["listen"].partition(" ")[0]):
+        # Who names another bus does not mean the addresses that were set for the first; clients find the bus by the same rule.
+        values["listen"], sources["listen"] = None, "default"
+    group = _group_id(values["socket_group"], sources["socket_group"], errors)
+    _fill_in(values, errors)
+    if errors:
+        raise ConfigError(errors)
+    limits = {name.removeprefix(_LIMITS): value for name, value in values.items() if name.startswith(_LIMITS)}
+    rest = {name: value for name, value in values.items() if not name.startswith(_LIMITS)}
+    return Config(**{**rest, "socket_group": group}, limits=Limits(**limits), path=path, values=values, sources=sources)
+
+
+def _take(
+    values: dict[str, Any], sources: dict[str, str], errors: list[str], name: str, value: Any, place: str, source: str, *, from_text: bool
+) -> None:
+    """Take one given value, or say what is wrong with it."""
+    option = BY_NAME.get(name)
+    if option is None:
+        errors.append(f"{place}: there is no such option{_suggestion(name)}")
+        return
+    try:
+        values[name] = option.type.from_text(value) if from_text else option.type.from_toml(value)
+    except ValueError as error:
+        errors.append(f"{place}: {option.explain(value, error)}")
+    else:
+        sources[name] = source
+
+
+def _suggestion(name: str) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(name, BY_NAME, 1)
+    if not near:
+        near = [known for known in BY_NAME if known.removeprefix(_LIMITS) == name.removeprefix(_LIMITS)]
+    return f"; did you mean {near[0]}?" if near else "; `ipcbusd --print-config` lists them all"
+
+
+def _find_file(path: str | None, environ: Mapping[str, str], errors: list[str]) -> str | None:
+    """The file to read: --config, $IPCBUS_CONFIG (both must exist), or the user's own if there is one."""
+    given = path or environ.get("IPCBUS_CONFIG")
+    if not given:
+        given = default_config_path()
+        return given if os.path.exists(given) else None
+    return given
+
+
+def _read_file(path: str, errors: list[str]) -> list[tuple[str, Any]]:
+    """The options of a TOML file; tables other than ``limits`` come out under their dotted names and are refused as unknown."""
+    import tomllib
+
+    try:
+        with open(path, "rb") as file:
+            content = tomllib.load(file)
+    except OSError as error:
+        errors.append(f"{path}: {error.strerror}")
+        return []
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        errors.append(f"{path}: not TOML: {error}")
+        return []
+    found: list[tuple[str, Any]] = []
+    for name, value in content.items():
+        if type(value) is dict:
+            found.extend((f"{name}.{key}", item) for key, item in value.items())
+        else:
+            found.append((name, value))
+    return found
+
+
+def _fill_in(values: dict[str, Any], errors: list[str]) -> None:
+    """Work out what depends on other options. A bus name that was refused is the default here, so that no second error comes of it."""
+    try:
+        if values["listen"] is None:
+            values["listen"] = (default_address(runtime_dir(), values["bus"]),)
+        if values["secret_file"] is None:
+            values["secret_file"] = default_secret_path(runtime_dir(), values["bus"])
+    except AddressError as error:
+        errors.append(f"listen: {error}")
+        return
+    paths = [address.path for address in values["listen"] if isinstance(address, UnixAddress)]
+    ports = [str(address) for address in values["listen"] if isinstance(address, TcpAddress) and address.port]
+    errors.extend(f"listen: {twice} is given twice" for twice in sorted({x for x in paths + ports if (paths + ports).count(x) > 1}))
+
+
+def _group_id(name: str | None, source: str, errors: list[str]) -> int | None:
+    if name is None:
+        return None
+    import grp
+
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        errors.append(f"socket_group ({source}): there is no group {name!r}")
+        return None
+
+
+def as_toml(config: Config) -> str:
+    """The values in force as a TOML file with where each came from; read back, it gives the same values."""
+    lines = [f"# {config.path or 'no configuration file'}"]
+    table = False
+    for option in OPTIONS:
+        if option.name.startswith(_LIMITS) and not table:
+            table = True
+            lines += ["", "[limits]"]
+        lines.append(_line(option, config.values[option.name], config.sources[option.name]))
+    return "\n".join(lines) + "\n"
+
+
+def _line(option: Option, value: Any, source: str) -> str:
+    key = option.name.removeprefix(_LIMITS)
+    if value is None:
+        return f"# {key} =  # not set: {option.doc}"
+    return f"{key} = {option.type.to_toml(value)}  # {source.replace(chr(10), '?')}: {option.doc}"
+
+
+def difference(old: Config, new: Config) -> tuple[list[Option], list[Option]]:
+    """What changed between two configurations: the options that can change while the bus runs, and those that need a restart."""
+    changed = [option for option in OPTIONS if old.values[option.name] != new.values[option.name]]
+    return [option for option in changed if option.live], [option for option in changed if not option.live]

@@ -1,0 +1,179 @@
+"""From configuration to exit: start, signals, reload, orderly stop.
+
+Owns the order of these. Must not know what moves in between (the loop does).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+
+from .. import __version__
+from ..broker import Broker
+from ..protocol.limits import INCARNATION_BYTES
+from . import logs
+from .admission import Admission
+from .config import Config, ConfigError, difference
+from .limits import DRAIN_INTERRUPT_S
+from .listeners import Listener, open_listeners
+from .loop import Loop
+from .secret_file import load_secret
+
+log = logging.getLogger("ipcbus.daemon")
+
+_STOP = (signal.SIGTERM, signal.SIGINT)
+
+
+class SignalPipe:
+    """Turns signals into readiness: the interpreter writes a signal's number into a socket pair that the loop watches."""
+
+    __slots__ = ("_handle", "_receiver", "_sender")
+
+    def __init__(self, handle: Callable[[int, float], None]) -> None:
+        self._handle = handle
+        self._receiver, self._sender = socket.socketpair()
+        self._receiver.setblocking(False)
+        self._sender.setblocking(False)
+
+    def open(self, loop: Loop) -> None:
+        """Take the signals over. Call on the main thread."""
+        signal.set_wakeup_fd(self._sender.fileno(), warn_on_full_buffer=False)
+        for number in (*_STOP, signal.SIGHUP):
+            signal.signal(number, _arrived)
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        loop.watch(self._receiver, self)
+
+    def on_ready(self, now: float) -> None:
+        """Handle what arrived, in order."""
+        for number in self._receiver.recv(256):
+            self._handle(number, now)
+
+    def close(self) -> None:
+        """Signals are lost from here on, which the end of the process makes true soon."""
+        signal.set_wakeup_fd(-1)
+        self._receiver.close()
+        self._sender.close()
+
+
+def _arrived(number: int, frame: object) -> None:
+    """Without a handler of its own a signal would not reach the wakeup socket."""
+
+
+class Daemon:
+    """One bus process: `start` listens, `run` serves until it is told to stop, `close` gives everything back."""
+
+    def __init__(self, config: Config, reload: Callable[[], Config]) -> None:
+        self._config = config
+        self._reload = reload
+        self._listeners: list[Listener] = []
+        self._stopping = False
+        secret = load_secret(config.secret_file) if config.needs_secret else None
+        now = time.monotonic()
+        self._broker = Broker(
+            incarnation=os.urandom(INCARNATION_BYTES),
+            random_bytes=os.urandom,
+            now=now,
+            limits=config.limits,
+            secret=secret,
+            software=f"ipcbusd {__version__}",
+            pid=os.getpid(),
+            log=log.log,
+        )
+        self._loop = Loop(self._broker, config.poller, time.monotonic)
+        self._admission = Admission(self._broker, self._loop)
+        self._signals = SignalPipe(self._on_signal)
+
+    def start(self) -> list[str]:
+        """Listen, and return the addresses as they really are (a port 0 was chosen). Raises AlreadyRunningError or ListenError."""
+        config = self._config
+        self._signals.open(self._loop)
+        self._listeners = open_listeners(config.listen, mode=config.socket_mode, group=config.socket_group)
+        self._admission.open(self._listeners)
+        addresses = [str(listener.address) for listener in self._listeners]
+        for address in addresses:
+            log.info("listening on %s (bus %s, %s, pid %d)", address, config.bus, config.poller, os.getpid())
+        return addresses
+
+    def run(self) -> None:
+        """Serve until SIGTERM or SIGINT has been obeyed."""
+        self._loop.run()
+        log.info("stopped")
+
+    def close(self) -> None:
+        """Close every socket, remove the socket files that are ours, give the addresses up. Idempotent."""
+        self._admission.close()
+        for listener in self._listeners:
+            listener.stop()
+        self._loop.close()
+        self._signals.close()
+        for listener in self._listeners:
+            listener.close()
+        self._listeners = []
+
+    # --- signals ----------------------------------------------------------------------------------------------------------------------
+
+    def _on_signal(self, number: int, now: float) -> None:
+        if number == signal.SIGHUP:
+            self._on_hangup()
+        elif number in _STOP:
+            self._on_stop(signal.Signals(number), now)
+
+    def _on_stop(self, number: signal.Signals, now: float) -> None:
+        """Say BYE to everybody and wait, bounded, until it is read. The second time: go at once."""
+        if self._stopping:
+            log.warning("%s again: stopping at once", number.name)
+            self._loop.stop()
+            return
+        self._stopping = True
+        drain_s = self._config.drain_s if number == signal.SIGTERM else min(self._config.drain_s, DRAIN_INTERRUPT_S)
+        log.info("%s: stopping; peers have %g s to read what they are due", number.name, drain_s)
+        self._admission.close()
+        for listener in self._listeners:
+            listener.stop()
+        self._broker.shut_down(now)
+        self._loop.finish(now + drain_s)
+
+    def _on_hangup(self) -> None:
+        """Read the configuration again, take over what can change, and say what needs a restart. A broken one changes nothing."""
+        try:
+            new = self._reload()
+        except ConfigError as error:
+            for line in error.errors:
+                log.error("SIGHUP: %s", line)
+            log.error("SIGHUP: the configuration stays as it was")
+            return
+        live, fixed = difference(self._config, new)
+        kept = {option.name: self._config.values[option.name] for option in fixed}
+        self._apply(new)
+        for option in live:
+            before, after = (option.type.to_toml(config.values[option.name]) for config in (self._config, new))
+            log.info("SIGHUP: %s is now %s (was %s)", option.name, after, before)
+        for option in fixed:
+            log.warning("SIGHUP: %s changed in the configuration; that needs a restart", option.name)
+        if not live and not fixed:
+            log.info("SIGHUP: nothing changed in the configuration")
+        in_force = {option.name.removeprefix("limits."): new.values[option.name] for option in live if option.name.startswith("limits.")}
+        self._broker.reconfigure(dataclasses.replace(self._broker.limits, **in_force))
+        self._config = dataclasses.replace(
+            self._config,
+            log_level=new.log_level,
+            log_format=new.log_format,
+            socket_mode=new.socket_mode,
+            drain_s=new.drain_s,
+            limits=self._broker.limits,
+            values={**new.values, **kept},
+        )
+
+    def _apply(self, new: Config) -> None:
+        logs.set_up(new.log_level, new.log_format)
+        if new.socket_mode != self._config.socket_mode:
+            for listener in self._listeners:
+                try:
+                    listener.set_mode(new.socket_mode)
+                except OSError as error:
+                    log.error("SIGHUP: cannot change the mode of %s: %s", listener.address, error.strerror)

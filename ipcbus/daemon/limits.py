@@ -1,0 +1,22 @@
+"""The daemon's own numbers, with their units: how it shares its time between peers. What a peer may have is in ``protocol.limits``."""
+
+from __future__ import annotations
+
+WRITE_BYTES = 1_048_576  #: to one peer in one round: several socket buffers, yet a fast reader of a long queue cannot keep the loop
+WRITE_PASSES = 4  #: a write may free queues and so make more output; after this many passes the loop looks at its sockets again
+IOV_MAX = 1024  #: buffers of one sendmsg; the kernel's limit
+JOIN_BYTES = 2048  #: waiting pieces below this are joined: a bytes object for each would cost more than it holds
+CHUNK_BYTES = 65_536  #: how much of them is joined into one object
+CLOSE_FLUSH_S = 2.0  #: how long a peer that is being closed may take to read what it is still due
+DRAIN_INTERRUPT_S = 1.0  #: SIGINT: somebody waits at a terminal
+CLOSE_DRAIN_READS = 8  #: reads before a close, so that unread input does not turn the last words into a reset
+
+BACKLOG = 4096  #: connections that the kernel queues; more than somaxconn is cut by the kernel
+ACCEPT_BATCH = 64  #: connections accepted from one listener in one round, so that a storm does not starve the peers
+ACCEPT_PAUSE_S = 0.2  #: how long no listener is looked at when the process has no file descriptor left
+SELECT_MAX_FD = 1024  #: FD_SETSIZE: select(2) cannot hold this file descriptor or a higher one
+
+WARM_UP_BYTES = 4 * 1024 * 1024  #: see loop.warm_up
+
+LOG_BURST_LINES = 500  #: a peer that makes the bus log cannot fill the disk: this many at once …
+LOG_LINES_PER_S = 50.0  #: … and this many after it; the rest is counted and told in one line

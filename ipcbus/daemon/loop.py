@@ -1,0 +1,287 @@
+"""The loop: one thread, one poller, rounds of reads and then writes.
+
+Owns the poller, the links and the timers. Must not know what frames mean (the broker does), who may connect (admission does) or why the
+daemon stops (the lifecycle does). A frame's way: ``recv`` of at most READ_BYTES from each readable peer, ``broker.receive``; when all were
+read, the output of every peer that the broker touched is offered to the kernel; what it does not take waits for writability.
+
+A round never frees a link that an event later in the same round may name: links are closed at its end, and ``gone`` is checked before
+any use.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import selectors
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+from ..protocol.errors import Code
+from ..protocol.limits import READ_BYTES
+from .limits import CLOSE_FLUSH_S, SELECT_MAX_FD, WARM_UP_BYTES, WRITE_PASSES
+from .links import Link, hung_up, offer, part, settle
+
+if TYPE_CHECKING:
+    from ..broker import Broker, Peer
+
+log = logging.getLogger("ipcbus.daemon")
+
+READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+
+#: ``--poller``: the class, and the first file descriptor that it cannot hold
+POLLERS: dict[str, tuple[type[selectors.BaseSelector], int | None]] = {
+    "epoll": (selectors.EpollSelector, None),
+    "poll": (selectors.PollSelector, None),
+    "select": (selectors.SelectSelector, SELECT_MAX_FD),
+}
+
+
+class Watched(Protocol):
+    """What the loop watches besides links: listeners, the signal pipe."""
+
+    def on_ready(self, now: float) -> None:
+        """The socket is readable. Must not raise for what a stranger can cause."""
+
+
+class Loop:
+    """The rounds of one daemon. Not thread-safe; everything runs on the thread that calls run()."""
+
+    __slots__ = (
+        "_broker", "_clock", "_dead", "_deadline", "_finishing", "_links", "_more", "_revisit", "_selector", "_sequence", "_stopped",
+        "_timers", "max_fd",
+    )  # fmt: skip
+
+    def __init__(self, broker: Broker, poller: str, clock: Callable[[], float]) -> None:
+        kind, self.max_fd = POLLERS[poller]
+        self._selector = kind()
+        self._broker = broker
+        self._clock = clock
+        self._links: set[Link] = set()
+        self._dead: list[Link] = []  #: to be closed at the end of the round
+        self._revisit: list[Link] = []  #: to be served in this round although the broker did not touch them
+        self._more = False  #: the broker touched peers that this round did not get to
+        self._timers: list[tuple[float, int, Callable[[float], None]]] = []
+        self._sequence = 0
+        self._deadline: float | None = None  #: the broker's, as of the beginning of the round
+        self._finishing = False
+        self._stopped = False
+
+    # --- for listeners, signals and the lifecycle -------------------------------------------------------------------------------------
+
+    def watch(self, sock: socket.socket, watched: Watched) -> None:
+        """Call ``watched.on_ready`` when *sock* is readable, until unwatch()."""
+        self._selector.register(sock, READ, watched)
+
+    def unwatch(self, sock: socket.socket) -> None:
+        """Stop watching *sock*."""
+        self._selector.unregister(sock)
+
+    def adopt(self, sock: socket.socket, peer: Peer) -> None:
+        """Serve a connection that admission let in. *sock* is non-blocking and below max_fd. Raises OSError where the poller is full."""
+        link = Link(sock, peer)
+        self._watch(link, READ)
+        peer.link = link
+        self._links.add(link)
+
+    def at(self, when: float, callback: Callable[[float], None]) -> None:
+        """Call *callback* with the time, once, in the first round after *when*."""
+        self._sequence += 1
+        heapq.heappush(self._timers, (when, self._sequence, callback))
+
+    def finish(self, deadline: float) -> None:
+        """End run() as soon as every link has been written out and closed, at *deadline* at the latest."""
+        self._finishing = True
+        self.at(deadline, lambda _: self.stop())
+
+    def stop(self) -> None:
+        """End run() after this round, whatever still waits."""
+        self._stopped = True
+
+    def close(self) -> None:
+        """Close every link and the poller. Call after run()."""
+        for link in [*self._links, *self._dead]:
+            link.sock.close()
+        self._links.clear()
+        self._dead.clear()
+        self._selector.close()
+
+    # --- rounds -----------------------------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Serve until stop(), or after finish() until nobody is left. What one peer causes stays with that peer."""
+        warm_up()
+        select, receive, clock = self._selector.select, self._broker.receive, self._clock
+        now = clock()
+        self._more = True  # what the broker touched before the first round
+        while not self._stopped:
+            events = select(self._timeout(now))
+            now = clock()
+            for key, mask in events:
+                link = key.data
+                if link.__class__ is not Link:
+                    link.on_ready(now)
+                    continue
+                if link.gone:
+                    continue
+                if mask & READ:
+                    try:
+                        data = link.sock.recv(READ_BYTES)
+                        if data:
+                            receive(link.peer, data, now)
+                        else:
+                            self._end_of_file(link, now)
+                    except BlockingIOError:
+                        pass  # the poller said readable and it was not: it will say so again
+                    except OSError as error:
+                        self._lost(link, now, error)
+                    except Exception:
+                        log.exception("fault of the bus while it served %s, which is cut off", link.peer)
+                        self._fault(link, now)
+                if mask & WRITE:
+                    link.blocked = False
+                    self._revisit.append(link)
+            self._expire(now)
+            self._write(now)
+            if self._dead:
+                self._bury()
+            if self._finishing and not self._links:
+                return
+
+    def _timeout(self, now: float) -> float | None:
+        """Seconds until the next deadline, None where there is none."""
+        deadline = self._deadline = self._broker.next_deadline()
+        if self._more:
+            return 0.0
+        if self._timers and (deadline is None or self._timers[0][0] < deadline):
+            deadline = self._timers[0][0]
+        if deadline is None:
+            return None
+        return deadline - now if deadline > now else 0.0
+
+    def _expire(self, now: float) -> None:
+        """Run what is due: the broker's deadlines and the loop's own timers."""
+        deadline = self._deadline
+        if deadline is not None and deadline <= now:
+            self._broker.tick(now)
+        while self._timers and self._timers[0][0] <= now:
+            heapq.heappop(self._timers)[2](now)
+
+    def _write(self, now: float) -> None:
+        """Serve whoever became writable or was touched by the broker. Writing frees queues, which touches others: a few passes a round."""
+        if self._revisit:
+            revisit, self._revisit = self._revisit, []
+            for link in revisit:
+                self._serve(link, now)
+        self._more = False
+        for _ in range(WRITE_PASSES):
+            touched = self._broker.take_touched()
+            if not touched:
+                return
+            for peer in touched:
+                if peer.link is not None:
+                    self._serve(peer.link, now)
+        self._more = True
+
+    # --- one link ---------------------------------------------------------------------------------------------------------------------
+
+    def _serve(self, link: Link, now: float) -> None:
+        """Write what waits for a link unless its kernel buffer is full, close it where that is due, and watch it for what matters now."""
+        if link.gone:
+            return
+        peer = link.peer
+        if peer.out and not link.blocked:
+            try:
+                count = offer(link)
+                if count:
+                    self._broker.wrote(peer, count, now)
+                if link.blocked:
+                    settle(link)
+            except OSError as error:
+                self._lost(link, now, error)
+                return
+            except Exception:
+                log.exception("fault of the bus while it wrote to %s, which is cut off", peer)
+                self._drop(link, now)  # without BYE: what of its output was written is not certain
+                return
+        if peer.closing or peer.closed:
+            if peer.closed or not peer.out:
+                self._drop(link, now)
+                return
+            if not link.parting:
+                link.parting = True
+                if not self._finishing:
+                    self.at(now + CLOSE_FLUSH_S, lambda when: self._drop(link, when))
+        interest = 0 if peer.held or peer.closing or link.eof else READ
+        if link.blocked:
+            interest |= WRITE
+        if interest != link.interest:
+            try:
+                self._watch(link, interest)
+            except OSError as error:
+                log.error("%s: the poller cannot watch it: %s", peer, error.strerror)
+                self._drop(link, now)
+
+    def _watch(self, link: Link, interest: int) -> None:
+        """Tell the poller. A link with interest 0 is not registered: a hang-up, which cannot be masked, would keep the loop spinning."""
+        if not link.interest:
+            self._selector.register(link.fd, interest, link)
+        elif interest:
+            self._selector.modify(link.fd, interest, link)
+        else:
+            self._selector.unregister(link.fd)
+        link.interest = interest
+
+    def _end_of_file(self, link: Link, now: float) -> None:
+        """H-11: the client is done sending. Whether somebody is left to read decides between a half-close and the end."""
+        link.eof = True
+        if hung_up(link):
+            self._lost(link, now, None)
+        else:
+            self._broker.half_close(link.peer, now)
+            self._revisit.append(link)
+
+    def _lost(self, link: Link, now: float, error: OSError | None) -> None:
+        """The connection is gone, both ways."""
+        if error is not None:
+            log.debug("%s: connection lost: %s", link.peer, error.strerror)
+        self._drop(link, now)
+
+    def _fault(self, link: Link, now: float) -> None:
+        """After an exception in a peer's work: BYE to it, and to nobody else."""
+        try:
+            self._broker.expel(link.peer, Code.INTERNAL, "a fault of the bus while it served this connection; its log has the details", now)
+        except Exception:
+            log.exception("fault of the bus while it let go of %s", link.peer)
+            self._drop(link, now)
+
+    def _drop(self, link: Link, now: float) -> None:
+        """Nothing is done with *link* any more; its socket closes at the end of the round. Idempotent."""
+        if link.gone:
+            return
+        link.gone = True
+        if link.interest:
+            self._watch(link, 0)
+        self._links.discard(link)
+        self._dead.append(link)
+        peer = link.peer
+        if not peer.closed:
+            try:
+                self._broker.disconnect(peer, now)
+            except Exception:
+                log.exception("fault of the bus while it let go of %s", peer)
+        peer.link = None
+
+    def _bury(self) -> None:
+        """Close what this round dropped. Only here do file descriptors become free for others."""
+        dead, self._dead = self._dead, []
+        for link in dead:
+            part(link.sock)
+
+
+def warm_up() -> None:
+    """Make big reads cheap: once a block this large was freed, glibc serves blocks of its size from the heap and not by mmap and munmap.
+
+    A read asks for READ_BYTES and shrinks the result. Without this each one costs page faults and system calls, 20 µs instead of 3.
+    """
+    bytearray(WARM_UP_BYTES)

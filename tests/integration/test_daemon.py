@@ -1,0 +1,283 @@
+"""A daemon's life: one per address, whatever was left behind, and an orderly end."""
+
+from __future__ import annotations
+
+import grp
+import os
+import signal
+import socket
+import stat
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from ipcbus.protocol.errors import Code
+from ipcbus.protocol.messages import Kind
+from tests.conftest import DaemonFactory
+from tests.daemons import RunningDaemon, command, environment, run_ipcbusd, wait_until
+from tests.wire import Wire
+
+
+def test_serves_and_stops(daemon: RunningDaemon) -> None:
+    assert stat.S_IMODE(os.stat(daemon.path).st_mode) == 0o600
+    with Wire(daemon.address) as wire:
+        wire.hello("first")
+        stats = wire.call("stats")
+        assert stats["pid"] == daemon.pid
+        assert daemon.stop() == 0
+        wire.expect_bye(Code.SHUTTING_DOWN)
+    assert not os.path.exists(daemon.path)
+    assert f"listening on unix:{daemon.path}" in daemon.log()
+    assert "stopped" in daemon.log()
+
+
+def test_identity_is_the_kernels(daemon: RunningDaemon) -> None:
+    with Wire(daemon.address) as wire:
+        wire.hello("me")
+        (item,) = wire.call("peers")["items"]
+        assert (item["pid"], item["uid"], item["gid"]) == (os.getpid(), os.getuid(), os.getgid())
+        assert item["program"] == "me"
+
+
+def test_second_start_is_told_the_pid(daemon: RunningDaemon) -> None:
+    second = run_ipcbusd("--listen", daemon.address)
+    assert second.returncode == 3
+    assert f"already running at {daemon.address} (pid {daemon.pid})" in second.stderr
+    with Wire(daemon.address) as wire:
+        wire.hello()
+
+
+def test_lock_file_removed_under_a_daemon(daemon: RunningDaemon) -> None:
+    os.unlink(daemon.path + ".lock")
+    second = run_ipcbusd("--listen", daemon.address)
+    assert second.returncode == 3
+    assert f"(pid {daemon.pid})" in second.stderr
+    with Wire(daemon.address) as wire:
+        wire.hello()
+
+
+def test_stale_socket_after_kill(daemon_factory: DaemonFactory) -> None:
+    first = daemon_factory()
+    first.kill()
+    assert os.path.exists(first.path)
+    second = daemon_factory(at=first.directory)
+    with Wire(second.address) as wire:
+        wire.hello()
+
+
+@pytest.mark.parametrize("what", ["symlink", "file", "directory", "dangling"])
+def test_only_a_stale_socket_is_replaced(short_dir: Path, what: str) -> None:
+    path = short_dir / "bus.sock"
+    target = short_dir / "precious"
+    if what == "directory":
+        path.mkdir()
+    elif what == "file":
+        path.write_text("precious")
+    else:
+        if what == "symlink":
+            target.write_text("precious")
+        path.symlink_to(target)
+    done = run_ipcbusd("--listen", f"unix:{path}")
+    assert done.returncode == 4
+    assert f"{path} exists and is not a socket" in done.stderr
+    assert os.path.lexists(path)
+    assert target.exists() == (what == "symlink")
+
+
+def test_symlink_at_the_lock(short_dir: Path) -> None:
+    (short_dir / "bus.sock.lock").symlink_to(short_dir / "target")
+    done = run_ipcbusd("--listen", f"unix:{short_dir}/bus.sock")
+    assert done.returncode == 4
+    assert "symbolic link" in done.stderr
+    assert not (short_dir / "target").exists()
+
+
+def test_fifty_starts_at_once_make_one_daemon(short_dir: Path) -> None:
+    path = short_dir / "bus.sock"
+    stale = socket.socket(socket.AF_UNIX)
+    stale.bind(str(path))
+    stale.close()
+    line = command("--listen", f"unix:{path}", "--log-level", "error")
+    started = [subprocess.Popen(line, env=environment(), stderr=subprocess.PIPE, text=True) for _ in range(50)]
+    try:
+        wait_until(lambda: sum(process.poll() is not None for process in started) == 49, "49 starts should have ended", 60)
+        (alive,) = [process for process in started if process.poll() is None]
+        with Wire(f"unix:{path}") as wire:
+            wire.hello()
+            assert wire.call("stats")["pid"] == alive.pid
+        assert {process.returncode for process in started if process is not alive} == {3}
+        alive.send_signal(signal.SIGTERM)
+        assert alive.wait(10) == 0
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
+
+
+def test_unlinks_only_its_own_socket(daemon: RunningDaemon) -> None:
+    os.rename(daemon.path, daemon.path + ".moved")
+    other = socket.socket(socket.AF_UNIX)
+    other.bind(daemon.path)
+    other.close()
+    assert daemon.stop() == 0
+    assert stat.S_ISSOCK(os.lstat(daemon.path).st_mode)
+
+
+def test_missing_directories_are_made_for_us_alone(short_dir: Path) -> None:
+    daemon = RunningDaemon(short_dir, listen=[f"unix:{short_dir}/a/b/bus.sock"])
+    assert stat.S_IMODE(os.stat(short_dir / "a").st_mode) == 0o700
+    assert stat.S_IMODE(os.stat(short_dir / "a" / "b").st_mode) == 0o700
+    daemon.finish()
+
+
+def test_directory_that_others_may_write(short_dir: Path) -> None:
+    (short_dir / "open").mkdir()
+    (short_dir / "open").chmod(0o770)
+    done = run_ipcbusd("--listen", f"unix:{short_dir}/open/bus.sock")
+    assert done.returncode == 4
+    assert "chmod go-w" in done.stderr
+    done = run_ipcbusd("--listen", "unix:/tmp/ipcbus-test-refused.sock")
+    assert done.returncode == 4
+    assert not os.path.exists("/tmp/ipcbus-test-refused.sock")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root to make a directory of somebody else")
+def test_directory_of_somebody_else(short_dir: Path) -> None:
+    (short_dir / "theirs").mkdir()
+    os.chown(short_dir / "theirs", 4242, -1)
+    done = run_ipcbusd("--listen", f"unix:{short_dir}/theirs/bus.sock")
+    assert done.returncode == 4
+    assert "belongs to uid 4242" in done.stderr
+    (short_dir / "theirs").chmod(0o777)
+    assert run_ipcbusd("--listen", f"unix:{short_dir}/theirs/ours/bus.sock").returncode == 4
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root to become somebody else")
+def test_other_users_are_refused(daemon_factory: DaemonFactory, short_dir: Path) -> None:
+    daemon = daemon_factory("--socket-mode", "0666")
+    short_dir.chmod(0o711)
+    daemon.directory.chmod(0o711)
+    pid = os.fork()
+    if pid == 0:
+        os.setgid(4242)
+        os.setuid(4242)
+        try:
+            with Wire(daemon.address) as wire:
+                wire.expect_bye(Code.DENIED)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert f"refused pid {pid} uid 4242" in daemon.log()
+
+
+def test_several_addresses(daemon_factory: DaemonFactory, short_dir: Path) -> None:
+    daemon = daemon_factory(listen=[f"unix:{short_dir}/one.sock", f"unix:{short_dir}/two.sock"])
+    for address in daemon.addresses:
+        with Wire(address) as wire:
+            wire.hello()
+
+
+def test_socket_mode_and_group(daemon_factory: DaemonFactory) -> None:
+    group = grp.getgrgid(os.getgid()).gr_name
+    daemon = daemon_factory("--socket-mode", "0660", "--socket-group", group)
+    found = os.stat(daemon.path)
+    assert (stat.S_IMODE(found.st_mode), found.st_gid) == (0o660, os.getgid())
+
+
+def test_nothing_leaks(daemon: RunningDaemon) -> None:
+    """Descriptors of peers that came and went in every way are closed."""
+
+    def descriptors() -> int:
+        return len(os.listdir(f"/proc/{daemon.pid}/fd"))
+
+    before = descriptors()
+    wires = []
+    for turn in range(60):
+        wire = Wire(daemon.address)
+        wires.append(wire)
+        if turn % 3:
+            wire.hello()
+        if turn % 3 == 1:
+            wire.send(b"garbage")
+    assert descriptors() > before
+    for wire in wires:
+        wire.sock.close()
+    wait_until(lambda: descriptors() == before, "descriptors should be closed")
+
+
+def test_all_addresses_or_none(daemon: RunningDaemon, short_dir: Path) -> None:
+    done = run_ipcbusd("--listen", f"unix:{short_dir}/free.sock", "--listen", daemon.address)
+    assert done.returncode == 3
+    assert not (short_dir / "free.sock").exists()
+
+
+def stuck(daemon: RunningDaemon, size: int) -> Wire:
+    """A peer that does not read, with *size* bytes on their way to it."""
+    wire = Wire(daemon.address)
+    wire.hello("stuck")
+    wire.subscribe("bulk")
+    with Wire(daemon.address) as publisher:
+        publisher.hello("publisher")
+        publisher.publish("bulk", bytes(size))
+        publisher.ping()
+    return wire
+
+
+def test_sigterm_drains(daemon: RunningDaemon) -> None:
+    with stuck(daemon, 4 << 20) as wire:
+        daemon.signal(signal.SIGTERM)
+        wait_until(lambda: "SIGTERM: stopping" in daemon.log(), "the signal should be logged")
+        with pytest.raises(OSError, match=r"refused|No such file"):
+            Wire(daemon.address)
+        wire.expect(Kind.LANE)
+        assert len(wire.expect(Kind.PUBLISH).payload) == 4 << 20
+        wire.expect_bye(Code.SHUTTING_DOWN)
+        assert daemon.wait() == 0
+
+
+@pytest.mark.parametrize(("number", "drain_s"), [(signal.SIGTERM, "0.2"), (signal.SIGINT, "60")])
+def test_draining_is_bounded(daemon_factory: DaemonFactory, number: int, drain_s: str) -> None:
+    daemon = daemon_factory("--drain-s", drain_s)
+    with stuck(daemon, 4 << 20):
+        began = time.monotonic()
+        daemon.signal(number)
+        assert daemon.wait() == 0
+        assert time.monotonic() - began < 8
+
+
+def test_second_signal_stops_at_once(daemon_factory: DaemonFactory) -> None:
+    daemon = daemon_factory("--drain-s", "600")
+    with stuck(daemon, 4 << 20):
+        daemon.signal(signal.SIGTERM)
+        wait_until(lambda: "SIGTERM: stopping" in daemon.log(), "the signal should be logged")
+        assert daemon.process.poll() is None
+        assert run_ipcbusd("--listen", daemon.address).returncode == 3  # the address is ours until the end
+        daemon.signal(signal.SIGINT)
+        assert daemon.wait() == 0
+
+
+def answers(address: str) -> bool:
+    try:
+        with Wire(address) as wire:
+            wire.hello()
+    except OSError:
+        return False
+    return True
+
+
+def test_ready_descriptor_that_nobody_reads(short_dir: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    line = command("--listen", f"unix:{short_dir}/bus.sock", "--ready-fd", str(write))
+    process = subprocess.Popen(line, env=environment(), stderr=subprocess.PIPE, text=True, pass_fds=(write,))
+    os.close(write)
+    try:
+        wait_until(lambda: answers(f"unix:{short_dir}/bus.sock"), "it should listen")
+    finally:
+        process.send_signal(signal.SIGTERM)
+        _, log = process.communicate(timeout=10)
+    assert process.returncode == 0
+    assert "cannot write to the ready descriptor" in log
