@@ -7,6 +7,7 @@ checked by encoding again and comparing bytes, so there is no second list of rul
 from __future__ import annotations
 
 import enum
+import reprlib
 import struct
 from collections.abc import Callable
 from typing import Any
@@ -31,6 +32,7 @@ from .limits import (
     MAX_ID,
     NONCE_BYTES,
 )
+from .topics import is_name
 
 Meta = int | dict[str, Any] | None  #: V-6
 
@@ -117,7 +119,7 @@ def _is_nonce(value: Any) -> bool:
 
 
 def _is_code(value: Any) -> bool:
-    return _uint(65535)(value) or (_str(ERROR_CODE_MAX_BYTES)(value) and value != "")
+    return _uint(65535)(value) or (_str(ERROR_CODE_MAX_BYTES)(value) and is_name(value))
 
 
 def _is_bool(value: Any) -> bool:
@@ -283,7 +285,7 @@ def decode(raw: bytes) -> Frame:
         raise _fail(f"{kind.name} has {count} elements, in a one-byte array header")
     for (name, check), value in zip(layout, elements[1:], strict=False):
         if not check(value):
-            raise _fail(f"{name} of {kind.name} is wrong: {_short(value)}")
+            raise _fail(f"{name} of {kind.name} is wrong: {brief(value)}")
     head = pack(elements[: count - has_payload])
     size = 0
     if has_payload:
@@ -319,6 +321,11 @@ def _elements(raw: bytes) -> tuple[Any, ...]:
         raise _fail(f"not msgpack: {error or type(error).__name__}") from error
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "…"
+#: repr() of what a peer nested a thousand deep would end in a RecursionError, and of what it made large in a large text.
+_brief = reprlib.Repr()
+_brief.maxstring = _brief.maxother = _brief.maxlong = 80
+
+
+def brief(value: Any) -> str:
+    """A value that a peer sent, for an error's text: short, whatever its size and depth."""
+    return _brief.repr(value)

@@ -70,6 +70,11 @@ def matches(pattern: str, topic: str) -> bool:
     return len(have) == len(wanted)
 
 
+def is_name(text: str) -> bool:
+    """Whether *text* has the grammar of a name (T-5), which groups and the codes of services (E-1) share; lengths are the caller's."""
+    return _NAME.fullmatch(text) is not None
+
+
 def check_name(name: str) -> None:
     """Raise ``bad_name`` unless *name* follows T-5, ``reserved`` where it is the bus's own."""
     if len(name) > TOPIC_MAX_BYTES:

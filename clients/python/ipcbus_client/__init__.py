@@ -1,0 +1,55 @@
+"""The client of ipcbus, blocking: ``with ipcbus_client.connect() as bus: …``. The same for asyncio is ``ipcbus_client.aio``."""
+
+from __future__ import annotations
+
+from ipcbus.protocol.addresses import AddressError
+from ipcbus.protocol.payloads import PayloadError
+
+from ._blocking import Bus, Inbox, Responder, Subscription, connect
+from ._errors import (
+    BadName,
+    BusError,
+    Closed,
+    ConnectError,
+    ConnectionLost,
+    Denied,
+    Expired,
+    NoSuchMethod,
+    NoSuchName,
+    NoSuchPeer,
+    Overloaded,
+    Refused,
+    RequestError,
+    ResponderDied,
+    ServiceError,
+    Timeout,
+)
+from ._message import Message, Request
+
+__all__ = [
+    "AddressError",
+    "BadName",
+    "Bus",
+    "BusError",
+    "Closed",
+    "ConnectError",
+    "ConnectionLost",
+    "Denied",
+    "Expired",
+    "Inbox",
+    "Message",
+    "NoSuchMethod",
+    "NoSuchName",
+    "NoSuchPeer",
+    "Overloaded",
+    "PayloadError",
+    "Refused",
+    "Request",
+    "RequestError",
+    "Responder",
+    "ResponderDied",
+    "ServiceError",
+    "Subscription",
+    "Timeout",
+    "connect",
+]

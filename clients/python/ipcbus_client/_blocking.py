@@ -1,0 +1,663 @@
+"""The blocking shell: `Bus` and what it hands out. The same names in the same order as aio.py; everything that decides is in the session, all waiting in the wire."""
+
+from __future__ import annotations
+
+import _thread
+import atexit
+import os
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from time import monotonic
+from types import TracebackType
+from typing import Any
+
+from . import _discovery, _names
+from ._calls import Call
+from ._dial import Target
+from ._errors import BusError, Closed, ConnectError, ConnectionLost, Expired, Timeout
+from ._lanes import INBOX, Lane
+from ._message import Message, Request
+from ._names import GRACE_S
+from ._outbox import FLUSH_BYTES, OutboxFullError
+from ._session import INBOX_MAX_BYTES, Session, State
+from ._wire import Waiter, Wire
+
+#: Callbacks of one subscription that run before the worker looks at what else there is.
+_TURN = 100
+
+_buses: weakref.WeakSet[Bus] = weakref.WeakSet()
+
+
+def connect(
+    address: str | None = None,
+    *,
+    bus: str | None = None,
+    name: str | None = None,
+    program: str | None = None,
+    secret_file: str | None = None,
+    timeout: float | None = 10.0,
+    reconnect: bool = True,
+) -> Bus:
+    """Connect to a bus: to *address* (``unix:/path``, ``tcp:127.0.0.1:port``), to the one named *bus*, or to ``$IPCBUS_ADDRESS``, ``$IPCBUS_BUS``, or ``default``.
+
+    With *name* the name is owned before this returns. *program* is what ``ipcbus peers`` shows. *secret_file* is for TCP. Tries for *timeout* seconds (None: for
+    ever), as the daemon may be just starting; the bus object uses the same time for what has no timeout of its own. With *reconnect* a lost connection comes back
+    by itself and everything declared is declared again; without it the bus is closed then.
+
+    Raises ConnectError, AddressError (a ValueError), BadName, or Refused where another peer owns the name.
+    """
+    made = Bus(address, bus=bus, name=name, program=program, secret_file=secret_file, timeout=timeout, reconnect=reconnect)
+    try:
+        made._connect()
+    except BaseException:
+        made.close(0)
+        raise
+    return made
+
+
+class Bus:
+    """A program's connection to its bus. Thread-safe. Made by connect(); usable in a ``with`` statement, which closes it."""
+
+    def __init__(
+        self,
+        address: str | None,
+        *,
+        bus: str | None,
+        name: str | None,
+        program: str | None,
+        secret_file: str | None,
+        timeout: float | None,
+        reconnect: bool,
+    ) -> None:
+        found = _discovery.find_address(address, bus)
+        secret_path = _discovery.find_secret_path(secret_file, bus) if _discovery.is_tcp(found) else None
+        self._address = str(found)
+        self._timeout = timeout
+        self._session = Session(program=_discovery.clip_program(program or _discovery.program_name()), library=_names.LIBRARY)
+        self._outbox = self._session.outbox
+        self._name_call: Call | None = None
+        if name is not None:
+            self._name_call = self._session.declarations.own(_names.check_name(name), "exclusive", False, False)
+        self._wire = Wire(self._session, Target(found, secret_path), timeout=timeout, reconnect=reconnect)
+        self._lock = self._wire.lock
+        self._jobs: deque[Callable[[], None]] = deque()  #: for the worker: a lane with messages at most once, requests as many as the bus lets come
+        self._worker: Waiter | None = None
+        self._worker_thread = 0
+        self._closing = False
+        self._session.on_requests = self._take_requests
+        _buses.add(self)
+
+    def _connect(self) -> None:
+        deadline = None if self._timeout is None else monotonic() + self._timeout
+        with self._lock:
+            self._wire.start()
+            if not self._wire.wait_connected(deadline):
+                raise ConnectError(_names.no_bus(self._address, self._timeout, self._wire.last_failure))
+            if self._name_call is not None:
+                self._wait(self._name_call, deadline).result()
+
+    # --- messages ---
+
+    def publish(self, topic: str, data: Any = None, *, retain: bool = False, headers: Mapping[str, Any] | None = None) -> None:
+        """Publish *data* (bytes-like objects as they are, all else as msgpack) to *topic*; with *retain* the bus keeps it for who subscribes later.
+
+        Sent at once, or within a millisecond where it follows closely on others. Across a reconnect: what the kernel had may be lost, everything else waits for
+        the connection, at most 8 MiB; then this waits for up to the connect timeout and raises ConnectionLost. Raises BadName, PayloadError, Closed; Timeout when
+        the bus does not read for the connect timeout.
+        """
+        with self._lock:
+            try:
+                buffered = self._outbox.publish(topic, data, retain, headers)
+            except OutboxFullError:
+                self._ready()
+                buffered = self._outbox.publish(topic, data, retain, headers)
+            if buffered >= FLUSH_BYTES or not self._wire.ticking or not buffered:
+                self._wire.published(buffered)
+
+    def subscribe(
+        self,
+        pattern: str,
+        callback: Callable[[Message], Any] | None = None,
+        *,
+        group: str | None = None,
+        retained: bool = True,
+        window_bytes: int = 1024 * 1024,
+        prefetch: int = 32,
+    ) -> Subscription:
+        """Receive what is published to topics that match *pattern*, from now on, and first what is kept of them (unless *retained* is false).
+
+        Iterate over the subscription, or give a *callback*, which runs on the bus's worker thread. Members of a *group* share the messages; each gets at most
+        *prefetch* that it has not handled. *window_bytes* is how much the bus sends ahead. Declared again after a reconnect (``gaps`` counts). Raises BadName,
+        RequestError, ConnectionLost, Timeout, Closed.
+        """
+        _names.check_subscription(pattern, group, window_bytes, prefetch)
+        with self._lock:
+            self._session.check_open()
+            lane = Lane(self._session.new_id(), pattern, group=group, retained=retained, window_bytes=window_bytes, prefetch=prefetch)
+            subscription = Subscription(self, lane, callback)
+            self._declared(self._session.declarations.subscribe(lane), "subscribe", lane.number)
+        return subscription
+
+    def request(self, to: str, data: Any = None, *, timeout: float = 5.0, headers: Mapping[str, Any] | None = None) -> Any:
+        """Ask ``name/method`` (or ``:42/method``) and return the decoded answer.
+
+        Raises a RequestError that says what happened: NoSuchName, NoSuchMethod, NoSuchPeer, ResponderDied, Expired, Denied, Overloaded, Refused, ServiceError;
+        ConnectionLost at once when the connection ends (whether the service acted on it is unknown); BadName, PayloadError, Closed. The timeout covers everything.
+        """
+        _names.check_request(to)
+        with self._lock:
+            return self._request(to, data, headers, monotonic() + timeout, timeout).result()
+
+    def _request(self, to: str, data: Any, headers: Mapping[str, Any] | None, deadline: float, timeout: float) -> Call:
+        if self._session.state is not State.CONNECTED and not self._wire.wait_connected(deadline):
+            raise ConnectionLost(f"{to}: not connected, for {timeout:g} s: {self._wire.last_failure}")
+        call = self._session.request(to, data, headers, max(deadline - monotonic(), 0.001))
+        try:
+            return self._wait(call, deadline + GRACE_S)
+        except Timeout:
+            raise Expired(24, f"no answer within {timeout:g} s, not even from the bus", to) from None
+
+    def respond(self, to: str, handler: Callable[[Request], Any], *, mode: str = "exclusive") -> Responder:
+        """Answer requests to ``name/method`` (``name/*``: any method) with what *handler* returns. Owns the name, in *mode*, where this program does not yet.
+
+        The handler runs on the bus's worker thread, one at a time. What it raises is logged and sent as an error with the exception's class name as code;
+        raise ServiceError to choose. Declared again after a reconnect. Raises BadName, RequestError, ConnectionLost, Timeout, Closed.
+        """
+        name, method = _names.check_service(to)
+        with self._lock:
+            self._session.check_open()
+            responder = Responder(self, name, method, handler, owns=self._session.declarations.declared("own", name) is None)
+            self._session.services.add(name, method, responder)
+            try:
+                if responder._owns:
+                    self._declared(self._session.declarations.own(name, mode, False, False), "own", name)
+                self._declared(self._session.declarations.serve(name, method), "serve", name, method)
+            except BaseException:
+                responder._forget()
+                raise
+            self._start_worker()
+        return responder
+
+    def send(self, to: str, data: Any = None, *, headers: Mapping[str, Any] | None = None) -> None:
+        """Send *data* to the owner of a name, or to a peer (``:42``); it comes into their inbox. At most once; waits for a connection as publish() does."""
+        with self._lock:
+            try:
+                buffered = self._outbox.send(to, data, headers)
+            except OutboxFullError:
+                self._ready()
+                buffered = self._outbox.send(to, data, headers)
+            self._wire.published(buffered)
+
+    def inbox(self, callback: Callable[[Message], Any] | None = None) -> Inbox:
+        """The direct messages to this program, as a subscription is used: iterate, or give a *callback*. A new one takes the place of an earlier one."""
+        with self._lock:
+            self._session.check_open()
+            if self._session.inbox is not None:
+                self._session.inbox.close()
+            self._session.inbox = Lane(INBOX, "inbox", window_bytes=INBOX_MAX_BYTES)
+            return Inbox(self, self._session.inbox, callback)
+
+    # --- names ---
+
+    def own(self, name: str, *, mode: str = "exclusive", replace: bool = False, allow_replace: bool = False) -> bool:
+        """Own *name*: True, or False where it is owned by another and this program waits in line (mode ``queue``). Declared again after a reconnect.
+
+        Raises Refused (name_taken), BadName, ConnectionLost, Timeout, Closed.
+        """
+        _names.check_name(name)
+        with self._lock:
+            self._session.check_open()
+            return bool(self._declared(self._session.declarations.own(name, mode, replace, allow_replace), "own", name)["owner"])
+
+    def release(self, name: str) -> None:
+        """Give up *name*, or the place in line, and the methods served under it. Not owning it is fine."""
+        _names.check_name(name)
+        with self._lock:
+            self._session.check_open()
+            self._settled(self._session.declarations.withdraw("own", name))
+
+    # --- the bus itself ---
+
+    def names(self) -> list[dict[str, Any]]:
+        """All names that are owned: ``name``, ``mode``, ``owners``, ``waiting``, ``methods`` (B-3)."""
+        return self._list("names")
+
+    def peers(self) -> list[dict[str, Any]]:
+        """Everybody who is connected, with pid, uid, counters and more (B-3)."""
+        return self._list("peers")
+
+    def topics(self) -> list[dict[str, Any]]:
+        """The topics that the bus counts: ``topic``, ``messages``, ``bytes``, ``lanes``, ``retained`` (B-3)."""
+        return self._list("topics")
+
+    def stats(self) -> dict[str, Any]:
+        """The bus's counters and gauges (B-4)."""
+        return dict(self.request("bus/stats", timeout=self._patience()))
+
+    def ping(self) -> float:
+        """Seconds that the bus took to answer. Raises Timeout, ConnectionLost, Closed."""
+        with self._lock:
+            started = monotonic()
+            self._fence(started + self._patience())
+        return monotonic() - started
+
+    def introspect(self, name: str = "bus") -> dict[str, Any]:
+        """The methods that the owner of *name* serves; of the bus itself also what they do and take."""
+        return dict(self.request("bus/introspect", {"name": name}, timeout=self._patience()))
+
+    # --- the end ---
+
+    def flush(self, timeout: float | None = 5.0) -> None:
+        """Return when everything sent before was routed by the bus (H-12). Raises Timeout, ConnectionLost (whether it was routed is unknown), Closed."""
+        with self._lock:
+            self._fence(None if timeout is None else monotonic() + timeout)
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Leave the bus in order: no new messages, callbacks and handlers finish, everything is sent, BYE. Never takes longer than *timeout*. Idempotent.
+
+        Every wait of other threads settles: iterations end after what was received, calls raise Closed.
+        """
+        deadline = monotonic() + timeout
+        with self._lock:
+            if self._closing or self._session.state is State.CLOSED:
+                self._wire.end()
+                return
+            self._closing = True
+            try:
+                if timeout > 0:
+                    self._drain(deadline)
+            except (BusError, OSError):
+                pass  # what was not sent is counted and logged by the session
+            finally:
+                self._session.bye()
+                self._wire.push()
+                self._wire.end()
+                self._wire.wake_keeper()
+                _buses.discard(self)
+
+    def _drain(self, deadline: float) -> None:
+        for lane in list(self._session.lanes.values()):
+            self._session.declarations.withdraw("subscribe", lane.number)
+        if self._worker is not None and self._worker_thread != _thread.get_ident():
+            idle = Waiter(self._wire)
+            self._idle = idle
+            self._fence(deadline)  # what the bus had sent before it heard of the unsubscription is here now
+            self._wire.wait(lambda: not self._busy and not self._jobs, idle, deadline)
+        if self._session.state is State.CONNECTED or self._outbox.waiting:
+            self._fence(deadline)
+
+    def __enter__(self) -> Bus:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Bus {self._address} {self.state}>"
+
+    # --- what is known here ---
+
+    @property
+    def address(self) -> str:
+        """The bus's address."""
+        return self._address
+
+    @property
+    def peer_id(self) -> int:
+        """This connection's id at the bus (H-7); another one after a reconnect."""
+        return self._session.peer
+
+    @property
+    def state(self) -> str:
+        """``connecting``, ``connected``, ``reconnecting`` or ``closed``."""
+        return self._session.state.value
+
+    @property
+    def epoch(self) -> int:
+        """Grows with each reconnect: where it is the same, no message was missed in between, except those that ``lost`` counts."""
+        return self._session.epoch
+
+    def stats_local(self) -> dict[str, Any]:
+        """This program's own counters and gauges."""
+        with self._lock:
+            return self._session.stats()
+
+    # --- inside ---
+
+    def _patience(self) -> float:
+        return _names.FOREVER_S if self._timeout is None else self._timeout
+
+    def _ready(self) -> None:
+        """Wait for a connection, for what cannot wait any more in the outbox."""
+        if not self._wire.wait_connected(monotonic() + self._patience()):
+            raise ConnectionLost(_names.outbox_full(self._patience(), self._wire.last_failure))
+
+    def _wait(self, call: Call, deadline: float | None) -> Call:
+        """Wait until *call* is done; cancels it when the wait ends otherwise. Under the lock. Raises Timeout."""
+        waiter = Waiter(self._wire)
+        call.notify = waiter.wake
+        try:
+            if not call.done and not self._wire.wait(lambda: call.done, waiter, deadline):
+                raise Timeout(f"the bus did not answer {call.to or 'a ping'} in time")
+            return call
+        finally:
+            call.notify = None
+            if not call.done:
+                self._session.cancel(call)
+
+    def _declared(self, call: Call, *key: Any) -> Any:
+        """The answer to a declaration; takes it back where there is none in time."""
+        try:
+            return self._wait(call, monotonic() + self._patience()).result()
+        except BaseException:
+            self._session.declarations.withdraw(*key)
+            raise
+
+    def _settled(self, call: Call | None) -> None:
+        """Wait for the end of a declaration. A connection that is lost meanwhile ends it too."""
+        if call is not None:
+            try:
+                self._wait(call, monotonic() + self._patience()).result()
+            except ConnectionLost:
+                pass
+
+    def _fence(self, deadline: float | None) -> None:
+        """Wait until everything sent before was routed. Under the lock, taken once: a wait lets go of it once."""
+        if not self._wire.wait_connected(deadline):
+            raise Timeout(f"not connected: {self._wire.last_failure}")
+        self._wait(self._session.ping(), deadline).result()
+
+    def _list(self, method: str) -> list[dict[str, Any]]:
+        items: list[dict[str, Any]] = []
+        after = None
+        while True:
+            page = self.request(f"bus/{method}", {} if after is None else {"after": after}, timeout=self._patience())
+            items += page["items"]
+            after = page["next"]
+            if after is None:
+                return items
+
+    # --- the worker ---
+
+    _busy = False
+    _idle: Waiter | None = None
+
+    def _start_worker(self) -> None:
+        """Start the thread that runs callbacks and handlers; under the lock."""
+        if self._worker is None:
+            self._worker = Waiter(self._wire)
+            threading.Thread(target=self._work, name="ipcbus worker", daemon=True).start()
+
+    def _add_job(self, job: Callable[[], None]) -> None:
+        self._jobs.append(job)
+        if self._worker is not None:
+            self._worker.wake()
+
+    def _take_requests(self) -> None:
+        requests = self._session.services.requests
+        while requests:
+            responder, request = requests.popleft()
+            self._add_job(partial(responder._handle, request))
+
+    def _work(self) -> None:
+        assert self._worker is not None
+        self._worker_thread = _thread.get_ident()
+        jobs, session = self._jobs, self._session
+        self._lock.acquire()
+        while True:
+            if self._idle is not None and not jobs:
+                self._idle.wake()
+            self._wire.wait(lambda: jobs or session.state is State.CLOSED, self._worker, None)
+            if not jobs:
+                break
+            job = jobs.popleft()
+            self._busy = True
+            self._lock.release()
+            try:
+                job()
+            finally:
+                self._lock.acquire()
+                self._busy = False
+        self._lock.release()
+
+
+class Subscription:
+    """A subscription's messages: ``for message in subscription``, or get(). Ends when it or the bus is closed. Thread-safe; several threads share the messages."""
+
+    def __init__(self, bus: Bus, lane: Lane, callback: Callable[[Message], Any] | None) -> None:
+        self._bus = bus
+        self._lane = lane
+        self._callback = callback
+        self._waiters: list[Waiter] = []
+        self._scheduled = False
+        self._given = False  #: group: get() handed out a message that counts as handled at the next
+        lane.notify = self._notify if callback is None else self._schedule
+        if callback is not None:
+            bus._start_worker()
+
+    def __iter__(self) -> Iterator[Message]:
+        messages = self._lane.messages
+        popleft = messages.popleft
+        if self._lane.group is not None:
+            while self._more(None):
+                message = self._pop()
+                if message is not None:
+                    try:
+                        yield message
+                    finally:
+                        self._handled()
+            return
+        while True:
+            try:
+                while True:
+                    yield popleft()
+            except IndexError:
+                if not self._more(None):
+                    return
+
+    def get(self, timeout: float | None = None) -> Message:
+        """The next message. Raises Timeout after *timeout* seconds (None: never), Closed or what ended the subscription when there is nothing more to come."""
+        if self._given:
+            self._given = False
+            self._handled()
+        deadline = None if timeout is None else monotonic() + timeout
+        while True:
+            message = self._pop()
+            if message is not None:
+                self._given = self._lane.group is not None
+                return message
+            if not self._more(deadline):
+                if self._lane.closed:
+                    raise Closed(f"{self!r} is closed")
+                raise Timeout(f"no message on {self._lane.pattern!r} in time")
+
+    def close(self) -> None:
+        """End it: unsubscribe. What was received already can still be taken. Idempotent."""
+        bus = self._bus
+        with bus._lock:
+            call = bus._session.declarations.withdraw("subscribe", self._lane.number)
+            self._lane.close()
+            if bus._session.state is State.CONNECTED:
+                bus._settled(call)
+
+    @property
+    def pattern(self) -> str:
+        """The pattern subscribed to."""
+        return self._lane.pattern
+
+    @property
+    def group(self) -> str | None:
+        """The group it is a member of."""
+        return self._lane.group
+
+    @property
+    def lost(self) -> int:
+        """Messages that were dropped because this program was too slow, as far as they could be counted."""
+        return self._lane.lost
+
+    @property
+    def gaps(self) -> int:
+        """Reconnections since it was made; at each one messages may have been missed, which nobody could count."""
+        return self._lane.gaps
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing more will come."""
+        return self._lane.closed
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._lane.pattern!r}>"
+
+    # --- inside ---
+
+    def _pop(self) -> Message | None:
+        try:
+            return self._lane.messages.popleft()
+        except IndexError:
+            return None
+
+    def _more(self, deadline: float | None) -> bool:
+        """Wait for messages; False at the deadline or the end, which raises where the program did not want it."""
+        lane, bus = self._lane, self._bus
+        with bus._lock:
+            bus._session.grant(lane, idle=not lane.messages)
+            if not lane.messages and not lane.closed:
+                waiter = Waiter(bus._wire)
+                self._waiters.append(waiter)
+                try:
+                    bus._wire.wait(lambda: lane.messages or lane.closed, waiter, deadline)
+                finally:
+                    self._waiters.remove(waiter)
+            if lane.messages:
+                return True
+            if lane.closed and lane.error is not None:
+                raise lane.error
+            return False
+
+    def _handled(self) -> None:
+        with self._bus._lock:
+            self._lane.handled()
+            self._bus._session.grant(self._lane)
+
+    def _notify(self) -> None:
+        for waiter in self._waiters:
+            waiter.wake()
+
+    def _schedule(self) -> None:
+        if not self._scheduled and self._lane.messages:
+            self._scheduled = True
+            self._bus._add_job(self._call_back)
+
+    def _call_back(self) -> None:
+        """On the worker: some callbacks, then let others have a turn."""
+        callback, group = self._callback, self._lane.group
+        assert callback is not None
+        for _ in range(_TURN):
+            message = self._pop()
+            if message is None:
+                break
+            try:
+                callback(message)
+            except Exception as error:  # noqa: BLE001  # the border to user code: one message's trouble is not the next one's
+                _log_exception(self._bus, f"callback of {self!r} raised {type(error).__name__}", error)
+            if group is not None:
+                self._handled()
+        with self._bus._lock:
+            self._scheduled = False
+            self._schedule()
+            self._bus._session.grant(self._lane, idle=not self._lane.messages)
+
+
+class Inbox(Subscription):
+    """The direct messages to this program, used as a subscription is. ``lost`` counts what came while it was full."""
+
+    def close(self) -> None:
+        """End it: direct messages are counted and dropped from now on. Idempotent."""
+        with self._bus._lock:
+            self._lane.close()
+
+
+class Responder:
+    """A served method. close() ends it."""
+
+    def __init__(self, bus: Bus, name: str, method: str, handler: Callable[[Request], Any], *, owns: bool) -> None:
+        self._bus = bus
+        self._handler = handler
+        self._owns = owns
+        self.name = name
+        self.method = method
+
+    def close(self) -> None:
+        """Serve the method no more, and give up the name where respond() had claimed it and nothing else is served under it. Idempotent."""
+        bus = self._bus
+        with bus._lock:
+            last = self._forget()
+            if bus._session.state is not State.CLOSED:
+                withdraw = bus._session.declarations.withdraw
+                bus._settled(withdraw("own", self.name) if last and self._owns else withdraw("serve", self.name, self.method))
+
+    def __enter__(self) -> Responder:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Responder {self.name}/{self.method}>"
+
+    def _forget(self) -> bool:
+        return self._bus._session.services.remove(self.name, self.method, self)
+
+    def _handle(self, request: Request) -> None:
+        """On the worker: one request."""
+        if request.cancelled:
+            return
+        bus, services = self._bus, self._bus._session.services
+        try:
+            value = self._handler(request)
+        except Exception as error:  # noqa: BLE001  # the border to user code: it becomes an ERROR
+            with bus._lock:
+                text = services.refuse(request, error)
+            if text is not None:
+                _log_exception(bus, text, error)
+        else:
+            with bus._lock:
+                text = services.answer(request, value)
+            if text is not None:
+                bus._session.remark(40, f"{text}: its answer cannot be sent")
+        with bus._lock:
+            if bus._outbox.out:
+                bus._wire.push()
+
+
+def _log_exception(bus: Bus, text: str, error: Exception) -> None:
+    import logging  # here: a program that never logs does not pay for it
+
+    logging.getLogger("ipcbus_client").error("%s", text, exc_info=error)
+
+
+@atexit.register
+def _at_exit() -> None:
+    """What is still buffered at the end of the program goes to the kernel, as far as it takes it; nothing is waited for."""
+    for bus in list(_buses):
+        with bus._lock:
+            bus._wire.push()
+
+
+def _after_fork() -> None:
+    for bus in list(_buses):
+        bus._wire.abandon()
+        bus._lock = bus._wire.lock
+    _buses.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)

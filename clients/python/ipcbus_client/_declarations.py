@@ -1,0 +1,172 @@
+"""What the bus must be told again after a reconnect: subscriptions, names, served methods, in the order made (H-4).
+
+A declaration that is refused when it is first said is the caller's error and forgotten. One that was accepted before and is refused on a replay is tried again
+where that can help (somebody else took the name meanwhile), and given up loudly where it cannot. Part of the session: same lock, no I/O, time comes in.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ipcbus.protocol.limits import Limits
+from ipcbus.protocol.messages import Meta
+from ipcbus.protocol.payloads import encode_value
+
+from ._calls import ERROR, WARNING, Call, Declaration
+from ._errors import RequestError, Verdict, verdict
+from ._lanes import Lane
+
+if TYPE_CHECKING:
+    from ._session import Session
+
+#: Between attempts to get back what a replay was refused.
+RETRY_S = 1.0
+_ANSWER_S = Limits().max_timeout_ms / 1000  #: the bus answers its own methods at once; the caller's patience is the shell's business
+
+Key = tuple[str, ...] | tuple[str, int]
+
+
+class Declarations:
+    """The declarations of one session."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._all: dict[Key, Declaration] = {}  #: in the order made; what is withdrawn goes
+        self._refused: dict[Key, float | None] = {}  #: when to try again; None: from the next tick() on
+
+    # --- what the program declares ---
+
+    def subscribe(self, lane: Lane) -> Call:
+        """Subscribe *lane*. Its messages come before the answer where they are retained (L-8)."""
+        arguments: dict[str, Any] = {"pattern": lane.pattern, "lane": lane.number, "retained": lane.retained}
+        if lane.group is not None:
+            arguments["group"] = lane.group
+        self._session.lanes[lane.number] = lane
+        return self._declare(("subscribe", lane.number), "subscribe", arguments, lane)
+
+    def own(self, name: str, mode: str, replace: bool, allow_replace: bool) -> Call:
+        """Claim *name*."""
+        arguments: dict[str, Any] = {"name": name, "mode": mode, "replace": replace, "allow_replace": allow_replace}
+        return self._declare(("own", name), "own", arguments)
+
+    def serve(self, name: str, method: str) -> Call:
+        """Serve a method under *name*, which is declared already."""
+        return self._declare(("serve", name, method), "serve", {"name": name, "methods": [method]})
+
+    def declared(self, *key: Any) -> Declaration | None:
+        """The declaration with this key: its method, then its lane, name, or name and method."""
+        return self._all.get(key)
+
+    def withdraw(self, *key: Any) -> Call | None:
+        """Take a declaration back; a call to wait for where the bus has to be told. Taking back what is not declared is fine."""
+        declaration = self._all.pop(key, None)
+        self._refused.pop(key, None)
+        if declaration is None:
+            return None
+        if declaration.lane is not None:
+            self._session.lanes.pop(declaration.lane.number, None)
+            declaration.lane.close()
+        arguments = declaration.arguments
+        if declaration.method == "own":
+            for other in [other for other in self._all if other[0] == "serve" and other[1] == key[1]]:
+                del self._all[other]  # the bus forgets the methods with the name
+        if not declaration.said:
+            return None
+        method, told = {
+            "subscribe": ("unsubscribe", {"lane": arguments.get("lane")}),
+            "own": ("release", {"name": arguments.get("name")}),
+            "serve": ("unserve", arguments),
+        }[declaration.method]
+        return self._session.request(f"bus/{method}", told, None, _ANSWER_S)
+
+    def _declare(self, key: Key, method: str, arguments: dict[str, Any], lane: Lane | None = None) -> Call:
+        call = Call(self._session.new_id(), f"bus/{method}")
+        declaration = Declaration(method, arguments, call, lane)
+        call.declaration = declaration
+        self._all[key] = declaration
+        if self._session.outbox.peer:
+            self._say(declaration)
+        return call
+
+    # --- connections ---
+
+    def replay(self) -> None:
+        """Tell this connection everything that it was not told yet."""
+        for declaration in self._all.values():
+            if not declaration.said:
+                self._say(declaration)
+
+    def lost(self) -> None:
+        """The connection is gone: the next one knows nothing."""
+        self._refused.clear()
+        for declaration in self._all.values():
+            declaration.said = False
+            declaration.owner = False
+
+    def tick(self, now: float) -> float | None:
+        """Say again what was refused and is due; returns when to call again, None: not before something is refused."""
+        for key, due in list(self._refused.items()):
+            if due is None:
+                self._refused[key] = now + RETRY_S
+            elif due <= now:
+                del self._refused[key]
+                self._say(self._all[key])
+        return min((due for due in self._refused.values() if due is not None), default=None)
+
+    def take_calls(self) -> list[Call]:
+        """The first calls that nobody answered yet; for the end of the session."""
+        return [declaration.call for declaration in self._all.values() if not declaration.call.done]
+
+    def ownership(self, name: str, owner: bool) -> None:
+        """NOTICE name_acquired or name_lost (N-1, N-2)."""
+        declaration = self._all.get(("own", name))
+        if declaration is None:
+            return
+        declaration.owner = owner
+        if not owner:
+            self._session.remark(WARNING, f"name {name!r} was taken over by another peer")
+            if declaration.arguments["mode"] != "queue":
+                declaration.said = False  # not ours any more, nothing to release
+                self.withdraw("own", name)
+
+    def _say(self, declaration: Declaration) -> None:
+        session = self._session
+        arguments = declaration.arguments
+        if declaration.lane is not None:
+            credit, messages = declaration.lane.restart()
+            arguments = {**arguments, "credit": credit}
+            if declaration.lane.group is not None:
+                arguments["messages"] = messages
+        meta, payload = encode_value(arguments)
+        declaration.said = True
+        session.put_request(Call(session.new_id(), declaration.call.to, declaration), meta, payload, _ANSWER_S)
+
+    def answered(self, call: Call, meta: Meta, payload: bytes, error: RequestError | None) -> None:
+        """The bus answered a declaration."""
+        declaration = call.declaration
+        key = next((key for key, known in self._all.items() if known is declaration), None)
+        if declaration is None or key is None:
+            return  # withdrawn meanwhile
+        first = not declaration.call.done
+        if error is None:
+            if declaration.method == "own":
+                result = self._session.map_of(meta, payload)
+                declaration.owner = bool(result.get("owner"))
+            declaration.call.settle(meta, payload)
+        elif first:
+            self._forget(key, declaration)
+            declaration.call.settle(error=error)
+        elif verdict(error.code, declaration=True) is Verdict.RETRY:
+            self._session.remark(WARNING, f"after a reconnect: {error}; trying again every {RETRY_S:g} s")
+            self._refused[key] = None
+            self._session.on_state()
+        else:
+            self._session.remark(ERROR, f"after a reconnect: {error}; given up: {declaration.method} {declaration.arguments}")
+            self._forget(key, declaration)
+            if declaration.lane is not None:
+                declaration.lane.close(error)
+
+    def _forget(self, key: Key, declaration: Declaration) -> None:
+        del self._all[key]
+        if declaration.lane is not None:
+            self._session.lanes.pop(declaration.lane.number, None)

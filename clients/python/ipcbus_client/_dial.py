@@ -1,0 +1,99 @@
+"""Sockets to a bus: making one, and deciding whether what answered may be trusted. Shared by both shells; the connecting itself, which waits, is theirs."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+from ipcbus.protocol.addresses import Address, TcpAddress, UnixAddress
+from ipcbus.protocol.limits import NONCE_BYTES
+
+from ._discovery import read_secret, trusted_uids
+from ._errors import ConnectError
+
+#: How long one attempt may take: the other end is on this machine.
+ATTEMPT_S = 5.0
+#: How long the bus may take to say WELCOME (H-9 has the same for the other side).
+HANDSHAKE_S = 10.0
+
+_CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where to connect, and with which secret."""
+
+    address: Address
+    secret_path: str | None  #: TCP only
+
+    def unconnected(self) -> tuple[socket.socket, Any]:
+        """A new socket, not connected, and what to connect it to."""
+        if isinstance(self.address, UnixAddress):
+            return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), self.address.path
+        family = socket.AF_INET6 if ":" in self.address.host else socket.AF_INET
+        made = socket.socket(family, socket.SOCK_STREAM)
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return made, (self.address.host, self.address.port)
+
+    def opening(self, made: socket.socket) -> dict[str, Any]:
+        """What Session.opened() needs for a connected socket. Raises UntrustedError, ConnectError or OSError where it may not or cannot be used."""
+        if isinstance(self.address, UnixAddress):
+            check_listener(made, self.address)
+            return {}
+        assert self.secret_path is not None
+        here, there = made.getsockname(), made.getpeername()
+        if here == there:
+            raise ConnectionRefusedError(f"nothing listens on {self.address}")  # TCP connected the socket to itself
+        return {
+            "secret": read_secret(self.secret_path),
+            "nonce": os.urandom(NONCE_BYTES),
+            "bus_address": _as_text(there),
+            "client_address": _as_text(here),
+        }
+
+
+class UntrustedError(ConnectError):
+    """What listens there is not ours: trying again would be no better."""
+
+
+def check_listener(made: socket.socket, address: UnixAddress) -> None:
+    """Raise UntrustedError unless the kernel says that our own user, root or the configured bus user listens (DESIGN.md)."""
+    credentials = made.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    _, uid, _ = _CREDENTIALS.unpack(credentials)
+    if uid not in trusted_uids():
+        raise UntrustedError(
+            f"uid {uid} listens on {address}, which is neither uid {os.geteuid()} nor root: refusing to talk to it. "
+            f"If that is the bus's user, set IPCBUS_BUS_UID={uid}"
+        )
+
+
+def dial(target: Target) -> tuple[socket.socket, dict[str, Any]]:
+    """Connect, waiting at most ATTEMPT_S: a non-blocking socket, and what Session.opened() needs. Raises OSError or ConnectError."""
+    made, where = target.unconnected()
+    try:
+        made.settimeout(ATTEMPT_S)
+        made.connect(where)
+        made.setblocking(False)
+        return made, target.opening(made)
+    except BaseException:
+        made.close()
+        raise
+
+
+def explain(error: OSError | ConnectError, target: Target) -> str:
+    """Why an attempt failed, for a person."""
+    if isinstance(error, FileNotFoundError) and error.filename:
+        return f"there is no secret in {error.filename}"
+    if isinstance(error, (FileNotFoundError, ConnectionRefusedError)):
+        return f"nothing listens on {target.address}"
+    if isinstance(error, ConnectError):
+        return str(error)
+    return f"{target.address}: {error.strerror or error}"
+
+
+def _as_text(name: Any) -> str:
+    """An end of a TCP connection as H-5 writes it."""
+    return str(TcpAddress(name[0], name[1])).removeprefix("tcp:")

@@ -1,0 +1,73 @@
+"""Where the bus is, what its secret is, and what this program is called: arguments, then the environment, then the platform's defaults."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from ipcbus.protocol.addresses import DEFAULT_BUS, Address, AddressError, TcpAddress, default_address, default_secret_path, parse_address
+from ipcbus.protocol.limits import INFO_VALUE_MAX_BYTES, SECRET_BYTES
+
+from ._errors import ConnectError
+
+
+def runtime_dir() -> str:
+    """The directory of the user's buses: the platform's runtime directory for ``ipcbus``."""
+    import warnings  # here, both: they cost time at the start of a short program, and an address makes them superfluous
+
+    import platformdirs
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # without XDG_RUNTIME_DIR it names another place and warns; the daemon looks there too
+        return platformdirs.user_runtime_dir("ipcbus", appauthor=False)
+
+
+def find_address(address: str | None, bus: str | None) -> Address:
+    """The address to connect to. Raises AddressError.
+
+    An explicit *address*, else the bus that was named, else ``$IPCBUS_ADDRESS``, else the bus of ``$IPCBUS_BUS`` or ``default``.
+    """
+    if address is not None:
+        if bus is not None:
+            raise AddressError("give an address or a bus's name, not both")
+        return parse_address(address)
+    if bus is None:
+        text = os.environ.get("IPCBUS_ADDRESS")
+        if text:
+            return parse_address(text)
+    return default_address(runtime_dir(), bus or os.environ.get("IPCBUS_BUS") or DEFAULT_BUS)
+
+
+def find_secret_path(secret_file: str | None, bus: str | None) -> str:
+    """The file with the secret of a TCP bus (H-6)."""
+    return secret_file or os.environ.get("IPCBUS_SECRET_FILE") or default_secret_path(runtime_dir(), bus or os.environ.get("IPCBUS_BUS") or DEFAULT_BUS)
+
+
+def read_secret(path: str) -> bytes:
+    """The 32 bytes in *path*. Raises ConnectError, naming the file, where it is not a secret, or OSError."""
+    with open(path, "rb") as file:
+        secret = file.read(SECRET_BYTES + 1)
+    if len(secret) != SECRET_BYTES:
+        raise ConnectError(f"{path} does not hold a bus's secret: it must have {SECRET_BYTES} bytes (H-6)")
+    return secret
+
+
+def trusted_uids() -> frozenset[int]:
+    """Who may listen on the bus's Unix socket: we, root, and the user that $IPCBUS_BUS_UID names."""
+    named = os.environ.get("IPCBUS_BUS_UID", "")
+    return frozenset({0, os.geteuid(), *([int(named)] if named.isdigit() else [])})
+
+
+def program_name() -> str:
+    """What ``ipcbus peers`` shows for this program without a ``program`` argument."""
+    return os.path.basename(sys.argv[0] if sys.argv else "") or "python"
+
+
+def clip_program(program: str) -> str:
+    """*program* as HELLO can carry it (H-1)."""
+    return program.encode(errors="replace")[:INFO_VALUE_MAX_BYTES].decode(errors="ignore")
+
+
+def is_tcp(address: Address) -> bool:
+    """Whether connections to *address* need the proof."""
+    return isinstance(address, TcpAddress)

@@ -1,0 +1,101 @@
+"""A subscription's stream on this side: its messages, its credit, and what it missed (section 6).
+
+Owns the arithmetic of credit. The invariant: what the bus may still send and what was sent but not granted again add up to the window. Knows no connection and
+takes no lock; the shell calls it under the lock of its bus.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from ._errors import BusError
+from ._message import Message
+
+INBOX = 0  #: the number of the stream of direct messages: not a lane, and without credit
+
+
+class Lane:
+    """One subscription of this peer, or its inbox."""
+
+    __slots__ = (
+        "_arrived", "_batches", "_handled", "_taken", "_unhandled",
+        "callback", "closed", "error", "gaps", "group", "held_bytes", "lost", "messages", "notify", "number", "pattern", "prefetch", "retained", "window_bytes",
+    )  # fmt: skip
+
+    def __init__(
+        self, number: int, pattern: str, *, group: str | None = None, retained: bool = True, window_bytes: int, prefetch: int = 1
+    ) -> None:
+        self.number = number
+        self.pattern = pattern
+        self.group = group
+        self.retained = retained
+        self.window_bytes = window_bytes
+        self.prefetch = prefetch
+        self.messages: deque[Message] = deque()  #: consumers take from its left, without a lock
+        self.lost = 0  #: messages that the bus (NOTICE lost) or a full inbox dropped
+        self.gaps = 0  #: reconnections since it was made: at each, messages may have been missed
+        self.closed = False  #: nothing more will come
+        self.error: BusError | None = None  #: why it ended, where the program did not close it
+        self.notify: Callable[[], None] | None = None  #: told when messages came, or the lane was closed
+        self.held_bytes = 0  #: came and was not granted again
+        self._arrived = 0
+        self._batches: deque[tuple[int, int]] = deque()  #: (messages that had come after it, its bytes), until consumed
+        self._taken = 0  #: bytes consumed and not granted yet
+        self._unhandled = 0  #: group: messages that came and were not handled
+        self._handled = 0  #: group: messages handled and not granted yet
+
+    def arrived(self, count: int, size: int) -> None:
+        """*count* messages of *size* bytes on the wire were put into ``messages``."""
+        self._arrived += count
+        self._unhandled += count
+        self.held_bytes += size
+        self._batches.append((self._arrived, size))
+        if self.notify is not None:
+            self.notify()
+
+    def handled(self) -> None:
+        """Group: one message was handled (L-6)."""
+        if self._unhandled:
+            self._unhandled -= 1
+            self._handled += 1
+
+    def grant(self, *, idle: bool = False) -> tuple[int, int]:
+        """Bytes and messages to grant now; (0, 0) while it is not worth a frame.
+
+        Bytes when half of the window was consumed; messages when half of the prefetch was handled, or what was handled when the consumer is *idle*, so that the
+        bus's idea of this member's load is right when it matters.
+        """
+        done = self._arrived - len(self.messages)
+        batches = self._batches
+        while batches and batches[0][0] <= done:
+            self._taken += batches.popleft()[1]
+        size = count = 0
+        if self._taken * 2 >= self.window_bytes:
+            size = self._taken
+        if self.group is not None and (idle or self._handled * 2 >= self.prefetch):
+            count = self._handled
+            if count:
+                size = self._taken  # the frame is sent anyway
+        if not size and not count:
+            return 0, 0
+        self._taken -= size
+        self.held_bytes -= size
+        if count:
+            self._handled = 0
+        return min(size, 0xFFFF_FFFF), count
+
+    def restart(self) -> tuple[int, int]:
+        """The connection is a new one: the bytes and messages of credit to subscribe with, less what is still here from the old one."""
+        self.grant(idle=True)
+        self.held_bytes -= self._taken
+        self._taken = 0
+        return max(self.window_bytes - self.held_bytes, 0), max(self.prefetch - self._unhandled, 0)
+
+    def close(self, error: BusError | None = None) -> None:
+        """Nothing more will come. What is here may still be taken."""
+        if not self.closed:
+            self.closed = True
+            self.error = error
+            if self.notify is not None:
+                self.notify()

@@ -1,0 +1,307 @@
+"""The asyncio shell's socket: read and written by callbacks of the event loop, kept connected by one task.
+
+Uses only what every event loop has (add_reader, add_writer, call_later), so uvloop works too. Everything happens on the loop's thread: there is no lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from ipcbus.protocol.addresses import UnixAddress
+from ipcbus.protocol.limits import READ_BYTES
+
+from ._backoff import Backoff
+from ._dial import ATTEMPT_S, HANDSHAKE_S, Target, UntrustedError, explain
+from ._errors import ConnectError, ConnectionLost, Timeout
+from ._outbox import FLUSH_BYTES
+from ._session import Session, State
+from ._wire import BURST_S
+
+Waiters = list["asyncio.Future[None]"]
+
+
+class LoopWire:
+    """The socket of one bus, over all its connections."""
+
+    def __init__(self, session: Session, target: Target, *, timeout: float | None, reconnect: bool) -> None:
+        self.session = session
+        self.outbox = session.outbox
+        self.target = target
+        self.timeout = timeout
+        self.reconnect = reconnect
+        self.loop = asyncio.get_running_loop()
+        self.ticking = False  #: a flush is due within BURST_S
+        self.last_failure = ""  #: of an attempt to connect
+        self.state_waiters: Waiters = []
+        self._writable_waiters: Waiters = []
+        self._sock: socket.socket | None = None
+        self._writing = False  #: the loop watches for writability
+        self._flushed_at = 0.0
+        self._buffer = bytearray(READ_BYTES)
+        self._view = memoryview(self._buffer)
+        self._attempt = 0
+        self._opened_at = 0.0
+        self._backoff = Backoff()
+        self._keeper: asyncio.Task[None] | None = None
+        self._retry: asyncio.TimerHandle | None = None
+        session.on_state = self._on_state
+
+    def start(self) -> None:
+        """Begin to connect."""
+        self._keeper = self.loop.create_task(self._keep(), name="ipcbus keeper")
+
+    # --- waiting ---
+
+    async def wait(self, ready: Callable[[], object], waiters: Waiters, deadline: float | None) -> bool:
+        """Wait until ready() or the *deadline* (of the loop's clock). What changes ready() must wake *waiters*. Writes what is buffered first."""
+        while not ready():
+            if deadline is not None and self.loop.time() >= deadline:
+                return False
+            self.push()
+            future = self.loop.create_future()
+            waiters.append(future)
+            timer = None if deadline is None else self.loop.call_at(deadline, _resolve, future)
+            try:
+                await future
+            finally:
+                waiters.remove(future)
+                if timer is not None:
+                    timer.cancel()
+        return True
+
+    def waker(self) -> tuple[asyncio.Future[None], Callable[[], None]]:
+        """A future, and what resolves it."""
+        future = self.loop.create_future()
+        return future, partial(_resolve, future)
+
+    async def wait_connected(self, deadline: float | None) -> bool:
+        """Wait for a connection; raises what ended the bus."""
+        session = self.session
+        if session.state is not State.CONNECTED:
+            await self.wait(lambda: session.state in (State.CONNECTED, State.CLOSED), self.state_waiters, deadline)
+        session.check_open()
+        return session.state is State.CONNECTED
+
+    def _on_state(self) -> None:
+        wake(self.state_waiters)
+        self._tick()
+        self.log_soon()
+
+    def _tick(self) -> None:
+        """Let the session say again what a replay was refused, now and when it is due."""
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+        if self.session.state is State.CONNECTED:
+            now = self.loop.time()
+            due = self.session.declarations.tick(now)
+            if due is not None:
+                self._retry = self.loop.call_at(max(due, now + BURST_S), self._tick)
+            if self.outbox.out:
+                self.loop.call_soon(self.push)
+
+    # --- reading and writing ---
+
+    def _readable(self) -> None:
+        sock = self._sock
+        if sock is None:
+            return
+        try:
+            count = sock.recv_into(self._buffer)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self.drop(f"reading failed: {error.strerror}")
+            return
+        if not count:
+            self.drop("the bus closed the connection")
+            return
+        session = self.session
+        session.receive(self._view[:count])
+        if session.hangup is not None:
+            self.drop(session.hangup)
+        elif self.outbox.out:
+            self.push()
+        if session.remarks:
+            self.log_soon()
+
+    def push(self) -> bool:
+        """Write what is buffered as far as the kernel takes it; whether it took all."""
+        outbox = self.outbox
+        while outbox.unsent_bytes:
+            sock = self._sock
+            if sock is None:
+                return False
+            try:
+                outbox.wrote(sock.send(outbox.chunk(), socket.MSG_NOSIGNAL))
+            except BlockingIOError:
+                if not self._writing:
+                    self._writing = True
+                    self.loop.add_writer(sock.fileno(), self._writable)
+                return False
+            except OSError as error:
+                self.drop(f"writing failed: {error.strerror}")
+                return False
+        self._flushed_at = self.loop.time()
+        return True
+
+    def _writable(self) -> None:
+        if self.push() and self._sock is not None:
+            self._stop_writing(self._sock)
+
+    def _stop_writing(self, sock: socket.socket) -> None:
+        if self._writing:
+            self._writing = False
+            self.loop.remove_writer(sock.fileno())
+            wake(self._writable_waiters)
+
+    def _flush_burst(self) -> None:
+        self.ticking = False
+        self.push()
+
+    async def published(self, buffered_bytes: int) -> None:
+        """A publication was put into the outbox: send it, or leave it to the burst that it is part of.
+
+        Raises Timeout when the bus does not take what is buffered for the connect timeout; it stays buffered.
+        """
+        if not buffered_bytes:
+            self.session.check_open()
+        elif buffered_bytes < FLUSH_BYTES:
+            if self.loop.time() - self._flushed_at >= BURST_S:
+                self.push()
+            elif not self.ticking:
+                self.ticking = True
+                self.loop.call_later(BURST_S, self._flush_burst)
+        elif self.push():
+            await asyncio.sleep(0)  # a loop that only publishes must not starve the others
+        else:
+            deadline = None if self.timeout is None else self.loop.time() + self.timeout
+            if not await self.wait(lambda: self._sock is None or not self.outbox.blocked, self._writable_waiters, deadline):
+                raise Timeout(
+                    f"the bus took nothing for {self.timeout:g} s; {self.outbox.unsent_bytes} bytes wait and will be sent when it does"
+                )
+
+    # --- the connection ---
+
+    def drop(self, why: str) -> None:
+        """End this connection; the session decides what that means."""
+        connected_s = self.loop.time() - self._opened_at if self.session.state is State.CONNECTED else None
+        if not self._let_go():
+            return
+        self._attempt = self._backoff.next_attempt(self._attempt, connected_s)
+        self.last_failure = why
+        first = self.session.state is State.CONNECTING
+        self.session.lost(why, again=self.session.error is None and (first or self.reconnect))
+        wake(self.state_waiters)
+
+    def _let_go(self) -> bool:
+        sock, self._sock = self._sock, None
+        if sock is None:
+            return False
+        self._stop_writing(sock)
+        self.loop.remove_reader(sock.fileno())
+        sock.close()
+        return True
+
+    def end(self) -> None:
+        """The bus is closed: let go of the socket."""
+        self._let_go()
+        self.session.close()
+
+    def abandon(self) -> None:
+        """After fork, in the child: close the copy without a word. The loop does not go on here, so it is not told."""
+        if self._sock is not None:
+            self._sock.close()
+            self._sock = None
+        self.session.on_state = _nothing
+        self.session.close(ConnectionLost("this is a child made by fork; the connection is its parent's: connect() anew"))
+
+    async def _keep(self) -> None:
+        """Connect, and again whenever the connection was lost."""
+        session = self.session
+        while session.state is not State.CLOSED:
+            if self.last_failure:
+                delay = self._backoff.delay_s(self._attempt, os.urandom(1)[0] / 256)
+                if await self.wait(lambda: session.state is State.CLOSED, self.state_waiters, self.loop.time() + delay):
+                    return
+            try:
+                made, opening = await self._dial()
+            except (OSError, ConnectError) as error:
+                self.last_failure = explain(error, self.target)
+                self._attempt = self._backoff.next_attempt(self._attempt, None)
+                if isinstance(error, UntrustedError):
+                    session.close(error)
+                continue
+            if session.state is State.CLOSED:
+                made.close()
+                return
+            self._opened(made, opening)
+            settled = await self.wait(
+                lambda: self._sock is None or session.state is State.CONNECTED, self.state_waiters, self._opened_at + HANDSHAKE_S
+            )
+            if not settled:
+                self.drop(f"no WELCOME within {HANDSHAKE_S:g} s")
+            await self.wait(lambda: self._sock is None, self.state_waiters, None)
+
+    async def _dial(self) -> tuple[socket.socket, dict[str, Any]]:
+        made, where = self.target.unconnected()
+        try:
+            made.setblocking(False)
+            if isinstance(self.target.address, UnixAddress):
+                made.connect(where)  # done at once, or refused at once where the listener's queue is full
+            else:
+                async with asyncio.timeout(ATTEMPT_S):
+                    await self.loop.sock_connect(made, where)
+            return made, self.target.opening(made)
+        except BaseException:
+            made.close()
+            raise
+
+    def _opened(self, made: socket.socket, opening: dict[str, Any]) -> None:
+        self._sock = made
+        self._opened_at = self.loop.time()
+        self.loop.add_reader(made.fileno(), self._readable)
+        self.session.opened(**opening)
+        self.push()
+
+    async def ended(self) -> None:
+        """Wait until the keeper is gone, after end()."""
+        wake(self.state_waiters)
+        if self._keeper is not None and self._keeper is not asyncio.current_task():
+            await asyncio.wait([self._keeper], timeout=ATTEMPT_S)
+
+    # --- the log ---
+
+    def log_soon(self) -> None:
+        """Write the session's remarks to the log, from the loop."""
+        if self.session.remarks and not self.loop.is_closed():
+            self.loop.call_soon(self.log)
+
+    def log(self) -> None:
+        """Write the session's remarks to the log."""
+        remarks = self.session.remarks
+        while remarks:
+            remark = remarks.popleft()
+            import logging  # here: the blocking shell does it so too
+
+            logging.getLogger("ipcbus_client").log(remark.level, "%s", remark.text)
+
+
+def wake(waiters: Waiters) -> None:
+    """Have those who wait look again."""
+    for future in waiters:
+        _resolve(future)
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _nothing() -> None:
+    """Nobody is left to tell."""

@@ -1,0 +1,86 @@
+"""What a caller may pass for topics, names and sizes, checked before anything is sent: here an illegal one is the caller's ValueError, at the bus it would be an error later."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ipcbus import __version__
+from ipcbus.protocol import topics
+from ipcbus.protocol.errors import ProtocolError
+from ipcbus.protocol.limits import Limits
+
+from ._errors import BadName, bad_name
+from ._services import ANY
+
+LIBRARY = f"ipcbus-python/{__version__}"  #: what HELLO says
+_CREDIT_MAX = Limits().max_credit_bytes
+_PREFETCH_MAX = 2**32 - 1  #: a CREDIT's field
+
+
+#: A caller waits this much longer than its request may take, so that it is the bus that says `expired`.
+GRACE_S = 0.25
+#: The patience of a bus object without a timeout: the longest that a request may take (R-1).
+FOREVER_S = 86_400.0
+
+
+def no_bus(address: str, timeout: float | None, failure: str) -> str:
+    """Why connect() gave up, and what to do."""
+    return f"no bus at {address} within {timeout:g} s: {failure or 'no answer'}. Start one with `ipcbusd`"
+
+
+def outbox_full(timeout: float, failure: str) -> str:
+    """Why publish() gave up."""
+    return f"no connection for {timeout:g} s, and what waits for one is at its limit: {failure}"
+
+
+def check_name(name: str) -> str:
+    """*name* itself where it may be owned (T-5); raises BadName."""
+    _check(topics.check_name, name, "name")
+    return name
+
+
+def check_subscription(pattern: str, group: str | None, window_bytes: int, prefetch: int) -> None:
+    """Raise BadName or ValueError unless this can be subscribed."""
+    _check(topics.split_pattern, pattern, "pattern")
+    if group is not None:
+        _check(topics.check_group, group, "group")
+    if not 1 <= window_bytes <= _CREDIT_MAX:
+        raise ValueError(f"window_bytes of {window_bytes}: allowed are 1 to {_CREDIT_MAX}")
+    if not 1 <= prefetch <= _PREFETCH_MAX:
+        raise ValueError(f"prefetch of {prefetch}: allowed are 1 to {_PREFETCH_MAX}")
+
+
+def check_request(to: str) -> None:
+    """Raise BadName unless a REQUEST can go to *to* (T-6)."""
+    if to in _known:
+        return
+    _check(topics.split_method, to, "request's target")
+    target = to.partition("/")[0]
+    if target != topics.BUS_NAME and topics.parse_peer(target) is None:
+        check_name(target)
+    if len(_known) >= 1024:
+        _known.clear()
+    _known.add(to)
+
+
+_known: set[str] = set()  #: targets that passed, for a program asks few services often
+
+
+def check_service(to: str) -> tuple[str, str]:
+    """Name and method of what respond() shall serve; the method may be ``*``."""
+    if not isinstance(to, str) or "/" not in to:
+        raise BadName(f"{to!r} is not NAME/METHOD")
+    name, _, method = to.partition("/")
+    check_name(name)
+    if method != ANY:
+        _check(topics.check_method, method, "method")
+    return name, method
+
+
+def _check(check: Callable[[str], object], text: str, what: str) -> None:
+    if not isinstance(text, str):
+        raise BadName(f"a {what} is a str, not {type(text).__name__}")
+    try:
+        check(text)
+    except ProtocolError as error:
+        raise bad_name(error) from error

@@ -1,0 +1,123 @@
+"""The methods that this program serves: which handler a request is for, and its answer (R-1 to R-4). Part of the session: same lock, no I/O.
+
+Handlers are opaque here: the shell makes them, takes (handler, request) pairs from ``requests``, runs them where no lock is held, and gives back the answer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from ipcbus.protocol.limits import ERROR_CODE_MAX_BYTES
+from ipcbus.protocol.messages import Kind, clip_text, encode_with_payload
+from ipcbus.protocol.payloads import PayloadError
+from ipcbus.protocol.topics import peer_address
+
+from ._errors import ServiceError
+from ._message import Request
+
+if TYPE_CHECKING:
+    from ._session import Session
+
+ANY = "*"  #: the method that serves every method without a handler of its own
+_CODE = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+
+
+class Services:
+    """The served methods of one session, and the requests at work."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self.requests: deque[tuple[Any, Request]] = deque()  #: for the shell; bounded by the bus's limit of requests in flight at one callee
+        self._handlers: dict[str, dict[str, Any]] = {}
+        self._active: dict[tuple[int, int], Request] = {}
+
+    def add(self, name: str, method: str, handler: Any) -> None:
+        """Requests to ``name/method`` are for *handler* from now on."""
+        self._handlers.setdefault(name, {})[method] = handler
+
+    def remove(self, name: str, method: str, handler: Any) -> bool:
+        """*handler* takes no more requests; whether it was the last one under *name*."""
+        methods = self._handlers.get(name, {})
+        if methods.get(method) is handler:
+            del methods[method]
+        if not methods:
+            self._handlers.pop(name, None)
+        return not methods
+
+    def find(self, to: str) -> Any:
+        """The handler for a REQUEST's *to*, or None. A peer address means any name (R-1)."""
+        target, _, method = to.partition("/")
+        tables = self._handlers.values() if target.startswith(":") else (self._handlers.get(target, {}),)
+        for wanted in (method, ANY):
+            for table in tables:
+                if wanted in table:
+                    return table[wanted]
+        return None
+
+    @property
+    def at_work(self) -> int:
+        """Requests that came and were not answered yet."""
+        return len(self._active)
+
+    def take(self, envelope: tuple[Any, ...]) -> None:
+        """A REQUEST came."""
+        request = Request(envelope, self._session.epoch)
+        handler = self.find(request.to)
+        self._active[request.sender, request.id] = request
+        if handler is None:
+            self.fail(request, "NoSuchMethod", f"{request.to} is not served any more")
+        else:
+            self.requests.append((handler, request))
+
+    def cancel(self, sender: int, identity: int) -> None:
+        """CANCEL came (R-3): nobody waits for the answer."""
+        request = self._active.pop((sender, identity), None)
+        if request is not None:
+            request.cancel()
+
+    def lost(self) -> None:
+        """The connection is gone, and with it whoever waits for an answer on it."""
+        active, self._active = self._active, {}
+        self.requests.clear()
+        for request in active.values():
+            request.cancel()
+
+    def reply(self, request: Request, value: Any) -> None:
+        """The answer of a handler. Does nothing where nobody waits for it. Raises PayloadError where *value* cannot be sent."""
+        if self._wanted(request):
+            meta, payload = self._session.outbox.encode(value, None)
+            self._put(request, payload, Kind.REPLY, meta)
+
+    def refuse(self, request: Request, error: Exception) -> str | None:
+        """A handler raised *error*: send it as ERROR. Returns the text for the log where it was not a ServiceError, which is an answer and no fault."""
+        if isinstance(error, ServiceError) and isinstance(error.code, str):
+            self.fail(request, error.code, error.text)
+            return None
+        self._session.counters["handler_errors"] += 1
+        self.fail(request, type(error).__name__, str(error))
+        return f"handler of {request.to} raised {type(error).__name__}"
+
+    def fail(self, request: Request, code: str, text: str) -> None:
+        """Answer with an ERROR of our own; a code that E-1 does not allow becomes ``Error``."""
+        if len(code) > ERROR_CODE_MAX_BYTES or not _CODE.fullmatch(code):
+            code = "Error"
+        if self._wanted(request):
+            self._put(request, b"", Kind.ERROR, code, clip_text(text), None)
+
+    def answer(self, request: Request, value: Any) -> str | None:
+        """reply(), or refuse() where *value* cannot be sent; returns the text for the log, or None."""
+        try:
+            self.reply(request, value)
+        except PayloadError as error:
+            return self.refuse(request, error)
+        return None
+
+    def _wanted(self, request: Request) -> bool:
+        return not request.cancelled and request.epoch == self._session.epoch and self._active.get((request.sender, request.id)) is request
+
+    def _put(self, request: Request, payload: bytes, kind: Kind, *rest: Any) -> None:
+        del self._active[request.sender, request.id]
+        session = self._session
+        session.outbox.out += encode_with_payload(payload, kind, session.peer, peer_address(request.sender), request.id, *rest)

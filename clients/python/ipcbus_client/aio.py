@@ -1,0 +1,607 @@
+"""The asyncio shell: `Bus` and what it hands out. The same names in the same order as the blocking one; everything that decides is in the session.
+
+Everything belongs to the event loop in which connect() was awaited, and is used from its thread only. Cancelling any await loses no message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import weakref
+from collections.abc import Callable, Coroutine, Generator, Mapping
+from types import TracebackType
+from typing import Any
+
+from . import _discovery, _names
+from ._calls import Call
+from ._dial import Target
+from ._errors import BusError, Closed, ConnectError, ConnectionLost, Expired, Timeout
+from ._lanes import INBOX, Lane
+from ._loop_wire import LoopWire, Waiters, wake
+from ._message import Message, Request
+from ._names import GRACE_S
+from ._outbox import FLUSH_BYTES, OutboxFullError
+from ._session import INBOX_MAX_BYTES, Session, State
+
+__all__ = ["Bus", "Inbox", "Message", "Request", "Responder", "Subscription", "connect"]
+
+#: Callbacks of one subscription that run before other tasks get a turn.
+_TURN = 100
+
+_buses: weakref.WeakSet[Bus] = weakref.WeakSet()
+
+
+def connect(
+    address: str | None = None,
+    *,
+    bus: str | None = None,
+    name: str | None = None,
+    program: str | None = None,
+    secret_file: str | None = None,
+    timeout: float | None = 10.0,
+    reconnect: bool = True,
+) -> Connecting:
+    """Connect to a bus: ``bus = await connect(…)`` or ``async with connect(…) as bus``. Arguments and errors are those of ipcbus_client.connect()."""
+    return Connecting(
+        lambda: Bus(address, bus=bus, name=name, program=program, secret_file=secret_file, timeout=timeout, reconnect=reconnect)
+    )
+
+
+class Connecting:
+    """A connection to be: await it, or enter it with ``async with``, which also closes the bus."""
+
+    def __init__(self, make: Callable[[], Bus]) -> None:
+        self._make = make
+        self._bus: Bus | None = None
+
+    def __await__(self) -> Generator[Any, None, Bus]:
+        return self._connect().__await__()
+
+    async def _connect(self) -> Bus:
+        made = self._make()
+        try:
+            await made._connect()
+        except BaseException:
+            await made.close(0)
+            raise
+        return made
+
+    async def __aenter__(self) -> Bus:
+        self._bus = await self._connect()
+        return self._bus
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bus is not None:
+            await self._bus.close()
+
+
+class Bus:
+    """A program's connection to its bus, for one event loop. Made by connect(); usable in an ``async with`` statement, which closes it."""
+
+    def __init__(
+        self,
+        address: str | None,
+        *,
+        bus: str | None,
+        name: str | None,
+        program: str | None,
+        secret_file: str | None,
+        timeout: float | None,
+        reconnect: bool,
+    ) -> None:
+        found = _discovery.find_address(address, bus)
+        secret_path = _discovery.find_secret_path(secret_file, bus) if _discovery.is_tcp(found) else None
+        self._address = str(found)
+        self._timeout = timeout
+        self._session = Session(program=_discovery.clip_program(program or _discovery.program_name()), library=_names.LIBRARY)
+        self._outbox = self._session.outbox
+        self._name_call: Call | None = None
+        if name is not None:
+            self._name_call = self._session.declarations.own(_names.check_name(name), "exclusive", False, False)
+        self._wire = LoopWire(self._session, Target(found, secret_path), timeout=timeout, reconnect=reconnect)
+        self._loop = self._wire.loop
+        self._tasks: set[asyncio.Task[None]] = set()  #: handlers and callbacks at work
+        self._closing = False
+        self._session.on_requests = self._take_requests
+        _buses.add(self)
+
+    async def _connect(self) -> None:
+        deadline = None if self._timeout is None else self._loop.time() + self._timeout
+        self._wire.start()
+        if not await self._wire.wait_connected(deadline):
+            raise ConnectError(_names.no_bus(self._address, self._timeout, self._wire.last_failure))
+        if self._name_call is not None:
+            (await self._wait(self._name_call, deadline)).result()
+
+    # --- messages ---
+
+    async def publish(
+        self, topic: str, data: Any = None, *, retain: bool = False, headers: Mapping[str, Any] | None = None
+    ) -> None:
+        """Publish *data* (bytes-like objects as they are, all else as msgpack) to *topic*; with *retain* the bus keeps it for who comes later.
+
+        Waits only where the bus does not read, or gives other tasks a turn in a long burst. As ipcbus_client.Bus.publish() in all else.
+        """
+        try:
+            buffered = self._outbox.publish(topic, data, retain, headers)
+        except OutboxFullError:
+            await self._ready()
+            buffered = self._outbox.publish(topic, data, retain, headers)
+        if buffered >= FLUSH_BYTES or not self._wire.ticking or not buffered:
+            await self._wire.published(buffered)
+
+    async def subscribe(
+        self,
+        pattern: str,
+        callback: Callable[[Message], Any] | None = None,
+        *,
+        group: str | None = None,
+        retained: bool = True,
+        window_bytes: int = 1024 * 1024,
+        prefetch: int = 32,
+    ) -> Subscription:
+        """Receive what is published to topics that match *pattern*. A *callback* may be a coroutine function; one message is handled at a time.
+
+        As ipcbus_client.Bus.subscribe() in all else.
+        """
+        _names.check_subscription(pattern, group, window_bytes, prefetch)
+        self._session.check_open()
+        lane = Lane(self._session.new_id(), pattern, group=group, retained=retained, window_bytes=window_bytes, prefetch=prefetch)
+        subscription = Subscription(self, lane, callback)
+        await self._declared(self._session.declarations.subscribe(lane), "subscribe", lane.number)
+        return subscription
+
+    async def request(
+        self, to: str, data: Any = None, *, timeout: float = 5.0, headers: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Ask ``name/method`` (or ``:42/method``) and return the decoded answer. Cancelling it tells the service to stop.
+
+        As ipcbus_client.Bus.request() in all else.
+        """
+        _names.check_request(to)
+        call = await self._request(to, data, headers, self._loop.time() + timeout, timeout)
+        return call.result()
+
+    async def _request(self, to: str, data: Any, headers: Mapping[str, Any] | None, deadline: float, timeout: float) -> Call:
+        if self._session.state is not State.CONNECTED and not await self._wire.wait_connected(deadline):
+            raise ConnectionLost(f"{to}: not connected, for {timeout:g} s: {self._wire.last_failure}")
+        call = self._session.request(to, data, headers, max(deadline - self._loop.time(), 0.001))
+        try:
+            return await self._wait(call, deadline + GRACE_S)
+        except Timeout:
+            raise Expired(24, f"no answer within {timeout:g} s, not even from the bus", to) from None
+
+    async def respond(self, to: str, handler: Callable[[Request], Any], *, mode: str = "exclusive") -> Responder:
+        """Answer requests to ``name/method`` (``name/*``: any method) with what *handler* returns; it may be a coroutine function.
+
+        Each request is a task of its own, cancelled when nobody waits for the answer any more. As ipcbus_client.Bus.respond() in all else.
+        """
+        name, method = _names.check_service(to)
+        self._session.check_open()
+        responder = Responder(self, name, method, handler, owns=self._session.declarations.declared("own", name) is None)
+        self._session.services.add(name, method, responder)
+        try:
+            if responder._owns:
+                await self._declared(self._session.declarations.own(name, mode, False, False), "own", name)
+            await self._declared(self._session.declarations.serve(name, method), "serve", name, method)
+        except BaseException:
+            responder._forget()
+            raise
+        return responder
+
+    async def send(self, to: str, data: Any = None, *, headers: Mapping[str, Any] | None = None) -> None:
+        """Send *data* to the owner of a name, or to a peer (``:42``); it comes into their inbox. At most once; waits for a connection as publish() does."""
+        try:
+            buffered = self._outbox.send(to, data, headers)
+        except OutboxFullError:
+            await self._ready()
+            buffered = self._outbox.send(to, data, headers)
+        await self._wire.published(buffered)
+
+    async def inbox(self, callback: Callable[[Message], Any] | None = None) -> Inbox:
+        """The direct messages to this program, as a subscription is used. A new one takes the place of an earlier one."""
+        self._session.check_open()
+        if self._session.inbox is not None:
+            self._session.inbox.close()
+        self._session.inbox = Lane(INBOX, "inbox", window_bytes=INBOX_MAX_BYTES)
+        return Inbox(self, self._session.inbox, callback)
+
+    # --- names ---
+
+    async def own(self, name: str, *, mode: str = "exclusive", replace: bool = False, allow_replace: bool = False) -> bool:
+        """Own *name*: True, or False where it is owned by another and this program waits in line (mode ``queue``). As ipcbus_client.Bus.own()."""
+        _names.check_name(name)
+        self._session.check_open()
+        answer = await self._declared(self._session.declarations.own(name, mode, replace, allow_replace), "own", name)
+        return bool(answer["owner"])
+
+    async def release(self, name: str) -> None:
+        """Give up *name*, or the place in line, and the methods served under it. Not owning it is fine."""
+        _names.check_name(name)
+        self._session.check_open()
+        await self._settled(self._session.declarations.withdraw("own", name))
+
+    # --- the bus itself ---
+
+    async def names(self) -> list[dict[str, Any]]:
+        """All names that are owned: ``name``, ``mode``, ``owners``, ``waiting``, ``methods`` (B-3)."""
+        return await self._list("names")
+
+    async def peers(self) -> list[dict[str, Any]]:
+        """Everybody who is connected, with pid, uid, counters and more (B-3)."""
+        return await self._list("peers")
+
+    async def topics(self) -> list[dict[str, Any]]:
+        """The topics that the bus counts: ``topic``, ``messages``, ``bytes``, ``lanes``, ``retained`` (B-3)."""
+        return await self._list("topics")
+
+    async def stats(self) -> dict[str, Any]:
+        """The bus's counters and gauges (B-4)."""
+        return dict(await self.request("bus/stats", timeout=self._patience()))
+
+    async def ping(self) -> float:
+        """Seconds that the bus took to answer. Raises Timeout, ConnectionLost, Closed."""
+        started = self._loop.time()
+        await self._fence(started + self._patience())
+        return self._loop.time() - started
+
+    async def introspect(self, name: str = "bus") -> dict[str, Any]:
+        """The methods that the owner of *name* serves; of the bus itself also what they do and take."""
+        return dict(await self.request("bus/introspect", {"name": name}, timeout=self._patience()))
+
+    # --- the end ---
+
+    async def flush(self, timeout: float | None = 5.0) -> None:
+        """Return when everything sent before was routed by the bus (H-12). Raises Timeout, ConnectionLost (whether it was routed is unknown), Closed."""
+        await self._fence(None if timeout is None else self._loop.time() + timeout)
+
+    async def close(self, timeout: float = 5.0) -> None:
+        """Leave the bus in order: no new messages, callbacks and handlers finish, everything is sent, BYE. Never takes longer than *timeout*. Idempotent.
+
+        Every wait of other tasks settles: iterations end after what was received, calls raise Closed. Cancelling it closes without the rest.
+        """
+        deadline = self._loop.time() + timeout
+        if self._closing or self._session.state is State.CLOSED:
+            self._wire.end()
+            return
+        self._closing = True
+        try:
+            if timeout > 0:
+                await self._drain(deadline)
+        except (BusError, OSError):
+            pass  # what was not sent is counted and logged by the session
+        finally:
+            self._session.bye()
+            self._wire.push()
+            self._wire.end()
+            for task in self._others():
+                task.cancel()
+            _buses.discard(self)
+        await self._wire.ended()
+        self._wire.log()
+
+    async def _drain(self, deadline: float) -> None:
+        for lane in list(self._session.lanes.values()):
+            self._session.declarations.withdraw("subscribe", lane.number)
+        if self._tasks:
+            await self._fence(deadline)  # what the bus had sent before it heard of the unsubscription is here now
+            while (tasks := self._others()) and (left := deadline - self._loop.time()) > 0:
+                await asyncio.wait(tasks, timeout=left)
+        if self._session.state is State.CONNECTED or self._outbox.waiting:
+            await self._fence(deadline)
+
+    def _others(self) -> list[asyncio.Task[None]]:
+        """The tasks at work, without the one that asks."""
+        return [task for task in self._tasks if task is not asyncio.current_task()]
+
+    async def __aenter__(self) -> Bus:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"<Bus {self._address} {self.state}>"
+
+    # --- what is known here ---
+
+    @property
+    def address(self) -> str:
+        """The bus's address."""
+        return self._address
+
+    @property
+    def peer_id(self) -> int:
+        """This connection's id at the bus (H-7); another one after a reconnect."""
+        return self._session.peer
+
+    @property
+    def state(self) -> str:
+        """``connecting``, ``connected``, ``reconnecting`` or ``closed``."""
+        return self._session.state.value
+
+    @property
+    def epoch(self) -> int:
+        """Grows with each reconnect: where it is the same, no message was missed in between, except those that ``lost`` counts."""
+        return self._session.epoch
+
+    def stats_local(self) -> dict[str, Any]:
+        """This program's own counters and gauges."""
+        return self._session.stats()
+
+    # --- inside ---
+
+    def _patience(self) -> float:
+        return _names.FOREVER_S if self._timeout is None else self._timeout
+
+    async def _ready(self) -> None:
+        """Wait for a connection, for what cannot wait any more in the outbox."""
+        if not await self._wire.wait_connected(self._loop.time() + self._patience()):
+            raise ConnectionLost(_names.outbox_full(self._patience(), self._wire.last_failure))
+
+    async def _wait(self, call: Call, deadline: float | None) -> Call:
+        """Wait until *call* is done; cancels it when the wait ends otherwise. Raises Timeout."""
+        if not call.done:
+            future, call.notify = self._wire.waker()
+            timer = None if deadline is None else self._loop.call_at(deadline, call.notify)
+            self._wire.push()
+            try:
+                await future
+            finally:
+                call.notify = None
+                if timer is not None:
+                    timer.cancel()
+                if not call.done:
+                    self._session.cancel(call)
+                    self._wire.push()
+        if not call.done:
+            raise Timeout(f"the bus did not answer {call.to or 'a ping'} in time")
+        return call
+
+    async def _declared(self, call: Call, *key: Any) -> Any:
+        """The answer to a declaration; takes it back where there is none in time."""
+        try:
+            return (await self._wait(call, self._loop.time() + self._patience())).result()
+        except BaseException:
+            self._session.declarations.withdraw(*key)
+            self._wire.push()
+            raise
+
+    async def _settled(self, call: Call | None) -> None:
+        """Wait for the end of a declaration. A connection that is lost meanwhile ends it too."""
+        if call is not None:
+            try:
+                (await self._wait(call, self._loop.time() + self._patience())).result()
+            except ConnectionLost:
+                pass
+
+    async def _fence(self, deadline: float | None) -> None:
+        """Wait until everything sent before was routed."""
+        if not await self._wire.wait_connected(deadline):
+            raise Timeout(f"not connected: {self._wire.last_failure}")
+        (await self._wait(self._session.ping(), deadline)).result()
+
+    async def _list(self, method: str) -> list[dict[str, Any]]:
+        items: list[dict[str, Any]] = []
+        after = None
+        while True:
+            page = await self.request(f"bus/{method}", {} if after is None else {"after": after}, timeout=self._patience())
+            items += page["items"]
+            after = page["next"]
+            if after is None:
+                return items
+
+    # --- tasks ---
+
+    def _take_requests(self) -> None:
+        requests = self._session.services.requests
+        while requests:
+            responder, request = requests.popleft()
+            request.notify = self._spawn(responder._handle(request)).cancel
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+class Subscription:
+    """A subscription's messages: ``async for message in subscription``, or get(). Ends when it or the bus is closed. Several tasks share the messages."""
+
+    def __init__(self, bus: Bus, lane: Lane, callback: Callable[[Message], Any] | None) -> None:
+        self._bus = bus
+        self._lane = lane
+        self._callback = callback
+        self._waiters: Waiters = []
+        self._popleft = lane.messages.popleft
+        self._grouped = lane.group is not None
+        self._calling = False
+        self._given = 0  #: group: messages handed out; the oldest counts as handled when the next is asked for
+        lane.notify = self._notify if callback is None else self._schedule
+
+    def __aiter__(self) -> Subscription:
+        return self
+
+    async def __anext__(self) -> Message:
+        if not self._grouped:
+            try:
+                return self._popleft()
+            except IndexError:
+                pass
+        try:
+            return await self._next(None)
+        except Closed:
+            if self._lane.error is None:
+                raise StopAsyncIteration from None
+            raise
+
+    async def get(self, timeout: float | None = None) -> Message:
+        """The next message. Raises Timeout after *timeout* seconds (None: never), Closed or what ended the subscription when there is nothing more to come."""
+        return await self._next(None if timeout is None else self._bus._loop.time() + timeout)
+
+    async def close(self) -> None:
+        """End it: unsubscribe. What was received already can still be taken. Idempotent."""
+        bus = self._bus
+        call = bus._session.declarations.withdraw("subscribe", self._lane.number)
+        self._lane.close()
+        if bus._session.state is State.CONNECTED:
+            await bus._settled(call)
+
+    @property
+    def pattern(self) -> str:
+        """The pattern subscribed to."""
+        return self._lane.pattern
+
+    @property
+    def group(self) -> str | None:
+        """The group it is a member of."""
+        return self._lane.group
+
+    @property
+    def lost(self) -> int:
+        """Messages that were dropped because this program was too slow, as far as they could be counted."""
+        return self._lane.lost
+
+    @property
+    def gaps(self) -> int:
+        """Reconnections since it was made; at each one messages may have been missed, which nobody could count."""
+        return self._lane.gaps
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing more will come."""
+        return self._lane.closed
+
+    async def __aenter__(self) -> Any:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._lane.pattern!r}>"
+
+    # --- inside ---
+
+    async def _next(self, deadline: float | None) -> Message:
+        lane, bus = self._lane, self._bus
+        if self._given:
+            self._given -= 1
+            lane.handled()
+        bus._session.grant(lane, idle=not lane.messages)
+        if not lane.messages and not await bus._wire.wait(lambda: lane.messages or lane.closed, self._waiters, deadline):
+            raise Timeout(f"no message on {lane.pattern!r} in time")
+        if not lane.messages:
+            raise lane.error or Closed(f"{self!r} is closed")
+        self._given += self._grouped
+        return self._popleft()
+
+    def _notify(self) -> None:
+        wake(self._waiters)
+
+    def _schedule(self) -> None:
+        if not self._calling and self._lane.messages:
+            self._calling = True
+            self._bus._spawn(self._call_back())
+
+    async def _call_back(self) -> None:
+        """A task while there are messages: callbacks, one after the other, with turns for others."""
+        lane, session, callback = self._lane, self._bus._session, self._callback
+        assert callback is not None
+        count = 0
+        try:
+            while lane.messages:
+                message = self._popleft()
+                try:
+                    result = callback(message)
+                    if inspect.isawaitable(result):
+                        await result
+                except Exception as error:  # noqa: BLE001  # the border to user code: one message's trouble is not the next one's
+                    session.counters["handler_errors"] += 1
+                    _log_exception(f"callback of {self!r} raised {type(error).__name__}", error)
+                if self._grouped:
+                    lane.handled()
+                count += 1
+                if count % _TURN == 0:
+                    session.grant(lane)
+                    await asyncio.sleep(0)
+        finally:
+            self._calling = False
+        session.grant(lane, idle=True)
+        if self._bus._outbox.out:
+            self._bus._wire.push()
+
+
+class Inbox(Subscription):
+    """The direct messages to this program, used as a subscription is. ``lost`` counts what came while it was full."""
+
+    async def close(self) -> None:
+        """End it: direct messages are counted and dropped from now on. Idempotent."""
+        self._lane.close()
+
+
+class Responder:
+    """A served method. close() ends it."""
+
+    def __init__(self, bus: Bus, name: str, method: str, handler: Callable[[Request], Any], *, owns: bool) -> None:
+        self._bus = bus
+        self._handler = handler
+        self._owns = owns
+        self.name = name
+        self.method = method
+
+    async def close(self) -> None:
+        """Serve the method no more, and give up the name where respond() had claimed it and nothing else is served under it. Idempotent."""
+        bus = self._bus
+        last = self._forget()
+        if bus._session.state is not State.CLOSED:
+            withdraw = bus._session.declarations.withdraw
+            await bus._settled(withdraw("own", self.name) if last and self._owns else withdraw("serve", self.name, self.method))
+
+    async def __aenter__(self) -> Responder:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"<Responder {self.name}/{self.method}>"
+
+    def _forget(self) -> bool:
+        return self._bus._session.services.remove(self.name, self.method, self)
+
+    async def _handle(self, request: Request) -> None:
+        """The task of one request."""
+        bus, services = self._bus, self._bus._session.services
+        try:
+            value = self._handler(request)
+            if inspect.isawaitable(value):
+                value = await value
+        except Exception as error:  # noqa: BLE001  # the border to user code: it becomes an ERROR
+            text = services.refuse(request, error)
+            if text is not None:
+                _log_exception(text, error)
+        else:
+            text = services.answer(request, value)
+            if text is not None:
+                bus._session.remark(40, f"{text}: its answer cannot be sent")
+                bus._wire.log_soon()
+        if bus._outbox.out:
+            bus._wire.push()
+
+
+def _log_exception(text: str, error: Exception) -> None:
+    import logging  # here: the blocking shell does it so too
+
+    logging.getLogger("ipcbus_client").error("%s", text, exc_info=error)
+
+
+def _after_fork() -> None:
+    for bus in list(_buses):
+        bus._wire.abandon()
+    _buses.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)

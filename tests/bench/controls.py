@@ -1,0 +1,116 @@
+"""The controls: what the same messages cost when the bus costs almost nothing. No ipcbus code.
+
+- A relay that copies ``recv(256 KiB)`` to ``sendall`` from one Unix socket to one or several others, without looking.
+  Its publisher writes batches of 64 KiB that were put together before the start; its subscribers split and check every
+  message, as ours do.
+- A ping-pong of 128 bytes over a socketpair between two processes.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import time
+
+from . import payload
+from .processes import Stage
+
+COPY_BYTES = 262_144
+BATCH_BYTES = 65_536
+
+_length = struct.Struct(">I")
+
+
+def _listen(path: str) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen(64)
+    return listener
+
+
+def _connect(path: str) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(path)
+    return connection
+
+
+def relay(stage: Stage, path: str, receivers: int) -> None:
+    """Copy from the publisher at *path*.in to each of the *receivers* at *path*.out."""
+    with _listen(path + ".in") as inward, _listen(path + ".out") as outward:
+        stage.ready()
+        outs = [outward.accept()[0] for _ in range(receivers)]
+        source = inward.accept()[0]
+    while data := source.recv(COPY_BYTES):
+        for out in outs:
+            out.sendall(data)
+    for connection in (source, *outs):
+        connection.close()
+    stage.wait_end()
+
+
+def publisher(stage: Stage, path: str, count: int) -> None:
+    """Write *count* messages, each with its length in front, in batches made beforehand."""
+    each = payload.SIZE + _length.size
+    per_batch = BATCH_BYTES // each
+    head = _length.pack(payload.SIZE)
+    batches = [
+        b"".join(head + payload.raw(number) for number in range(first, min(first + per_batch, count)))
+        for first in range(0, count, per_batch)
+    ]
+    with _connect(path + ".in") as connection:
+        stage.ready()
+        stage.wait_go()
+        start = time.monotonic()
+        for batch in batches:
+            connection.sendall(batch)
+        stage.result(start=start)
+
+
+def subscriber(stage: Stage, path: str, count: int) -> None:
+    """Split and check *count* messages."""
+    length_at, head, unpack, tail_wanted = _length.unpack_from, _length.size, payload.unpack, payload.TAIL
+    with _connect(path + ".out") as connection:
+        stage.ready()
+        number, rest = 0, b""
+        while number < count:
+            data = connection.recv(COPY_BYTES)
+            if not data:
+                raise payload.MessageError(f"the stream ended after {number} of {count} messages")
+            buffer = rest + data if rest else data
+            at, end = 0, len(buffer)
+            while at + head <= end:
+                stop = at + head + length_at(buffer, at)[0]
+                if stop > end:
+                    break
+                sequence, tail = unpack(buffer[at + head : stop])
+                if sequence != number or tail != tail_wanted:
+                    raise payload.MessageError(f"message {number} came as {sequence}, tail {tail!r}")
+                number += 1
+                at = stop
+            rest = buffer[at:]
+        stage.result(end=time.monotonic(), count=number)
+
+
+def ping(stage: Stage, fd: int, count: int) -> None:
+    """Send 128 bytes and wait for them, *count* times."""
+    message = payload.raw(0)
+    with socket.socket(fileno=fd) as connection:
+        stage.ready()
+        stage.wait_go()
+        trips = []
+        clock = time.perf_counter_ns
+        for _ in range(count):
+            start = clock()
+            connection.send(message)
+            if connection.recv(COPY_BYTES) != message:
+                raise payload.MessageError("the ping-pong brought something else back")
+            trips.append(clock() - start)
+        stage.result(trips_ns=trips)
+
+
+def pong(stage: Stage, fd: int) -> None:
+    """Send back what comes."""
+    with socket.socket(fileno=fd) as connection:
+        stage.ready()
+        while data := connection.recv(COPY_BYTES):
+            connection.send(data)

@@ -1,0 +1,94 @@
+"""The reference model of names (N-1): who owns what, who waits, who serves what. Written from the clause, not from the broker."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any, Generic, TypeVar
+
+from ipcbus.protocol.errors import Code, ProtocolError
+
+Peer = TypeVar("Peer", bound=Hashable)
+Notices = list[tuple[Peer, str, str]]  #: receiver, NOTICE name, the name it is about
+
+
+class _Hold(Generic[Peer]):
+    def __init__(self, peer: Peer, mode: str, allow_replace: bool) -> None:
+        self.peer = peer
+        self.mode = mode
+        self.allow_replace = allow_replace
+        self.methods: set[str] = set()
+
+
+class NamesModel(Generic[Peer]):
+    """For each name one line: of a shared name all own it, of another the first does."""
+
+    def __init__(self) -> None:
+        self._lines: dict[str, list[_Hold[Peer]]] = {}
+
+    def owners(self, name: str) -> list[Peer]:
+        line = self._lines.get(name, [])
+        return [hold.peer for hold in (line if line and line[0].mode == "shared" else line[:1])]
+
+    def serves(self, peer: Peer, method: str, name: str | None = None) -> bool:
+        """Whether *peer* serves *method* under *name*, or under any name."""
+        lines = self._lines.values() if name is None else [self._lines[name]]
+        return any(hold.peer == peer and hold.methods & {method, "*"} for line in lines for hold in line)
+
+    def call(self, method: str, peer: Peer, arguments: dict[str, Any]) -> tuple[dict[str, Any] | None, Notices[Peer]]:
+        """The result of a request to the bus (None: not modelled) and the notices it causes; raises ProtocolError."""
+        if method == "own":
+            return self._own(peer, **arguments)
+        if method == "release":
+            self._hold(peer, arguments["name"])
+            return {}, self._remove(peer, arguments["name"])
+        if method in ("serve", "unserve"):
+            methods = self._hold(peer, arguments["name"]).methods
+            (methods.update if method == "serve" else methods.difference_update)(arguments["methods"])
+            return {}, []
+        return None, []
+
+    def leave(self, peer: Peer) -> Notices[Peer]:
+        """*peer* gives up everything, in the order in which it claimed it."""
+        return [notice for name in self._held_by(peer) for notice in self._remove(peer, name)]
+
+    def _held_by(self, peer: Peer) -> list[str]:
+        return [name for name, line in self._lines.items() if any(hold.peer == peer for hold in line)]
+
+    def _hold(self, peer: Peer, name: str) -> _Hold[Peer]:
+        for hold in self._lines.get(name, []):
+            if hold.peer == peer:
+                return hold
+        raise ProtocolError(Code.NOT_OWNER, name)
+
+    def _own(
+        self, peer: Peer, name: str, mode: str = "exclusive", replace: bool = False, allow_replace: bool = False
+    ) -> tuple[dict[str, Any], Notices[Peer]]:
+        line = self._lines.get(name, [])
+        notices: Notices[Peer] = []
+        again = [hold for hold in line if hold.peer == peer]
+        if again:
+            again[0].allow_replace = allow_replace
+        elif line and (line[0].mode == "shared") != (mode == "shared"):
+            raise ProtocolError(Code.NAME_TAKEN, name)
+        elif not line or mode == "shared":
+            line.append(_Hold(peer, mode, allow_replace))
+        elif replace and line[0].allow_replace:
+            notices.append((line[0].peer, "name_lost", name))
+            line[0:1] = [_Hold(peer, mode, allow_replace), *([line[0]] if line[0].mode == "queue" else [])]
+        elif mode == "queue":
+            line.append(_Hold(peer, mode, allow_replace))
+        else:
+            raise ProtocolError(Code.NAME_TAKEN, name)
+        self._lines[name] = line
+        place = 0 if line[0].mode == "shared" else [hold.peer for hold in line].index(peer)
+        return {"owner": place == 0, "position": place}, notices
+
+    def _remove(self, peer: Peer, name: str) -> Notices[Peer]:
+        line = self._lines[name]
+        owned = line[0].peer == peer and line[0].mode != "shared"
+        line[:] = [hold for hold in line if hold.peer != peer]
+        if not line:
+            del self._lines[name]
+        elif owned:
+            return [(line[0].peer, "name_acquired", name)]
+        return []

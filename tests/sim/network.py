@@ -1,0 +1,252 @@
+"""The fake world: a virtual clock, connections that delay, split, stall and die, and a bus that is killed and started again.
+
+Nothing here is random but by the world's seeded generator, and nothing sleeps: an hour of the bus is as long as its events.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import random
+from collections.abc import Callable
+from typing import Protocol
+
+from ipcbus.broker import Broker, Credentials, Peer
+from ipcbus.protocol.limits import Limits
+
+from .oracle import Oracle, PeerModel, ViolationError
+
+#: Small, so that a few messages reach them. What must never be reached (a callee's output) is large instead.
+LIMITS = Limits(
+    max_payload_bytes=64 * 1024,
+    lane_high_bytes=6_000,
+    lane_stall_s=1.5,
+    handshake_timeout_s=5.0,
+    half_close_linger_s=3.0,
+    max_output_bytes=8 * 1024 * 1024,
+)
+CHUNK_BYTES = 16_384  #: of one simulated read or write
+PIPE_BYTES = 32_768  #: what a simulated kernel holds for a receiver that does not read
+
+
+class Endpoint(Protocol):
+    """What the network drives: the model client, or the shell of a real session."""
+
+    def connected(self, link: Link) -> None:
+        """The connection stands; output goes to ``link.send``."""
+
+    def received(self, data: bytes) -> None:
+        """Bytes of the bus."""
+
+    def disconnected(self) -> None:
+        """The connection is gone."""
+
+
+class World:
+    """The clock, the bus and all links of one simulation."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.now = 1000.0
+        self.links: list[Link] = []
+        self.closing = False  #: nobody connects any more
+        self.quiet = False  #: no faults and no delays beyond a moment any more
+        self.log: list[str] = []
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._sequence = itertools.count()
+        self._tick_at: float | None = None
+        self.broker: Broker | None = None
+        self.oracle = Oracle(LIMITS)
+        self.oracles: list[Oracle] = []
+        self.start_bus()
+
+    # --- time ---------------------------------------------------------------------------------------------------------------------------
+
+    def after(self, delay_s: float, action: Callable[[], None]) -> None:
+        """Call *action* in *delay_s* virtual seconds."""
+        heapq.heappush(self._events, (self.now + delay_s, next(self._sequence), action))
+
+    def run(self, until: float) -> None:
+        """Let virtual time pass."""
+        while self._events and self._events[0][0] <= until:
+            at, _, action = heapq.heappop(self._events)
+            self.now = at
+            self.tick()
+            action()
+            self.look()
+        self.now = max(self.now, until)
+        self.tick()
+        self.look()
+
+    def soon(self, longest_s: float) -> float:
+        """A random delay; short ones are likelier."""
+        return longest_s * (0.02 if self.quiet else self.random.random() ** 3)
+
+    def tick(self) -> None:
+        """Do what the bus's clock has made due, before anything else happens at this moment."""
+        if self.broker is None:
+            return
+        deadline = self.broker.next_deadline()
+        if deadline is not None and deadline <= self.now:
+            self.broker.tick(self.now)
+            self.oracle.ticked(self.now)
+
+    def look(self) -> None:
+        """What the daemon does at the end of a round: look at the peers that changed; check that queues are bounded."""
+        if self.broker is None:
+            return
+        for peer in sorted(self.broker.take_touched(), key=lambda peer: peer.id):  # the broker keeps some of them in sets
+            if isinstance(peer.link, Link):
+                peer.link.wake()
+        most = LIMITS.lane_high_bytes + LIMITS.max_frame_bytes + CHUNK_BYTES * (len(self.links) + 1)
+        for peer in self.broker.peers.values():
+            for lane in peer.waiting or ():
+                if lane.backlog is not None and lane.backlog.bytes > most:
+                    raise ViolationError(f"{lane.backlog}: {lane.backlog.bytes} bytes wait, at most {most} may")
+        deadline = self.broker.next_deadline()
+        if deadline is not None and (self._tick_at is None or deadline < self._tick_at or self._tick_at <= self.now):
+            self._tick_at = max(deadline, self.now)
+            self.after(self._tick_at - self.now, lambda: None)
+
+    # --- the bus ------------------------------------------------------------------------------------------------------------------------
+
+    def start_bus(self) -> None:
+        """A new daemon, which knows nothing of the one before."""
+        self.broker = Broker(incarnation=self.random.randbytes(16), random_bytes=self.random.randbytes, now=self.now, limits=LIMITS)
+        self.oracle = Oracle(LIMITS)
+        self.oracles.append(self.oracle)
+
+    def kill_bus(self, *, orderly: bool) -> None:
+        """End the daemon: with BYE to everybody, or as SIGKILL does."""
+        if self.broker is None:
+            return
+        self.note(f"the bus is {'stopped' if orderly else 'killed'}")
+        if orderly:
+            self.broker.shut_down(self.now)
+            for link in tuple(self.links):
+                link.flush()
+        for link in tuple(self.links):
+            link.die()
+        self.broker = None
+
+    def connect(self, endpoint: Endpoint, label: str) -> bool:
+        """Open a connection to the bus; False where none listens."""
+        if self.broker is None:
+            return False
+        peer = self.broker.connect(self.now, transport="unix", credentials=Credentials(1, 2, 3))
+        self.links.append(Link(self, endpoint, self.broker, peer, self.oracle.opened(label)))
+        endpoint.connected(self.links[-1])
+        return True
+
+    def note(self, text: str) -> None:
+        """One line of the story that a failing seed tells."""
+        self.log.append(f"{self.now - 1000:9.4f} {text}")
+
+
+class Link:
+    """One connection: two pipes of bytes, each with its own delays."""
+
+    def __init__(self, world: World, endpoint: Endpoint, broker: Broker, peer: Peer, model: PeerModel) -> None:
+        self.world = world
+        self.endpoint = endpoint
+        self.broker = broker
+        self.peer = peer
+        self.model = model
+        self.alive = True
+        self.up = bytearray()
+        self.down = bytearray()
+        self._eof = False  #: the client is done sending
+        self._stalled_until = {"up": 0.0, "down": 0.0}
+        self._moving = {"up": False, "down": False}
+        peer.link = self
+
+    def send(self, data: bytes) -> None:
+        """The client's write: never partial, the session's shells are tested for that elsewhere."""
+        if self.alive and not self._eof:
+            self.up += data
+            self.wake()
+
+    def end_of_file(self) -> None:
+        """The client shuts down its sending side."""
+        self._eof = True
+        self.wake()
+
+    def stall(self, direction: str, seconds: float) -> None:
+        """Nothing moves in *direction* for a while."""
+        self._stalled_until[direction] = self.world.now + seconds
+
+    def wake(self) -> None:
+        """Something may move."""
+        if not self.alive:
+            return
+        if (self.up or self._eof) and not self.peer.held:
+            self._later("up", self._move_up)
+        if self.peer.out or self.down or self.peer.closing:
+            self._later("down", self._move_down)
+
+    def _later(self, direction: str, move: Callable[[], None]) -> None:
+        if not self._moving[direction]:
+            self._moving[direction] = True
+            stalled = 0.0 if self.world.quiet else max(0.0, self._stalled_until[direction] - self.world.now)
+            self.world.after(stalled + self.world.soon(0.02), move)
+
+    def _move_up(self) -> None:
+        self._moving["up"] = False
+        if not self.alive or self.peer.held:
+            return
+        world = self.world
+        if self.up:
+            size = min(len(self.up), CHUNK_BYTES if world.random.random() < 0.7 else world.random.randint(1, 60))
+            data = bytes(self.up[:size])
+            del self.up[:size]
+            self.broker.receive(self.peer, data, world.now)
+            world.oracle.came(self.model, self.peer.id, data, world.now)
+        elif self._eof:
+            self.broker.half_close(self.peer, world.now)
+            world.oracle.half_closed(self.model)
+            if not self.model.calls():
+                world.oracle.left(self.model)
+            return
+        self.wake()
+
+    def _move_down(self) -> None:
+        self._moving["down"] = False
+        if not self.alive:
+            return
+        world = self.world
+        if self.peer.out and len(self.down) < PIPE_BYTES:
+            self._take(CHUNK_BYTES if world.random.random() < 0.7 else world.random.randint(1, 60))
+        if self.down:
+            size = min(len(self.down), CHUNK_BYTES if world.random.random() < 0.7 else world.random.randint(1, 60))
+            data = bytes(self.down[:size])
+            del self.down[:size]
+            self.endpoint.received(data)
+        if self.peer.closing and not self.peer.out and not self.down:
+            self.die()
+        else:
+            self.wake()
+
+    def _take(self, most: int) -> None:
+        """Some of what waits in the peer's record goes to the kernel."""
+        data = b"".join(bytes(piece) for piece in self.peer.out)[:most]
+        self.world.oracle.went(self.model, data, self.world.now)
+        self.broker.wrote(self.peer, len(data), self.world.now)
+        self.down += data
+
+    def flush(self) -> None:
+        """All that waits goes out at once, as when a daemon stops."""
+        while self.peer.out:
+            self._take(CHUNK_BYTES)
+        if self.down:
+            data, self.down = bytes(self.down), bytearray()
+            self.endpoint.received(data)
+
+    def die(self) -> None:
+        """The connection is gone, with all that was in it. Idempotent."""
+        if not self.alive:
+            return
+        self.alive = False
+        self.world.links.remove(self)
+        self.broker.disconnect(self.peer, self.world.now)
+        self.world.oracle.left(self.model)
+        self.endpoint.disconnected()

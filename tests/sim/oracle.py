@@ -1,0 +1,464 @@
+"""The reference model: what PROTOCOL.md says about the bytes that went in, compared with the bytes that came out.
+
+It stands at the border of the broker and sees, in the broker's own order, what each peer sent and what each peer is given. It
+knows nothing of the broker's inside and shares no code with it but the codec (`protocol.messages`, `protocol.topics`), which has
+tests of its own. Every expectation is exact: the same frames, byte for byte, in the one total order, and where one is missing a
+`lost` notice must stand at its place. It holds for whoever drives the peers: the model client, the real session, or garbage.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from ipcbus.protocol.errors import Code, ProtocolError
+from ipcbus.protocol.limits import READ_BYTES, Limits
+from ipcbus.protocol.messages import Frame, Kind, decode
+from ipcbus.protocol.payloads import decode_value
+from ipcbus.protocol.topics import check_topic, matches, parse_peer
+
+from .names_model import NamesModel
+
+
+class ViolationError(AssertionError):
+    """The bus broke a promise."""
+
+
+def frames_in(buffer: bytearray) -> list[bytes]:
+    """Take the whole frames out of *buffer*."""
+    found, at = [], 0
+    while at + 5 <= len(buffer) and buffer[at] == 0xCE:
+        end = at + 5 + int.from_bytes(buffer[at + 1 : at + 5], "big")
+        if end > len(buffer):
+            break
+        found.append(bytes(buffer[at:end]))
+        at = end
+    del buffer[:at]
+    return found
+
+
+@dataclass(eq=False, slots=True)
+class GroupModel:
+    """L-6: each message of the pattern goes to one member."""
+
+    outstanding: dict[bytes, int] = field(default_factory=dict)  #: frame → its place in the total order
+    members: set[LaneModel] = field(default_factory=set)
+    lost: int = 0  #: told to some member
+    member_left: bool = False  #: what was on its way to that member is unknown
+
+
+@dataclass(eq=False, slots=True)
+class LaneModel:
+    """L-1: what one subscription must still receive."""
+
+    pattern: str
+    group: GroupModel | None
+    granted_bytes: int
+    granted_messages: int
+    expected: deque[bytes] = field(default_factory=deque)
+    sent_bytes: int = 0
+    sent_messages: int = 0
+    last_place: int = -1  #: in a group: of the last message
+    open: bool = True
+
+
+@dataclass(eq=False, slots=True)
+class RequestModel:
+    """R-2: a request and the one way in which it settles: ("frame", raw), ("code", Code), ("value", …), or ("nothing",) after CANCEL."""
+
+    requester: PeerModel
+    callee: PeerModel | None
+    to: str
+    id: int
+    deadline: float
+    outcome: tuple[Any, ...] | None = None
+    told: bool = False
+
+
+class PeerModel:
+    """One connection, from outside."""
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+        self.id = 0
+        self.ready = False
+        self.done_sending = False  #: end of file or BYE was processed
+        self.gone = False  #: nothing is expected of it any more
+        self.buffer_in = bytearray()
+        self.buffer_out = bytearray()
+        self.lanes: dict[int, LaneModel] = {}  #: the closed ones too: their frames may still be on the way
+        self.lane: LaneModel | None = None  #: L-3
+        self.requests: dict[int, RequestModel] = {}
+        self.serving: dict[tuple[int, int], RequestModel] = {}
+        self.direct: deque[bytes] = deque()  #: SENDs and REQUESTs on their way to it
+        self.refusals: Counter[int] = Counter()  #: errors with id 0 that it must still be told, by code
+        self.pings: deque[int] = deque()
+        self.notices: list[tuple[str, str]] = []
+        self.said_bye: int | None = None
+
+    def __repr__(self) -> str:
+        return self.label
+
+    def calls(self) -> list[RequestModel]:
+        """Its requests in flight."""
+        return [request for request in self.requests.values() if request.outcome is None]
+
+
+class Oracle:
+    """The model of one bus, from its start to its end."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.peers: list[PeerModel] = []
+        self.by_id: dict[int, PeerModel] = {}  #: who is here
+        self.known: dict[int, PeerModel] = {}  #: and who was
+        self.names: NamesModel[PeerModel] = NamesModel()
+        self.groups: dict[tuple[str, str], GroupModel] = {}
+        self.retained: dict[str, bytes] = {}
+        self.floating: dict[bytes, list[PeerModel]] = {}  #: SENDs to a shared name: one of these gets it
+        self.place = 0  #: in the total order
+        self.order: list[bytes] = []  #: the payloads of publications and sends in that order
+        self.offered = 0  #: pairs of message and lane (or group), and SENDs: B-4's delivered + lost must reach it
+        self.checked: Counter[str] = Counter()  #: how much was seen: a simulation that checks nothing must be noticed
+
+    # --- what the network tells it ----------------------------------------------------------------------------------------------------
+
+    def opened(self, label: str) -> PeerModel:
+        """A connection was accepted."""
+        peer = PeerModel(label)
+        self.peers.append(peer)
+        return peer
+
+    def came(self, peer: PeerModel, peer_id: int, data: bytes, now: float) -> None:
+        """The broker has just processed *data* from *peer*, whose id it holds to be *peer_id*."""
+        if peer.done_sending:
+            return
+        if peer_id and not peer.id:
+            peer.id = peer_id
+            self.by_id[peer_id] = self.known[peer_id] = peer
+        peer.buffer_in += data
+        for raw in frames_in(peer.buffer_in):
+            self._process(peer, decode(raw), now)
+            if peer.done_sending:
+                return
+        if peer.buffer_in and peer.buffer_in[0] != 0xCE:  # F-2: garbage ends the connection
+            peer.said_bye = Code.BAD_FRAME
+            self.left(peer)
+
+    def ticked(self, now: float) -> None:
+        """The broker's clock went on: requests whose time is over have expired (R-2)."""
+        for peer in self.peers:
+            for request in peer.calls():
+                if request.deadline <= now:
+                    self._settle(request, ("code", Code.EXPIRED))
+
+    def half_closed(self, peer: PeerModel) -> None:
+        """H-11: everything of it is released, its own requests go on."""
+        if not peer.done_sending:
+            peer.done_sending = True
+            self._withdraw(peer)
+
+    def left(self, peer: PeerModel) -> None:
+        """The connection is over."""
+        self.half_closed(peer)
+        peer.gone = True
+        self.by_id.pop(peer.id, None)
+        for request in peer.calls():
+            self._settle(request, ("nothing",))
+
+    def went(self, peer: PeerModel, data: bytes, now: float) -> None:
+        """The broker gave *data* for *peer* to the network."""
+        peer.buffer_out += data
+        for raw in frames_in(peer.buffer_out):
+            if peer.said_bye == -1:
+                raise ViolationError(f"{peer}: a frame after BYE")
+            self._receive(peer, decode(raw), now)
+
+    # --- what peers say -----------------------------------------------------------------------------------------------------------------
+
+    def _process(self, peer: PeerModel, frame: Frame, now: float) -> None:
+        kind, elements = frame.kind, frame.elements
+        if kind is Kind.HELLO:
+            peer.ready = True
+        elif kind in (Kind.PUBLISH, Kind.RETAIN):
+            self._publish(peer, frame)
+        elif kind is Kind.CREDIT:
+            lane = peer.lanes.get(elements[2])
+            if lane is not None and lane.open:
+                lane.granted_bytes += elements[3]
+                lane.granted_messages += elements[4]
+        elif kind is Kind.SEND:
+            self._send(peer, frame)
+        elif kind is Kind.REQUEST:
+            self._request(peer, frame, now)
+        elif kind in (Kind.REPLY, Kind.ERROR):
+            requester = self.by_id.get(parse_peer(elements[2]) or 0)
+            request = requester.requests.get(elements[3]) if requester is not None else None
+            if request is None or request.outcome is not None:
+                peer.refusals[Code.NO_SUCH_REQUEST] += 1
+            else:
+                self._settle(request, ("frame", frame.raw))
+        elif kind is Kind.CANCEL:
+            request = peer.requests.get(elements[3])
+            if request is not None and request.outcome is None:
+                self._settle(request, ("nothing",))
+        elif kind is Kind.PING:
+            peer.pings.append(elements[2])
+        elif kind is Kind.BYE:
+            self.left(peer)
+        else:
+            raise ViolationError(f"{peer} sent {frame}, which no simulated client does")
+
+    def _publish(self, peer: PeerModel, frame: Frame) -> None:
+        topic = frame.elements[2]
+        try:
+            check_topic(topic)
+        except ProtocolError as error:
+            peer.refusals[error.code] += 1
+            return
+        if topic.startswith("$"):
+            peer.refusals[Code.RESERVED] += 1
+            return
+        self.place += 1
+        self.order.append(frame.payload)
+        for other in self.by_id.values():
+            for lane in other.lanes.values():
+                if lane.open and lane.group is None and matches(lane.pattern, topic):
+                    lane.expected.append(frame.raw)
+                    self.offered += 1
+        for (pattern, _), group in self.groups.items():
+            if matches(pattern, topic):
+                group.outstanding[frame.raw] = self.place
+                self.offered += 1
+        if frame.kind is Kind.RETAIN:
+            self.retained.pop(topic, None)
+            if frame.payload_size:
+                self.retained[topic] = frame.raw
+
+    def _send(self, peer: PeerModel, frame: Frame) -> None:
+        to = frame.elements[2]
+        number = parse_peer(to)
+        if number is not None:
+            receivers = [self.by_id[number]] if self._is_here(number) else []
+        else:
+            receivers = self.names.owners(to)
+        if not receivers:
+            peer.refusals[Code.NO_SUCH_NAME if number is None else Code.NO_SUCH_PEER] += 1
+            return
+        self.offered += 1
+        self.order.append(frame.payload)
+        if len(receivers) == 1:
+            receivers[0].direct.append(frame.raw)
+        else:
+            self.floating[frame.raw] = receivers
+
+    def _is_here(self, number: int) -> bool:
+        return number in self.by_id and not self.by_id[number].done_sending
+
+    def _request(self, peer: PeerModel, frame: Frame, now: float) -> None:
+        _, _, to, number, timeout_ms, _ = frame.elements
+        request = RequestModel(peer, None, to, number, now + timeout_ms / 1000)
+        peer.requests[number] = request
+        target, _, method = to.partition("/")
+        if target == "bus":
+            request.outcome = self._bus(peer, method, decode_value(None, frame.payload) or {})
+            return
+        address = parse_peer(target)
+        if address is not None:
+            callee = self.by_id.get(address) if self._is_here(address) else None
+            if callee is None:
+                request.outcome = ("code", Code.NO_SUCH_PEER)
+                return
+            serving = [callee] if self.names.serves(callee, method) else []
+        else:
+            if not self.names.owners(target):
+                request.outcome = ("code", Code.NO_SUCH_NAME)
+                return
+            serving = [owner for owner in self.names.owners(target) if self.names.serves(owner, method, target)]
+        if not serving:
+            request.outcome = ("code", Code.NO_SUCH_METHOD)
+            return
+        request.callee = min(serving, key=lambda owner: len(owner.serving))  # R-1; ties: the one that owned first
+        request.callee.serving[peer.id, number] = request
+        request.callee.direct.append(frame.raw)
+
+    def _bus(self, peer: PeerModel, method: str, arguments: dict[str, Any]) -> tuple[Any, ...]:
+        """A request to the bus takes effect, and settles, in its place of the order."""
+        if method == "subscribe":
+            return ("value", {"retained": self._subscribe(peer, arguments)})
+        if method == "unsubscribe":
+            lane = peer.lanes.get(arguments["lane"])
+            if lane is None or not lane.open:
+                return ("code", Code.NO_SUCH_LANE)
+            self._close_lane(lane)
+            return ("dropped", lane)
+        try:
+            value, notices = self.names.call(method, peer, arguments)
+        except ProtocolError as error:
+            return ("code", error.code)
+        for receiver, name, about in notices:
+            receiver.notices.append((name, about))
+        return ("value", value) if value is not None else ("any",)
+
+    def _subscribe(self, peer: PeerModel, arguments: dict[str, Any]) -> int:
+        name, pattern = arguments.get("group"), arguments["pattern"]
+        group = None if name is None else self.groups.setdefault((pattern, name), GroupModel())
+        lane = LaneModel(pattern, group, arguments["credit"], arguments.get("messages", 1))
+        assert arguments["lane"] not in peer.lanes, "simulated clients do not use a lane number twice"
+        peer.lanes[arguments["lane"]] = lane
+        if group is not None:
+            group.members.add(lane)
+        elif arguments.get("retained", True):
+            lane.expected.extend(raw for topic, raw in self.retained.items() if matches(pattern, topic))
+            self.offered += len(lane.expected)
+        return len(lane.expected)
+
+    # --- ends ---------------------------------------------------------------------------------------------------------------------------
+
+    def _close_lane(self, lane: LaneModel) -> None:
+        lane.open = False
+        group = lane.group
+        if group is not None:
+            group.members.discard(lane)
+            group.member_left = True
+            if not group.members:
+                self.groups = {key: other for key, other in self.groups.items() if other is not group}
+
+    def _withdraw(self, peer: PeerModel) -> None:
+        for lane in peer.lanes.values():
+            if lane.open:
+                self._close_lane(lane)
+        for receiver, name, about in self.names.leave(peer):
+            receiver.notices.append((name, about))
+        for request in tuple(peer.serving.values()):
+            self._settle(request, ("code", Code.RESPONDER_DIED))
+
+    def _settle(self, request: RequestModel, outcome: tuple[Any, ...]) -> None:
+        request.outcome = outcome
+        if request.callee is not None:
+            del request.callee.serving[request.requester.id, request.id]
+        requester = request.requester
+        if requester.done_sending and not requester.gone and not requester.calls():
+            self.left(requester)  # H-11: it stayed only for its answers
+
+    # --- what peers get -----------------------------------------------------------------------------------------------------------------
+
+    def _receive(self, peer: PeerModel, frame: Frame, now: float) -> None:
+        kind, elements = frame.kind, frame.elements
+        self.checked[kind.name] += 1
+        if kind is Kind.WELCOME:
+            self._check(elements[4] == peer.id != 0, peer, frame, f"the id is {peer.id}")
+        elif kind is Kind.LANE:
+            peer.lane = peer.lanes.get(elements[2])
+            self._check(peer.lane is not None, peer, frame, "no such lane")
+        elif kind in (Kind.PUBLISH, Kind.RETAIN):
+            self._receive_publication(peer, frame)
+        elif kind in (Kind.SEND, Kind.REQUEST):
+            if frame.raw in self.floating and peer in self.floating[frame.raw]:
+                del self.floating[frame.raw]
+            else:
+                self._check(bool(peer.direct) and peer.direct.popleft() == frame.raw, peer, frame, "not the next one to it")
+        elif kind in (Kind.REPLY, Kind.ERROR):
+            self._receive_answer(peer, frame)
+        elif kind is Kind.PONG:
+            self._check(bool(peer.pings) and peer.pings.popleft() == elements[2], peer, frame, "not the next PONG")
+        elif kind is Kind.NOTICE:
+            self._receive_notice(peer, frame)
+        elif kind is Kind.CANCEL:
+            requester = self.known.get(elements[1])
+            request = requester.requests.get(elements[3]) if requester is not None else None
+            settled = request is not None and request.outcome is not None and request.callee is peer
+            self._check(settled, peer, frame, "that request has not settled, or is not this peer's")
+        elif kind is Kind.BYE:
+            allowed = (peer.said_bye, Code.SHUTTING_DOWN.value)
+            self._check(elements[2] in allowed, peer, frame, "nothing fatal was sent")
+            peer.said_bye = -1
+        else:
+            self._check(False, peer, frame, "the bus does not send this")
+
+    def _receive_publication(self, peer: PeerModel, frame: Frame) -> None:
+        lane = peer.lane
+        if lane is None:
+            raise ViolationError(f"{peer}: {frame} without a LANE before it (L-3)")
+        overdraft = max(READ_BYTES, len(frame.raw))
+        self._check(lane.sent_bytes - overdraft < lane.granted_bytes, peer, frame, "credit was overdrawn (L-5)")
+        lane.sent_bytes += len(frame.raw)
+        if lane.group is None:
+            expected = lane.expected.popleft() if lane.expected else b""
+            self._check(expected == frame.raw, peer, frame, "not the next message of its lane (L-4), and nothing was said to be lost")
+            return
+        lane.sent_messages += 1
+        self._check(lane.sent_messages <= lane.granted_messages, peer, frame, "message credit was overdrawn (L-6)")
+        place = lane.group.outstanding.pop(frame.raw, None)
+        self._check(place is not None and place > lane.last_place, peer, frame, "not its group's, twice, or out of order (L-6)")
+        lane.last_place = place or 0
+
+    def _receive_answer(self, peer: PeerModel, frame: Frame) -> None:
+        number = frame.elements[3]
+        if number == 0:
+            count = decode_value(None, frame.payload)["count"]
+            peer.refusals[frame.elements[4]] -= count
+            self._check(peer.refusals[frame.elements[4]] >= 0, peer, frame, "nothing was to be refused with this code")
+            return
+        request = peer.requests.get(number)
+        if request is None or request.outcome is None or request.told:
+            raise ViolationError(f"{peer}: {frame} answers what was not asked, has not settled or has been answered (R-2)")
+        request.told = True
+        what = request.outcome[0]
+        if what == "frame":
+            self._check(frame.raw == request.outcome[1], peer, frame, "not the callee's answer")
+        elif what == "code":
+            good = frame.kind is Kind.ERROR and frame.elements[4] == request.outcome[1]
+            self._check(good, peer, frame, f"expected {request.outcome[1].label}")
+        elif what == "value":
+            value = decode_value(None, frame.payload)
+            self._check(frame.kind is Kind.REPLY and value == request.outcome[1], peer, frame, f"expected {request.outcome[1]}")
+        elif what == "dropped":
+            lane = request.outcome[1]
+            if lane.group is None:
+                dropped = decode_value(None, frame.payload)["dropped"]
+                self._check(dropped == len(lane.expected), peer, frame, f"{dropped} dropped, {len(lane.expected)} missing")
+        else:
+            self._check(what == "any", peer, frame, f"expected {what}")
+
+    def _receive_notice(self, peer: PeerModel, frame: Frame) -> None:
+        name, content = frame.elements[2], decode_value(None, frame.payload)
+        if name != "lost":
+            self._check((name, content["name"]) in peer.notices, peer, frame, f"expected {peer.notices}")
+            peer.notices.remove((name, content["name"]))
+            return
+        lane = peer.lanes[content["lane"]]
+        if lane.group is not None:
+            lane.group.lost += content["count"]
+            return
+        self._check(content["count"] <= len(lane.expected), peer, frame, "more were lost than there were")
+        size = sum(len(lane.expected.popleft()) for _ in range(content["count"]))
+        self._check(size == content["bytes"], peer, frame, f"{size} bytes are missing")
+
+    @staticmethod
+    def _check(good: bool, peer: PeerModel, frame: Frame, why: str) -> None:
+        if not good:
+            raise ViolationError(f"{peer} got {frame}: {why}")
+
+    # --- the end --------------------------------------------------------------------------------------------------------------------------
+
+    def check_quiet(self) -> None:
+        """Nothing is under way any more: everything that a connected peer was to get, it got."""
+        for peer in self.peers:
+            if peer.gone or peer.done_sending:
+                continue
+            left = {
+                "messages": sum(len(lane.expected) for lane in peer.lanes.values() if lane.open),
+                "direct": len(peer.direct),
+                "requests": sum(not request.told and request.outcome != ("nothing",) for request in peer.requests.values()),
+                "refusals": sum(peer.refusals.values()),
+                "notices": len(peer.notices),
+                "pongs": len(peer.pings),
+            }
+            if any(left.values()):
+                raise ViolationError(f"{peer} never got { ({what: count for what, count in left.items() if count}) }")
+        for (pattern, name), group in self.groups.items():
+            missing = len(group.outstanding) - group.lost
+            if missing < 0 or (missing and not group.member_left):
+                raise ViolationError(f"group {name} on {pattern}: {missing} messages are neither delivered nor said to be lost")

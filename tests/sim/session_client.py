@@ -1,0 +1,305 @@
+"""The real `ipcbus_client` session in a shell made of the fake network: what the program sees is compared with what the wire brought.
+
+The oracle judges the wire; this judges the session: nothing lost, doubled or reordered between wire and program, publications
+sent in order and once across reconnects, declarations replayed, every call settled exactly once.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from dataclasses import dataclass, field
+from functools import partial
+
+from ipcbus_client._calls import Call
+from ipcbus_client._errors import BusError, ServiceError
+from ipcbus_client._lanes import INBOX, Lane
+from ipcbus_client._message import Request
+from ipcbus_client._session import Session, State
+
+from ipcbus.protocol.messages import Kind, decode
+from ipcbus.protocol.payloads import decode_value
+
+from .model_client import METHODS, NAMES, PATTERNS, TOPICS
+from .network import Link, World
+from .oracle import ViolationError, frames_in
+
+WINDOW_BYTES = 4_000
+LEGAL_TOPICS = TOPICS[:6]
+
+
+@dataclass(eq=False)
+class Reader:
+    """One lane of the program: what it took, and what it must have taken."""
+
+    lane: Lane
+    made_in_epoch: int
+    wire: list[bytes] = field(default_factory=list)
+    taken: list[bytes] = field(default_factory=list)
+    lost_on_wire: int = 0
+    subscribed: Call | None = None  #: None for the inbox
+    open: bool = True
+
+
+class SessionClient:
+    """A program with one bus object, whose connection comes and goes."""
+
+    def __init__(self, world: World, label: str) -> None:
+        self.world = world
+        self.random = world.random
+        self.label = label
+        self.acting = True
+        self.link: Link | None = None
+        self.session = Session(program=label, library="sim")
+        self.session.on_requests = self._requests_came
+        self.session.inbox = Lane(INBOX, "", window_bytes=1 << 24)
+        self.readers: dict[int, Reader] = {INBOX: Reader(self.session.inbox, 0)}
+        self.calls: list[tuple[Call, list[int]]] = []  #: each with one entry for each time that it settled
+        self.given_up: set[Call] = set()
+        self.published: list[bytes] = []
+        self.excused = bytearray()  #: bytes that died in a connection
+        self._numbers = itertools.count(1)
+        self._current = 0  #: lane on the wire
+        self._buffer = bytearray()
+        world.after(world.soon(0.1), self._connect)
+        world.after(world.soon(0.5), self._act_again)
+        self._tick()
+
+    # --- the shell ----------------------------------------------------------------------------------------------------------------------
+
+    def _connect(self) -> None:
+        if self.link is not None or self.world.closing:
+            return
+        if not self.world.connect(self, f"{self.label}/{self.session.epoch}"):
+            self.world.after(self.world.soon(0.5), self._connect)
+
+    def connected(self, link: Link) -> None:
+        self.link = link
+        self._buffer = bytearray()
+        self._current = -1
+        self.session.opened()
+        self._push()
+
+    def disconnected(self) -> None:
+        assert self.link is not None
+        self.excused += self.link.model.buffer_in + self.link.up + self._torn()
+        self.link = None
+        self.session.lost("cut", again=True)
+        self.world.after(self.world.soon(0.5), self._connect)
+
+    def _torn(self) -> bytes:
+        """The rest of a frame that was begun: the session cannot send it again."""
+        data, written = self.session.outbox._sending, self.session.outbox._at
+        at = 0
+        while at < written:
+            end = at + 5 + int.from_bytes(data[at + 1 : at + 5], "big")
+            if end > written:
+                return bytes(data[written:end])
+            at = end
+        return b""
+
+    def received(self, data: bytes) -> None:
+        self._tap(data)
+        self.session.receive(data)
+        for reader in self.readers.values():
+            if reader.lane.messages:
+                self.world.after(self.world.soon(0.3), partial(self._take, reader))
+        if self.session.hangup is not None:
+            self.world.note(f"{self.label} hangs up: {self.session.hangup}")
+            if "stopped" not in self.session.hangup and "shutting_down" not in self.session.hangup:
+                raise ViolationError(f"{self.label} hung up: {self.session.hangup}")
+            if self.link is not None:
+                self.link.die()
+        self._push()
+
+    def _push(self) -> None:
+        """Write what is in the outbox: all of it, or as much as a full kernel would take, and the rest later."""
+        outbox = self.session.outbox
+        while self.link is not None and outbox.unsent_bytes:
+            chunk = outbox.chunk()
+            size = len(chunk) if self.random.random() < 0.8 else self.random.randint(1, len(chunk))
+            data = bytes(chunk[:size])
+            chunk.release()
+            outbox.wrote(size)
+            self.link.send(data)
+            if outbox.blocked:
+                self.world.after(self.world.soon(0.2), self._push)
+                return
+
+    def _tick(self) -> None:
+        self.session.declarations.tick(self.world.now)
+        self._push()
+        self.world.after(0.5, self._tick)
+
+    def _tap(self, data: bytes) -> None:
+        """What the wire brings, read by another decoder than the session's."""
+        self._buffer += data
+        for raw in frames_in(self._buffer):
+            frame = decode(raw)
+            if frame.kind is Kind.LANE:
+                self._current = frame.elements[2]
+            elif frame.kind in (Kind.PUBLISH, Kind.RETAIN, Kind.SEND):
+                number = INBOX if frame.kind is Kind.SEND else self._current
+                reader = self.readers.get(number)
+                if reader is not None and reader.open:
+                    reader.wire.append(frame.payload)
+            elif frame.kind is Kind.NOTICE and frame.elements[2] == "lost":
+                content = decode_value(None, frame.payload)
+                reader = self.readers.get(content["lane"])
+                if reader is not None and reader.open:
+                    reader.lost_on_wire += content["count"]
+
+    # --- the program --------------------------------------------------------------------------------------------------------------------
+
+    def _act_again(self) -> None:
+        if self.acting:
+            actions = (self._publish, self._subscribe, self._unsubscribe, self._serve, self._call, self._send, self._ping)
+            self.random.choices(actions, (10, 4, 1, 2, 6, 2, 1))[0]()
+            self.world.after(self.world.soon(0.6), self._act_again)
+
+    def _payload(self) -> bytes:
+        size = self.random.choice([0, 100, 2000]) if self.random.random() < 0.3 else 10
+        return f"{self.label}#{next(self._numbers)}#".encode() + bytes(size)
+
+    def _publish(self) -> None:
+        topic, retain = self.random.choice(LEGAL_TOPICS), self.random.random() < 0.1
+        for _ in range(self.random.choice([1, 1, 5, 30])):
+            self.published.append(self._payload())
+            self.session.outbox.publish(topic, self.published[-1], retain, None)
+        self.world.after(self.world.soon(0.1), self._push)
+
+    def _send(self) -> None:
+        self.session.outbox.send(self.random.choice(NAMES), self._payload(), None)
+        self._push()
+
+    def _subscribe(self) -> None:
+        if len(self.session.lanes) >= 6:
+            return
+        group = self.random.choice([None, None, "jobs"])
+        lane = Lane(self.session.new_id(), self.random.choice(PATTERNS), group=group, window_bytes=WINDOW_BYTES, prefetch=4)
+        reader = self.readers[lane.number] = Reader(lane, self.session.epoch)
+        reader.subscribed = self.session.declarations.subscribe(lane)
+        self._watch(reader.subscribed)
+        self._push()
+
+    def _unsubscribe(self) -> None:
+        answered = [reader for reader in self.readers.values() if reader.subscribed is not None and reader.subscribed.done]
+        readers = [reader for reader in answered if reader.open]
+        if readers:
+            reader = self.random.choice(readers)
+            reader.open = False
+            call = self.session.declarations.withdraw("subscribe", reader.lane.number)
+            if call is not None:
+                self._watch(call)
+            self._push()
+
+    def _serve(self) -> None:
+        name, method = self.random.choice(NAMES), self.random.choice(METHODS)
+        if self.session.declarations.declared("serve", name, method) is not None:
+            return
+        if self.session.declarations.declared("own", name) is None:
+            self._watch(self.session.declarations.own(name, "queue", False, False))
+        self.session.services.add(name, method, "handler")
+        self._watch(self.session.declarations.serve(name, method))
+        self._push()
+
+    def _call(self) -> None:
+        if self.session.state is not State.CONNECTED:
+            return
+        timeout_s = self.random.choice([0.1, 1.0])
+        call = self.session.request(f"{self.random.choice(NAMES)}/{self.random.choice(METHODS)}", self._payload(), None, timeout_s)
+        self._watch(call)
+
+        def give_up() -> None:
+            if not call.done:
+                self.given_up.add(call)
+                self.session.cancel(call)
+                self._push()
+
+        self.world.after(timeout_s + 0.2, give_up)
+        self._push()
+
+    def _ping(self) -> None:
+        if self.session.state is State.CONNECTED:
+            self._watch(self.session.ping())
+            self._push()
+
+    def _watch(self, call: Call) -> None:
+        settled: list[int] = [1] if call.done else []
+        call.notify = lambda: settled.append(1)
+        self.calls.append((call, settled))
+
+    def _requests_came(self) -> None:
+        requests: deque[tuple[object, Request]] = self.session.services.requests
+        while requests:
+            _, request = requests.popleft()
+            self.world.after(self.world.soon(0.5), partial(self._answer, request))
+
+    def _answer(self, request: Request) -> None:
+        if self.random.random() < 0.8:
+            self.session.services.answer(request, self._payload())
+        else:
+            self.session.services.refuse(request, ServiceError("not-today", "come back tomorrow"))
+        self._push()
+
+    def _take(self, reader: Reader) -> None:
+        messages = reader.lane.messages
+        for _ in range(min(len(messages), self.random.choice([1, 5, 100]))):
+            reader.taken.append(messages.popleft().payload)
+            reader.lane.handled()
+        self.session.grant(reader.lane, idle=not messages)
+        self._push()
+        if messages:
+            self.world.after(self.world.soon(0.3), lambda: self._take(reader))
+
+    # --- the end ------------------------------------------------------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """Do nothing new, take all that waits."""
+        self.acting = False
+
+    def check(self) -> None:
+        """All is quiet and the connection stands."""
+        if self.session.state is not State.CONNECTED or self.link is None:
+            raise ViolationError(f"{self.label} did not come back: {self.session.state}")
+        for reader in self.readers.values():
+            self._check_reader(reader)
+        for call, settled in self.calls:
+            if len(settled) != (0 if call in self.given_up else 1):
+                raise ViolationError(f"{self.label}: call {call.id} to {call.to or 'ping'} settled {len(settled)} times")
+            if call.error is not None and not isinstance(call.error, BusError):
+                raise ViolationError(f"{self.label}: call {call.id} failed with {call.error!r}")
+        wanted = {number for number, reader in self.readers.items() if number != INBOX and not reader.lane.closed}
+        have = set(self.link.peer.lanes or ())
+        if wanted != have:
+            raise ViolationError(f"{self.label}: the bus has lanes {sorted(have)}, the program {sorted(wanted)}")
+        taken = {name.name for name in self.link.broker.names if name.shared}  # by others, meanwhile: it goes on trying
+        names = {key[1] for key in self.session.declarations._all if key[0] == "own"} - taken
+        if names != set(self.link.peer.claims or ()):
+            raise ViolationError(
+                f"{self.label}: the bus has names {sorted(self.link.peer.claims or ())}, the program {sorted(map(str, names))}"
+            )
+        self._check_published()
+
+    def _check_reader(self, reader: Reader) -> None:
+        where = f"{self.label}, lane {reader.lane.number} ({reader.lane.pattern})"
+        if reader.taken != reader.wire:
+            raise ViolationError(
+                f"{where}: the program took {len(reader.taken)} messages, the wire brought {len(reader.wire)}, or in another order"
+            )
+        if reader.lane.lost != reader.lost_on_wire:
+            raise ViolationError(f"{where}: says that {reader.lane.lost} were lost, the bus said {reader.lost_on_wire}")
+        if reader.open and reader.lane.gaps != self.session.epoch - reader.made_in_epoch:
+            raise ViolationError(f"{where}: {reader.lane.gaps} gaps, but epoch {self.session.epoch} and made in {reader.made_in_epoch}")
+
+    def _check_published(self) -> None:
+        """Each publication reached the bus once and in order, or died in a connection that was cut."""
+        mark = f"{self.label}#".encode()
+        mine = set(self.published)
+        arrived = [payload for oracle in self.world.oracles for payload in oracle.order if payload.startswith(mark) and payload in mine]
+        numbers = [int(payload.split(b"#")[1]) for payload in arrived]
+        if numbers != sorted(set(numbers)):
+            raise ViolationError(f"{self.label}: publications came twice or out of order")
+        for payload in mine.difference(arrived):
+            if b"#".join(payload.split(b"#")[:2]) + b"#" not in self.excused:
+                raise ViolationError(f"{self.label}: {payload[:20]!r} was published and never reached a bus or a cut connection")
