@@ -13,7 +13,7 @@ DEFAULT_BUS = "default"  #: the bus of ``connect()`` and ``ipcbusd`` without a n
 #: sun_path of Linux holds 108 bytes with the terminating zero
 UNIX_PATH_MAX_BYTES = 107
 
-_TCP = re.compile(r"(?:(\d{1,3}(?:\.\d{1,3}){3}|localhost)|\[([0-9a-fA-F:]+)\]):(\d{1,5})")
+_TCP = re.compile(r"(?:(\d{1,3}(?:\.\d{1,3}){3}|localhost)|\[([0-9a-fA-F:]+)\]):(\d{1,5})", re.ASCII)
 
 
 class AddressError(ValueError):
@@ -74,7 +74,7 @@ def is_loopback(host: str) -> bool:
     if ":" in host:
         return host == "::1"
     parts = host.split(".")
-    return len(parts) == 4 and parts[0] == "127" and all(part.isdigit() and int(part) <= 255 for part in parts)
+    return len(parts) == 4 and parts[0] == "127" and all(part.isascii() and part.isdigit() and int(part) <= 255 for part in parts)
 
 
 def check_bus_name(bus: str) -> None:

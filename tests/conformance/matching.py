@@ -25,6 +25,10 @@ class MismatchError(AssertionError):
     """What came is not what the vector says."""
 
 
+class IncompleteError(MismatchError):
+    """What came is not all yet: more may make it what the vector says."""
+
+
 def cut(data: bytes) -> tuple[list[bytes], bytes]:
     """The whole frames at the beginning of *data*, and the rest."""
     frames, at = [], 0
@@ -91,10 +95,12 @@ def check_frames(expected: Sequence[Any], frames: Sequence[bytes], is_proof: Pro
             continue
         for _ in range(int(times)):
             if at == len(have):
-                raise MismatchError(f"{at} frames came; missing: {_show_expected(want)}")
+                raise IncompleteError(f"{at} frames came; missing: {_show_expected(want)}")
             difference = _frame_difference(want, have[at], is_proof)
             if difference:
-                raise MismatchError(f"frame {at + 1}: {difference}\n  expected {_show_expected(want)}\n  got      {show(have[at])}")
+                may_grow = at == len(have) - 1 and _is_counted(have[at])
+                shown = f"  expected {_show_expected(want)}\n  got      {show(have[at])}"
+                raise (IncompleteError if may_grow else MismatchError)(f"frame {at + 1}: {difference}\n{shown}")
             at += 1
     if at < len(have):
         raise MismatchError("unexpected:" + "".join(f"\n  {show(frame)}" for frame in have[at : at + 10]))
@@ -119,7 +125,7 @@ def check_lanes(expected: dict[str, Sequence[Any]], frames: Sequence[bytes], is_
         try:
             check_frames(wanted, lanes[number], is_proof)
         except MismatchError as error:
-            raise MismatchError(f"lane {number}: {error}") from None
+            raise type(error)(f"lane {number}: {error}") from None
 
 
 def check_bye(code: int | None, frames: Sequence[bytes]) -> None:

@@ -13,9 +13,9 @@ import msgpack
 from ipcbus.protocol.errors import Code
 
 from . import matching, vectors
-from .matching import MismatchError
+from .matching import IncompleteError, MismatchError
 
-#: Whether what has come so far, and whether the connection has ended, is all that is due.
+#: Whether what has come so far, and whether the connection has ended, is all that is due, or shows already that something is wrong.
 Enough = Callable[[Sequence[bytes], bool], bool]
 
 CHALLENGE = 2
@@ -158,8 +158,10 @@ class Replay:
                 return has_ended
             try:
                 check(frames)
-            except MismatchError:
+            except IncompleteError:
                 return has_ended
+            except MismatchError:
+                pass
             return True
 
         frames, has_ended = self._bus.collect(peer, enough)

@@ -1,4 +1,4 @@
-"""Reads tests/vectors/*.json (PROTOCOL.md section 11): cases and steps, the bytes that they stand for, and how these are split over writes."""
+"""Reads tests/vectors/*.json (PROTOCOL.md section 11): cases, steps, the bytes that they stand for, and their splits over writes."""
 
 from __future__ import annotations
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from ipcbus.protocol.addresses import AddressError
 from ipcbus.protocol.payloads import PayloadError
 
-from ._blocking import Bus, Inbox, Responder, Subscription, connect
+from ._blocking import Bus, connect
+from ._blocking_streams import Inbox, Responder, Subscription
 from ._errors import (
     BadName,
     BusError,

@@ -14,7 +14,9 @@ class Backoff:
     stable_s: float = 10.0  #: a connection that held so long starts over
 
     def delay_s(self, attempt: int, jitter: float) -> float:
-        """Seconds before attempt number *attempt* (from 0); *jitter* in [0, 1) spreads it over the upper half, so that clients do not come in step."""
+        """Seconds before attempt number *attempt* (from 0); *jitter* in [0, 1) spreads it over the upper half, so that clients do not
+        come in step.
+        """
         full = self.cap_s if attempt > 30 else min(self.cap_s, self.first_s * 2.0**attempt)
         return full * (0.5 + 0.5 * jitter)
 

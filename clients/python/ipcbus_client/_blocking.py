@@ -1,4 +1,6 @@
-"""The blocking shell: `Bus` and what it hands out. The same names in the same order as aio.py; everything that decides is in the session, all waiting in the wire."""
+"""The blocking shell: `Bus` and what it hands out. The same names in the same order as aio.py; everything that decides is in the session,
+all waiting in the wire.
+"""
 
 from __future__ import annotations
 
@@ -8,25 +10,24 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from time import monotonic
 from types import TracebackType
 from typing import Any
 
 from . import _discovery, _names
+from ._blocking_streams import Inbox, Responder, Subscription
 from ._calls import Call
 from ._dial import Target
-from ._errors import BusError, Closed, ConnectError, ConnectionLost, Expired, Timeout
+from ._errors import BusError, ConnectError, ConnectionLost, Expired, Timeout
 from ._lanes import INBOX, Lane
 from ._message import Message, Request
 from ._names import GRACE_S
 from ._outbox import FLUSH_BYTES, OutboxFullError
 from ._session import INBOX_MAX_BYTES, Session, State
-from ._wire import Waiter, Wire
-
-#: Callbacks of one subscription that run before the worker looks at what else there is.
-_TURN = 100
+from ._waiter import Waiter
+from ._wire import Wire
 
 _buses: weakref.WeakSet[Bus] = weakref.WeakSet()
 
@@ -41,11 +42,13 @@ def connect(
     timeout: float | None = 10.0,
     reconnect: bool = True,
 ) -> Bus:
-    """Connect to a bus: to *address* (``unix:/path``, ``tcp:127.0.0.1:port``), to the one named *bus*, or to ``$IPCBUS_ADDRESS``, ``$IPCBUS_BUS``, or ``default``.
+    """Connect to a bus: to *address* (``unix:/path``, ``tcp:127.0.0.1:port``), to the one named *bus*, or to ``$IPCBUS_ADDRESS``,
+    ``$IPCBUS_BUS``, or ``default``.
 
-    With *name* the name is owned before this returns. *program* is what ``ipcbus peers`` shows. *secret_file* is for TCP. Tries for *timeout* seconds (None: for
-    ever), as the daemon may be just starting; the bus object uses the same time for what has no timeout of its own. With *reconnect* a lost connection comes back
-    by itself and everything declared is declared again; without it the bus is closed then.
+    With *name* the name is owned before this returns. *program* is what ``ipcbus peers`` shows. *secret_file* is for TCP. Tries for
+    *timeout* seconds (None: for ever), as the daemon may be just starting; the bus object uses the same time for what has no timeout of
+    its own. With *reconnect* a lost connection comes back by itself and everything declared is declared again; without it the bus is
+    closed then.
 
     Raises ConnectError, AddressError (a ValueError), BadName, or Refused where another peer owns the name.
     """
@@ -83,7 +86,8 @@ class Bus:
             self._name_call = self._session.declarations.own(_names.check_name(name), "exclusive", False, False)
         self._wire = Wire(self._session, Target(found, secret_path), timeout=timeout, reconnect=reconnect)
         self._lock = self._wire.lock
-        self._jobs: deque[Callable[[], None]] = deque()  #: for the worker: a lane with messages at most once, requests as many as the bus lets come
+        #: for the worker: a lane with messages at most once, requests as many as the bus lets come
+        self._jobs: deque[Callable[[], None]] = deque()
         self._worker: Waiter | None = None
         self._worker_thread = 0
         self._closing = False
@@ -102,11 +106,12 @@ class Bus:
     # --- messages ---
 
     def publish(self, topic: str, data: Any = None, *, retain: bool = False, headers: Mapping[str, Any] | None = None) -> None:
-        """Publish *data* (bytes-like objects as they are, all else as msgpack) to *topic*; with *retain* the bus keeps it for who subscribes later.
+        """Publish *data* (bytes-like objects as they are, all else as msgpack) to *topic*; with *retain* the bus keeps it for who
+        subscribes later.
 
-        Sent at once, or within a millisecond where it follows closely on others. Across a reconnect: what the kernel had may be lost, everything else waits for
-        the connection, at most 8 MiB; then this waits for up to the connect timeout and raises ConnectionLost. Raises BadName, PayloadError, Closed; Timeout when
-        the bus does not read for the connect timeout.
+        Sent at once, or within a millisecond where it follows closely on others. Across a reconnect: what the kernel had may be lost,
+        everything else waits for the connection, at most 8 MiB; then this waits for up to the connect timeout and raises ConnectionLost.
+        Raises BadName, PayloadError, Closed; Timeout when the bus does not read for the connect timeout.
         """
         with self._lock:
             try:
@@ -127,11 +132,12 @@ class Bus:
         window_bytes: int = 1024 * 1024,
         prefetch: int = 32,
     ) -> Subscription:
-        """Receive what is published to topics that match *pattern*, from now on, and first what is kept of them (unless *retained* is false).
+        """Receive what is published to topics that match *pattern*, from now on, and first what is kept of them (unless *retained* is
+        false).
 
-        Iterate over the subscription, or give a *callback*, which runs on the bus's worker thread. Members of a *group* share the messages; each gets at most
-        *prefetch* that it has not handled. *window_bytes* is how much the bus sends ahead. Declared again after a reconnect (``gaps`` counts). Raises BadName,
-        RequestError, ConnectionLost, Timeout, Closed.
+        Iterate over the subscription, or give a *callback*, which runs on the bus's worker thread. Members of a *group* share the
+        messages; each gets at most *prefetch* that it has not handled. *window_bytes* is how much the bus sends ahead. Declared again
+        after a reconnect (``gaps`` counts). Raises BadName, RequestError, ConnectionLost, Timeout, Closed.
         """
         _names.check_subscription(pattern, group, window_bytes, prefetch)
         with self._lock:
@@ -144,8 +150,9 @@ class Bus:
     def request(self, to: str, data: Any = None, *, timeout: float = 5.0, headers: Mapping[str, Any] | None = None) -> Any:
         """Ask ``name/method`` (or ``:42/method``) and return the decoded answer.
 
-        Raises a RequestError that says what happened: NoSuchName, NoSuchMethod, NoSuchPeer, ResponderDied, Expired, Denied, Overloaded, Refused, ServiceError;
-        ConnectionLost at once when the connection ends (whether the service acted on it is unknown); BadName, PayloadError, Closed. The timeout covers everything.
+        Raises a RequestError that says what happened: NoSuchName, NoSuchMethod, NoSuchPeer, ResponderDied, Expired, Denied, Overloaded,
+        Refused, ServiceError; ConnectionLost at once when the connection ends (whether the service acted on it is unknown); BadName,
+        PayloadError, Closed. The timeout covers everything.
         """
         _names.check_request(to)
         with self._lock:
@@ -161,10 +168,12 @@ class Bus:
             raise Expired(24, f"no answer within {timeout:g} s, not even from the bus", to) from None
 
     def respond(self, to: str, handler: Callable[[Request], Any], *, mode: str = "exclusive") -> Responder:
-        """Answer requests to ``name/method`` (``name/*``: any method) with what *handler* returns. Owns the name, in *mode*, where this program does not yet.
+        """Answer requests to ``name/method`` (``name/*``: any method) with what *handler* returns. Owns the name, in *mode*, where this
+        program does not yet.
 
-        The handler runs on the bus's worker thread, one at a time. What it raises is logged and sent as an error with the exception's class name as code;
-        raise ServiceError to choose. Declared again after a reconnect. Raises BadName, RequestError, ConnectionLost, Timeout, Closed.
+        The handler runs on the bus's worker thread, one at a time. What it raises is logged and sent as an error with the exception's
+        class name as code; raise ServiceError to choose. Declared again after a reconnect. Raises BadName, RequestError, ConnectionLost,
+        Timeout, Closed.
         """
         name, method = _names.check_service(to)
         with self._lock:
@@ -182,7 +191,9 @@ class Bus:
         return responder
 
     def send(self, to: str, data: Any = None, *, headers: Mapping[str, Any] | None = None) -> None:
-        """Send *data* to the owner of a name, or to a peer (``:42``); it comes into their inbox. At most once; waits for a connection as publish() does."""
+        """Send *data* to the owner of a name, or to a peer (``:42``); it comes into their inbox. At most once; waits for a connection as
+        publish() does.
+        """
         with self._lock:
             try:
                 buffered = self._outbox.send(to, data, headers)
@@ -192,7 +203,9 @@ class Bus:
             self._wire.published(buffered)
 
     def inbox(self, callback: Callable[[Message], Any] | None = None) -> Inbox:
-        """The direct messages to this program, as a subscription is used: iterate, or give a *callback*. A new one takes the place of an earlier one."""
+        """The direct messages to this program, as a subscription is used: iterate, or give a *callback*. A new one takes the place of an
+        earlier one.
+        """
         with self._lock:
             self._session.check_open()
             if self._session.inbox is not None:
@@ -203,7 +216,8 @@ class Bus:
     # --- names ---
 
     def own(self, name: str, *, mode: str = "exclusive", replace: bool = False, allow_replace: bool = False) -> bool:
-        """Own *name*: True, or False where it is owned by another and this program waits in line (mode ``queue``). Declared again after a reconnect.
+        """Own *name*: True, or False where it is owned by another and this program waits in line (mode ``queue``). Declared again after a
+        reconnect.
 
         Raises Refused (name_taken), BadName, ConnectionLost, Timeout, Closed.
         """
@@ -251,12 +265,15 @@ class Bus:
     # --- the end ---
 
     def flush(self, timeout: float | None = 5.0) -> None:
-        """Return when everything sent before was routed by the bus (H-12). Raises Timeout, ConnectionLost (whether it was routed is unknown), Closed."""
+        """Return when everything sent before was routed by the bus (H-12). Raises Timeout, ConnectionLost (whether it was routed is
+        unknown), Closed.
+        """
         with self._lock:
             self._fence(None if timeout is None else monotonic() + timeout)
 
     def close(self, timeout: float = 5.0) -> None:
-        """Leave the bus in order: no new messages, callbacks and handlers finish, everything is sent, BYE. Never takes longer than *timeout*. Idempotent.
+        """Leave the bus in order: no new messages, callbacks and handlers finish, everything is sent, BYE. Never takes longer than
+        *timeout*. Idempotent.
 
         Every wait of other threads settles: iterations end after what was received, calls raise Closed.
         """
@@ -275,14 +292,14 @@ class Bus:
                 self._session.bye()
                 self._wire.push()
                 self._wire.end()
-                self._wire.wake_keeper()
+                self._wire.keeper.wake()
                 _buses.discard(self)
 
     def _drain(self, deadline: float) -> None:
         for lane in list(self._session.lanes.values()):
             self._session.declarations.withdraw("subscribe", lane.number)
         if self._worker is not None and self._worker_thread != _thread.get_ident():
-            idle = Waiter(self._wire)
+            idle = Waiter()
             self._idle = idle
             self._fence(deadline)  # what the bus had sent before it heard of the unsubscription is here now
             self._wire.wait(lambda: not self._busy and not self._jobs, idle, deadline)
@@ -337,7 +354,7 @@ class Bus:
 
     def _wait(self, call: Call, deadline: float | None) -> Call:
         """Wait until *call* is done; cancels it when the wait ends otherwise. Under the lock. Raises Timeout."""
-        waiter = Waiter(self._wire)
+        waiter = Waiter()
         call.notify = waiter.wake
         try:
             if not call.done and not self._wire.wait(lambda: call.done, waiter, deadline):
@@ -388,7 +405,7 @@ class Bus:
     def _start_worker(self) -> None:
         """Start the thread that runs callbacks and handlers; under the lock."""
         if self._worker is None:
-            self._worker = Waiter(self._wire)
+            self._worker = Waiter()
             threading.Thread(target=self._work, name="ipcbus worker", daemon=True).start()
 
     def _add_job(self, job: Callable[[], None]) -> None:
@@ -422,227 +439,6 @@ class Bus:
                 self._lock.acquire()
                 self._busy = False
         self._lock.release()
-
-
-class Subscription:
-    """A subscription's messages: ``for message in subscription``, or get(). Ends when it or the bus is closed. Thread-safe; several threads share the messages."""
-
-    def __init__(self, bus: Bus, lane: Lane, callback: Callable[[Message], Any] | None) -> None:
-        self._bus = bus
-        self._lane = lane
-        self._callback = callback
-        self._waiters: list[Waiter] = []
-        self._scheduled = False
-        self._given = False  #: group: get() handed out a message that counts as handled at the next
-        lane.notify = self._notify if callback is None else self._schedule
-        if callback is not None:
-            bus._start_worker()
-
-    def __iter__(self) -> Iterator[Message]:
-        messages = self._lane.messages
-        popleft = messages.popleft
-        if self._lane.group is not None:
-            while self._more(None):
-                message = self._pop()
-                if message is not None:
-                    try:
-                        yield message
-                    finally:
-                        self._handled()
-            return
-        while True:
-            try:
-                while True:
-                    yield popleft()
-            except IndexError:
-                if not self._more(None):
-                    return
-
-    def get(self, timeout: float | None = None) -> Message:
-        """The next message. Raises Timeout after *timeout* seconds (None: never), Closed or what ended the subscription when there is nothing more to come."""
-        if self._given:
-            self._given = False
-            self._handled()
-        deadline = None if timeout is None else monotonic() + timeout
-        while True:
-            message = self._pop()
-            if message is not None:
-                self._given = self._lane.group is not None
-                return message
-            if not self._more(deadline):
-                if self._lane.closed:
-                    raise Closed(f"{self!r} is closed")
-                raise Timeout(f"no message on {self._lane.pattern!r} in time")
-
-    def close(self) -> None:
-        """End it: unsubscribe. What was received already can still be taken. Idempotent."""
-        bus = self._bus
-        with bus._lock:
-            call = bus._session.declarations.withdraw("subscribe", self._lane.number)
-            self._lane.close()
-            if bus._session.state is State.CONNECTED:
-                bus._settled(call)
-
-    @property
-    def pattern(self) -> str:
-        """The pattern subscribed to."""
-        return self._lane.pattern
-
-    @property
-    def group(self) -> str | None:
-        """The group it is a member of."""
-        return self._lane.group
-
-    @property
-    def lost(self) -> int:
-        """Messages that were dropped because this program was too slow, as far as they could be counted."""
-        return self._lane.lost
-
-    @property
-    def gaps(self) -> int:
-        """Reconnections since it was made; at each one messages may have been missed, which nobody could count."""
-        return self._lane.gaps
-
-    @property
-    def closed(self) -> bool:
-        """Whether nothing more will come."""
-        return self._lane.closed
-
-    def __enter__(self) -> Any:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._lane.pattern!r}>"
-
-    # --- inside ---
-
-    def _pop(self) -> Message | None:
-        try:
-            return self._lane.messages.popleft()
-        except IndexError:
-            return None
-
-    def _more(self, deadline: float | None) -> bool:
-        """Wait for messages; False at the deadline or the end, which raises where the program did not want it."""
-        lane, bus = self._lane, self._bus
-        with bus._lock:
-            bus._session.grant(lane, idle=not lane.messages)
-            if not lane.messages and not lane.closed:
-                waiter = Waiter(bus._wire)
-                self._waiters.append(waiter)
-                try:
-                    bus._wire.wait(lambda: lane.messages or lane.closed, waiter, deadline)
-                finally:
-                    self._waiters.remove(waiter)
-            if lane.messages:
-                return True
-            if lane.closed and lane.error is not None:
-                raise lane.error
-            return False
-
-    def _handled(self) -> None:
-        with self._bus._lock:
-            self._lane.handled()
-            self._bus._session.grant(self._lane)
-
-    def _notify(self) -> None:
-        for waiter in self._waiters:
-            waiter.wake()
-
-    def _schedule(self) -> None:
-        if not self._scheduled and self._lane.messages:
-            self._scheduled = True
-            self._bus._add_job(self._call_back)
-
-    def _call_back(self) -> None:
-        """On the worker: some callbacks, then let others have a turn."""
-        callback, group = self._callback, self._lane.group
-        assert callback is not None
-        for _ in range(_TURN):
-            message = self._pop()
-            if message is None:
-                break
-            try:
-                callback(message)
-            except Exception as error:  # noqa: BLE001  # the border to user code: one message's trouble is not the next one's
-                _log_exception(self._bus, f"callback of {self!r} raised {type(error).__name__}", error)
-            if group is not None:
-                self._handled()
-        with self._bus._lock:
-            self._scheduled = False
-            self._schedule()
-            self._bus._session.grant(self._lane, idle=not self._lane.messages)
-
-
-class Inbox(Subscription):
-    """The direct messages to this program, used as a subscription is. ``lost`` counts what came while it was full."""
-
-    def close(self) -> None:
-        """End it: direct messages are counted and dropped from now on. Idempotent."""
-        with self._bus._lock:
-            self._lane.close()
-
-
-class Responder:
-    """A served method. close() ends it."""
-
-    def __init__(self, bus: Bus, name: str, method: str, handler: Callable[[Request], Any], *, owns: bool) -> None:
-        self._bus = bus
-        self._handler = handler
-        self._owns = owns
-        self.name = name
-        self.method = method
-
-    def close(self) -> None:
-        """Serve the method no more, and give up the name where respond() had claimed it and nothing else is served under it. Idempotent."""
-        bus = self._bus
-        with bus._lock:
-            last = self._forget()
-            if bus._session.state is not State.CLOSED:
-                withdraw = bus._session.declarations.withdraw
-                bus._settled(withdraw("own", self.name) if last and self._owns else withdraw("serve", self.name, self.method))
-
-    def __enter__(self) -> Responder:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        return f"<Responder {self.name}/{self.method}>"
-
-    def _forget(self) -> bool:
-        return self._bus._session.services.remove(self.name, self.method, self)
-
-    def _handle(self, request: Request) -> None:
-        """On the worker: one request."""
-        if request.cancelled:
-            return
-        bus, services = self._bus, self._bus._session.services
-        try:
-            value = self._handler(request)
-        except Exception as error:  # noqa: BLE001  # the border to user code: it becomes an ERROR
-            with bus._lock:
-                text = services.refuse(request, error)
-            if text is not None:
-                _log_exception(bus, text, error)
-        else:
-            with bus._lock:
-                text = services.answer(request, value)
-            if text is not None:
-                bus._session.remark(40, f"{text}: its answer cannot be sent")
-        with bus._lock:
-            if bus._outbox.out:
-                bus._wire.push()
-
-
-def _log_exception(bus: Bus, text: str, error: Exception) -> None:
-    import logging  # here: a program that never logs does not pay for it
-
-    logging.getLogger("ipcbus_client").error("%s", text, exc_info=error)
 
 
 @atexit.register

@@ -1,7 +1,8 @@
 """What waits for an answer, and what is said again after a reconnect.
 
-A `Call` is one REQUEST or PING in flight. A `Declaration` is a subscription, a name or a served method: the session replays them, in the order made, at each new
-connection, before anything else is sent (DESIGN.md). Both are plain records; the session changes them, the shells wait on them.
+A `Call` is one REQUEST or PING in flight. A `Declaration` is a subscription, a name or a served method: the session replays them, in the
+order made, at each new connection, before anything else is sent (DESIGN.md). Both are plain records; the session changes them, the shells
+wait on them.
 """
 
 from __future__ import annotations

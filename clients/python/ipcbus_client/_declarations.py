@@ -1,7 +1,8 @@
 """What the bus must be told again after a reconnect: subscriptions, names, served methods, in the order made (H-4).
 
-A declaration that is refused when it is first said is the caller's error and forgotten. One that was accepted before and is refused on a replay is tried again
-where that can help (somebody else took the name meanwhile), and given up loudly where it cannot. Part of the session: same lock, no I/O, time comes in.
+A declaration that is refused when it is first said is the caller's error and forgotten. One that was accepted before and is refused on a
+replay is tried again where that can help (somebody else took the name meanwhile), and given up loudly where it cannot. Part of the
+session: same lock, no I/O, time comes in.
 """
 
 from __future__ import annotations

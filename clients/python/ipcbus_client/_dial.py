@@ -1,4 +1,6 @@
-"""Sockets to a bus: making one, and deciding whether what answered may be trusted. Shared by both shells; the connecting itself, which waits, is theirs."""
+"""Sockets to a bus: making one, and deciding whether what answered may be trusted. Shared by both shells; the connecting itself, which
+waits, is theirs.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ class Target:
         return made, (self.address.host, self.address.port)
 
     def opening(self, made: socket.socket) -> dict[str, Any]:
-        """What Session.opened() needs for a connected socket. Raises UntrustedError, ConnectError or OSError where it may not or cannot be used."""
+        """What Session.opened() needs for a connected socket. Raises UntrustedError, ConnectError or OSError where it may not or cannot
+        be used.
+        """
         if isinstance(self.address, UnixAddress):
             check_listener(made, self.address)
             return {}

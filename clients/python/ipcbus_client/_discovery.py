@@ -40,7 +40,8 @@ def find_address(address: str | None, bus: str | None) -> Address:
 
 def find_secret_path(secret_file: str | None, bus: str | None) -> str:
     """The file with the secret of a TCP bus (H-6)."""
-    return secret_file or os.environ.get("IPCBUS_SECRET_FILE") or default_secret_path(runtime_dir(), bus or os.environ.get("IPCBUS_BUS") or DEFAULT_BUS)
+    named = secret_file or os.environ.get("IPCBUS_SECRET_FILE")
+    return named or default_secret_path(runtime_dir(), bus or os.environ.get("IPCBUS_BUS") or DEFAULT_BUS)
 
 
 def read_secret(path: str) -> bytes:

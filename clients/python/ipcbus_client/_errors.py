@@ -52,7 +52,9 @@ class BadName(BusError, ValueError):
 
 
 class RequestError(BusError):
-    """A request was answered with an error: ``code`` (a Code of the bus, or a service's str), ``text`` for a person, ``to`` whom it was for."""
+    """A request was answered with an error: ``code`` (a Code of the bus, or a service's str), ``text`` for a person, ``to`` whom it was
+    for.
+    """
 
     def __init__(self, code: int | str, text: str = "", to: str = "") -> None:
         super().__init__(code, text, to)

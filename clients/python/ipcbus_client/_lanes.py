@@ -1,7 +1,7 @@
 """A subscription's stream on this side: its messages, its credit, and what it missed (section 6).
 
-Owns the arithmetic of credit. The invariant: what the bus may still send and what was sent but not granted again add up to the window. Knows no connection and
-takes no lock; the shell calls it under the lock of its bus.
+Owns the arithmetic of credit. The invariant: what the bus may still send and what was sent but not granted again add up to the window.
+Knows no connection and takes no lock; the shell calls it under the lock of its bus.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ class Lane:
 
     __slots__ = (
         "_arrived", "_batches", "_handled", "_taken", "_unhandled",
-        "callback", "closed", "error", "gaps", "group", "held_bytes", "lost", "messages", "notify", "number", "pattern", "prefetch", "retained", "window_bytes",
+        "closed", "error", "gaps", "group", "held_bytes", "lost", "messages", "notify", "number", "pattern", "prefetch", "retained",
+        "window_bytes",
     )  # fmt: skip
 
     def __init__(
@@ -63,8 +64,8 @@ class Lane:
     def grant(self, *, idle: bool = False) -> tuple[int, int]:
         """Bytes and messages to grant now; (0, 0) while it is not worth a frame.
 
-        Bytes when half of the window was consumed; messages when half of the prefetch was handled, or what was handled when the consumer is *idle*, so that the
-        bus's idea of this member's load is right when it matters.
+        Bytes when half of the window was consumed; messages when half of the prefetch was handled, or what was handled when the consumer
+        is *idle*, so that the bus's idea of this member's load is right when it matters.
         """
         done = self._arrived - len(self.messages)
         batches = self._batches

@@ -1,6 +1,7 @@
 """The asyncio shell's socket: read and written by callbacks of the event loop, kept connected by one task.
 
-Uses only what every event loop has (add_reader, add_writer, call_later), so uvloop works too. Everything happens on the loop's thread: there is no lock.
+Uses only what every event loop has (add_reader, add_writer, call_later), so uvloop works too. Everything happens on the loop's thread:
+there is no lock.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from ipcbus.protocol.limits import READ_BYTES
 from ._backoff import Backoff
 from ._dial import ATTEMPT_S, HANDSHAKE_S, Target, UntrustedError, explain
 from ._errors import ConnectError, ConnectionLost, Timeout
-from ._outbox import FLUSH_BYTES
+from ._names import took_nothing
+from ._outbox import BURST_S, FLUSH_BYTES
 from ._session import Session, State
-from ._wire import BURST_S
 
 Waiters = list["asyncio.Future[None]"]
 
@@ -58,7 +59,9 @@ class LoopWire:
     # --- waiting ---
 
     async def wait(self, ready: Callable[[], object], waiters: Waiters, deadline: float | None) -> bool:
-        """Wait until ready() or the *deadline* (of the loop's clock). What changes ready() must wake *waiters*. Writes what is buffered first."""
+        """Wait until ready() or the *deadline* (of the loop's clock). What changes ready() must wake *waiters*. Writes what is buffered
+        first.
+        """
         while not ready():
             if deadline is not None and self.loop.time() >= deadline:
                 return False
@@ -182,9 +185,7 @@ class LoopWire:
         else:
             deadline = None if self.timeout is None else self.loop.time() + self.timeout
             if not await self.wait(lambda: self._sock is None or not self.outbox.blocked, self._writable_waiters, deadline):
-                raise Timeout(
-                    f"the bus took nothing for {self.timeout:g} s; {self.outbox.unsent_bytes} bytes wait and will be sent when it does"
-                )
+                raise Timeout(took_nothing(self.timeout, self.outbox.unsent_bytes))
 
     # --- the connection ---
 
@@ -224,10 +225,10 @@ class LoopWire:
     async def _keep(self) -> None:
         """Connect, and again whenever the connection was lost."""
         session = self.session
-        while session.state is not State.CLOSED:
+        while not self._closed():
             if self.last_failure:
                 delay = self._backoff.delay_s(self._attempt, os.urandom(1)[0] / 256)
-                if await self.wait(lambda: session.state is State.CLOSED, self.state_waiters, self.loop.time() + delay):
+                if await self.wait(self._closed, self.state_waiters, self.loop.time() + delay):
                     return
             try:
                 made, opening = await self._dial()
@@ -237,7 +238,7 @@ class LoopWire:
                 if isinstance(error, UntrustedError):
                     session.close(error)
                 continue
-            if session.state is State.CLOSED:
+            if self._closed():
                 made.close()
                 return
             self._opened(made, opening)
@@ -247,6 +248,9 @@ class LoopWire:
             if not settled:
                 self.drop(f"no WELCOME within {HANDSHAKE_S:g} s")
             await self.wait(lambda: self._sock is None, self.state_waiters, None)
+
+    def _closed(self) -> bool:
+        return self.session.state is State.CLOSED
 
     async def _dial(self) -> tuple[socket.socket, dict[str, Any]]:
         made, where = self.target.unconnected()

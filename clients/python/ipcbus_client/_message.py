@@ -1,4 +1,6 @@
-"""What a program receives: messages and requests. A message is the envelope itself, so making one costs a tenth of a microsecond; all else is done on access."""
+"""What a program receives: messages and requests. A message is the envelope itself, so making one costs a tenth of a microsecond; all
+else is done on access.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What a caller may pass for topics, names and sizes, checked before anything is sent: here an illegal one is the caller's ValueError, at the bus it would be an error later."""
+"""What a caller may pass for topics, names and sizes, checked before anything is sent: here an illegal one is the caller's ValueError, at
+the bus it would be an error later.
+"""
 
 from __future__ import annotations
 
@@ -31,6 +33,11 @@ def no_bus(address: str, timeout: float | None, failure: str) -> str:
 def outbox_full(timeout: float, failure: str) -> str:
     """Why publish() gave up."""
     return f"no connection for {timeout:g} s, and what waits for one is at its limit: {failure}"
+
+
+def took_nothing(timeout: float | None, unsent_bytes: int) -> str:
+    """Why publish() gave up on a bus that does not read."""
+    return f"the bus took nothing for {timeout:g} s; {unsent_bytes} bytes wait and will be sent when it does"
 
 
 def check_name(name: str) -> str:

@@ -1,8 +1,9 @@
 """What waits to be written, and what waits for a connection.
 
-Owns the encoding of publications and direct messages: consecutive ones to a topic differ only in their payloads, so everything before the payload is cached by topic
-and payload size. Every frame carries the sender's id, which a new connection changes; so what is made while there is no connection waits as values, and what
-was encoded but not yet handed to the kernel when a connection ended is taken apart again and waits too. What the kernel had is not sent again.
+Owns the encoding of publications and direct messages: consecutive ones to a topic differ only in their payloads, so everything before the
+payload is cached by topic and payload size. Every frame carries the sender's id, which a new connection changes; so what is made while
+there is no connection waits as values, and what was encoded but not yet handed to the kernel when a connection ended is taken apart again
+and waits too. What the kernel had is not sent again.
 
 Knows no socket. The shell calls it under the lock of its bus.
 """
@@ -25,6 +26,8 @@ from ._errors import BadName, bad_name
 
 #: Buffered publications are written when there are so many bytes of them: enough that the system call no longer matters.
 FLUSH_BYTES = 65_536
+#: A publication that follows another one within this time is part of a burst and waits as long for more.
+BURST_S = 0.001
 #: Publications that wait for a connection; above it publish() waits (PROTOCOL.md has no part in this).
 WAITING_MAX_BYTES = 8 * 1024 * 1024
 #: Cached heads of frames, of some 100 bytes each.
@@ -43,7 +46,9 @@ class OutboxFullError(Exception):
 class Outbox:
     """The bytes that this connection still has to write, and the publications that wait for the next one."""
 
-    __slots__ = ("_at", "_heads", "_heads_count", "_pack", "_raw", "_sending", "_value", "max_payload_bytes", "out", "peer", "waiting", "waiting_bytes")
+    __slots__ = (
+        "_at", "_heads_count", "_pack", "_raw", "_sending", "_value", "max_payload_bytes", "out", "peer", "waiting", "waiting_bytes",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.out = bytearray()  #: whole frames, not begun
@@ -120,7 +125,7 @@ class Outbox:
             if headers:
                 meta = dict(headers) if meta is None else {"encoding": meta, **headers}
                 if not _is_meta(meta):
-                    raise PayloadError(f"headers {headers!r:.200}: at most 32 of a str to None, bool, int, float, str or bytes, 4096 bytes together (V-6)")
+                    raise PayloadError(f"headers {headers!r:.200}: at most 32, each a str to None, bool, int, float, str or bytes (V-6)")
         except PayloadError:
             raise
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
@@ -137,7 +142,9 @@ class Outbox:
         return b"\xce" + (len(prefix) + 4 + size).to_bytes(4, "big") + prefix + size.to_bytes(4, "big")
 
     def _cache(self, heads: _Heads, topic: str, meta: Meta, size: int) -> None:
-        """Make the head for a topic and size, after the checks that every later publication then passes; without a connection only the checks."""
+        """Make the head for a topic and size, after the checks that every later publication then passes; without a connection only the
+        checks.
+        """
         check_publication(topic)
         self._check_size(size)
         if not self.peer:
@@ -175,7 +182,9 @@ class Outbox:
         return dropped
 
     def lost(self) -> None:
-        """The connection is gone. Publications and direct messages that the kernel never had wait for the next one, in order; everything else is void."""
+        """The connection is gone. Publications and direct messages that the kernel never had wait for the next one, in order; everything
+        else is void.
+        """
         unsent = [*_frames(self._sending, self._at), *_frames(self.out, 0)]
         self.peer = 0
         self.out = bytearray()

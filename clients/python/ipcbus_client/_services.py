@@ -1,6 +1,8 @@
-"""The methods that this program serves: which handler a request is for, and its answer (R-1 to R-4). Part of the session: same lock, no I/O.
+"""The methods that this program serves: which handler a request is for, and its answer (R-1 to R-4). Part of the session: same lock, no
+I/O.
 
-Handlers are opaque here: the shell makes them, takes (handler, request) pairs from ``requests``, runs them where no lock is held, and gives back the answer.
+Handlers are opaque here: the shell makes them, takes (handler, request) pairs from ``requests``, runs them where no lock is held, and
+gives back the answer.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ class Services:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self.requests: deque[tuple[Any, Request]] = deque()  #: for the shell; bounded by the bus's limit of requests in flight at one callee
+        #: for the shell; bounded by the bus's limit of requests in flight at one callee
+        self.requests: deque[tuple[Any, Request]] = deque()
         self._handlers: dict[str, dict[str, Any]] = {}
         self._active: dict[tuple[int, int], Request] = {}
 
@@ -91,7 +94,9 @@ class Services:
             self._put(request, payload, Kind.REPLY, meta)
 
     def refuse(self, request: Request, error: Exception) -> str | None:
-        """A handler raised *error*: send it as ERROR. Returns the text for the log where it was not a ServiceError, which is an answer and no fault."""
+        """A handler raised *error*: send it as ERROR. Returns the text for the log where it was not a ServiceError, which is an answer
+        and no fault.
+        """
         if isinstance(error, ServiceError) and isinstance(error.code, str):
             self.fail(request, error.code, error.text)
             return None

@@ -1,11 +1,12 @@
 """The core of a client: bytes in, settled calls and filled lanes out; no socket, clock, thread or randomness.
 
-Owns the state of the connection, the decoding of what comes, the requests in flight, the served methods and the declarations. A shell owns the socket and the
-waiting. It calls opened() when a socket is connected, receive() with what it read, lost() when the socket is gone, and writes what is in ``outbox``; it learns what
-happened through the ``notify`` of calls, lanes and requests, and through ``on_state`` and ``on_requests``. All calls of one session are under one lock.
+Owns the state of the connection, the decoding of what comes, the requests in flight, the served methods and the declarations. A shell
+owns the socket and the waiting. It calls opened() when a socket is connected, receive() with what it read, lost() when the socket is
+gone, and writes what is in ``outbox``; it learns what happened through the ``notify`` of calls, lanes and requests, and through
+``on_state`` and ``on_requests``. All calls of one session are under one lock.
 
-A frame's way in: receive() decodes a whole read as one msgpack stream (S-1). A read with nothing but publications, the common case, goes to the lane in four calls
-that run in C; anything else goes frame by frame through ``_handlers``.
+A frame's way in: receive() decodes a whole read as one msgpack stream (S-1). A read with nothing but publications, the common case, goes
+to the lane in four calls that run in C; anything else goes frame by frame through ``_handlers``.
 """
 
 from __future__ import annotations
@@ -86,9 +87,9 @@ class Session:
         self._addresses = ("", "")
         self._begin_stream()
         self._handlers: dict[int, Callable[[tuple[Any, ...]], None]] = {
-            Kind.CHALLENGE: self._on_challenge, Kind.WELCOME: self._on_welcome, Kind.BYE: self._on_bye, Kind.PING: self._on_ping, Kind.PONG: self._on_pong,
-            Kind.SEND: self._on_send, Kind.REQUEST: self._on_request, Kind.REPLY: self._on_reply, Kind.ERROR: self._on_error, Kind.CANCEL: self._on_cancel,
-            Kind.NOTICE: self._on_notice,
+            Kind.CHALLENGE: self._on_challenge, Kind.WELCOME: self._on_welcome, Kind.BYE: self._on_bye,
+            Kind.PING: self._on_ping, Kind.PONG: self._on_pong, Kind.SEND: self._on_send, Kind.NOTICE: self._on_notice,
+            Kind.REQUEST: self._on_request, Kind.REPLY: self._on_reply, Kind.ERROR: self._on_error, Kind.CANCEL: self._on_cancel,
         }  # fmt: skip
 
     # --- the connection ---
@@ -109,7 +110,9 @@ class Session:
             self.declarations.replay()
 
     def lost(self, why: str, *, again: bool) -> None:
-        """The connection is gone. Calls in flight fail, declarations and publications wait for the next one; without *again* the bus is at its end."""
+        """The connection is gone. Calls in flight fail, declarations and publications wait for the next one; without *again* the bus is
+        at its end.
+        """
         if self.state is State.CLOSED:
             return
         was_connected = self.state is State.CONNECTED
@@ -315,7 +318,7 @@ class Session:
             if role == "client":
                 self.outbox.out += encode(Kind.PROOF, 0, mine)
             elif not same_proof(mine, shown):
-                self._fatal(ConnectError("what listens there does not hold the bus's secret (H-5): another program has the port, or the secret file is another's"))
+                self._fatal(ConnectError("what listens there does not hold this secret (H-5): another program, or another bus's file?"))
                 return
 
     def _on_welcome(self, envelope: tuple[Any, ...]) -> None:
@@ -364,12 +367,12 @@ class Session:
         if inbox is None or inbox.closed:
             self.counters["unclaimed"] += 1
             if self.counters["unclaimed"] == 1:
-                self.remark(WARNING, f"a direct message from :{envelope[1]} came, but this program has no inbox: it and later ones are counted and dropped")
+                self.remark(WARNING, f"a direct message from :{envelope[1]} came, but there is no inbox: such are counted and dropped")
             return
         self.grant(inbox)
         if inbox.held_bytes + size > inbox.window_bytes:
             if not inbox.lost:
-                self.remark(WARNING, f"the inbox is full ({inbox.window_bytes} bytes wait): direct messages are counted as lost until it is read")
+                self.remark(WARNING, f"the inbox is full ({inbox.window_bytes} B): direct messages are lost and counted until it is read")
             inbox.lost += 1
             self.counters["lost"] += 1
             return
@@ -415,7 +418,7 @@ class Session:
             self.counters["lost"] += count
             if lane is not None:
                 if not lane.lost:
-                    self.remark(WARNING, f"subscription {lane.pattern!r} lost {count} messages: {about.get('why')}; sub.lost goes on counting")
+                    self.remark(WARNING, f"subscription {lane.pattern!r} lost {count} messages: {about.get('why')}; its `lost` counts on")
                 lane.lost += count
         elif name in ("name_lost", "name_acquired"):
             self.declarations.ownership(about.get("name", ""), name == "name_acquired")

@@ -1,33 +1,33 @@
-"""The asyncio shell: `Bus` and what it hands out. The same names in the same order as the blocking one; everything that decides is in the session.
+"""The asyncio shell: `Bus` and what it hands out. The same names in the same order as the blocking one; everything that decides is in the
+session.
 
-Everything belongs to the event loop in which connect() was awaited, and is used from its thread only. Cancelling any await loses no message.
+Everything belongs to the event loop in which connect() was awaited, and is used from its thread only. Cancelling any await loses no
+message.
 """
 
 from __future__ import annotations
 
 import asyncio
-import inspect
 import os
 import weakref
 from collections.abc import Callable, Coroutine, Generator, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Any
 
 from . import _discovery, _names
+from ._aio_streams import Inbox, Responder, Subscription
 from ._calls import Call
 from ._dial import Target
-from ._errors import BusError, Closed, ConnectError, ConnectionLost, Expired, Timeout
+from ._errors import BusError, ConnectError, ConnectionLost, Expired, Timeout
 from ._lanes import INBOX, Lane
-from ._loop_wire import LoopWire, Waiters, wake
+from ._loop_wire import LoopWire
 from ._message import Message, Request
 from ._names import GRACE_S
 from ._outbox import FLUSH_BYTES, OutboxFullError
 from ._session import INBOX_MAX_BYTES, Session, State
 
 __all__ = ["Bus", "Inbox", "Message", "Request", "Responder", "Subscription", "connect"]
-
-#: Callbacks of one subscription that run before other tasks get a turn.
-_TURN = 100
 
 _buses: weakref.WeakSet[Bus] = weakref.WeakSet()
 
@@ -42,7 +42,9 @@ def connect(
     timeout: float | None = 10.0,
     reconnect: bool = True,
 ) -> Connecting:
-    """Connect to a bus: ``bus = await connect(…)`` or ``async with connect(…) as bus``. Arguments and errors are those of ipcbus_client.connect()."""
+    """Connect to a bus: ``bus = await connect(…)`` or ``async with connect(…) as bus``. Arguments and errors are those of
+    ipcbus_client.connect().
+    """
     return Connecting(
         lambda: Bus(address, bus=bus, name=name, program=program, secret_file=secret_file, timeout=timeout, reconnect=reconnect)
     )
@@ -119,7 +121,8 @@ class Bus:
     async def publish(
         self, topic: str, data: Any = None, *, retain: bool = False, headers: Mapping[str, Any] | None = None
     ) -> None:
-        """Publish *data* (bytes-like objects as they are, all else as msgpack) to *topic*; with *retain* the bus keeps it for who comes later.
+        """Publish *data* (bytes-like objects as they are, all else as msgpack) to *topic*; with *retain* the bus keeps it for who comes
+        later.
 
         Waits only where the bus does not read, or gives other tasks a turn in a long burst. As ipcbus_client.Bus.publish() in all else.
         """
@@ -141,7 +144,8 @@ class Bus:
         window_bytes: int = 1024 * 1024,
         prefetch: int = 32,
     ) -> Subscription:
-        """Receive what is published to topics that match *pattern*. A *callback* may be a coroutine function; one message is handled at a time.
+        """Receive what is published to topics that match *pattern*. A *callback* may be a coroutine function; one message is handled at a
+        time.
 
         As ipcbus_client.Bus.subscribe() in all else.
         """
@@ -191,7 +195,9 @@ class Bus:
         return responder
 
     async def send(self, to: str, data: Any = None, *, headers: Mapping[str, Any] | None = None) -> None:
-        """Send *data* to the owner of a name, or to a peer (``:42``); it comes into their inbox. At most once; waits for a connection as publish() does."""
+        """Send *data* to the owner of a name, or to a peer (``:42``); it comes into their inbox. At most once; waits for a connection as
+        publish() does.
+        """
         try:
             buffered = self._outbox.send(to, data, headers)
         except OutboxFullError:
@@ -210,7 +216,9 @@ class Bus:
     # --- names ---
 
     async def own(self, name: str, *, mode: str = "exclusive", replace: bool = False, allow_replace: bool = False) -> bool:
-        """Own *name*: True, or False where it is owned by another and this program waits in line (mode ``queue``). As ipcbus_client.Bus.own()."""
+        """Own *name*: True, or False where it is owned by another and this program waits in line (mode ``queue``). As
+        ipcbus_client.Bus.own().
+        """
         _names.check_name(name)
         self._session.check_open()
         answer = await self._declared(self._session.declarations.own(name, mode, replace, allow_replace), "own", name)
@@ -253,13 +261,17 @@ class Bus:
     # --- the end ---
 
     async def flush(self, timeout: float | None = 5.0) -> None:
-        """Return when everything sent before was routed by the bus (H-12). Raises Timeout, ConnectionLost (whether it was routed is unknown), Closed."""
+        """Return when everything sent before was routed by the bus (H-12). Raises Timeout, ConnectionLost (whether it was routed is
+        unknown), Closed.
+        """
         await self._fence(None if timeout is None else self._loop.time() + timeout)
 
     async def close(self, timeout: float = 5.0) -> None:
-        """Leave the bus in order: no new messages, callbacks and handlers finish, everything is sent, BYE. Never takes longer than *timeout*. Idempotent.
+        """Leave the bus in order: no new messages, callbacks and handlers finish, everything is sent, BYE. Never takes longer than
+        *timeout*. Idempotent.
 
-        Every wait of other tasks settles: iterations end after what was received, calls raise Closed. Cancelling it closes without the rest.
+        Every wait of other tasks settles: iterations end after what was received, calls raise Closed. Cancelling it closes without the
+        rest.
         """
         deadline = self._loop.time() + timeout
         if self._closing or self._session.state is State.CLOSED:
@@ -343,8 +355,9 @@ class Bus:
     async def _wait(self, call: Call, deadline: float | None) -> Call:
         """Wait until *call* is done; cancels it when the wait ends otherwise. Raises Timeout."""
         if not call.done:
-            future, call.notify = self._wire.waker()
-            timer = None if deadline is None else self._loop.call_at(deadline, call.notify)
+            future, wake = self._wire.waker()
+            call.notify = wake
+            timer = None if deadline is None else self._loop.call_at(deadline, wake)
             self._wire.push()
             try:
                 await future
@@ -398,7 +411,8 @@ class Bus:
         requests = self._session.services.requests
         while requests:
             responder, request = requests.popleft()
-            request.notify = self._spawn(responder._handle(request)).cancel
+            task = self._spawn(responder._handle(request))
+            request.notify = partial(_cancel, task)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._loop.create_task(work)
@@ -407,195 +421,8 @@ class Bus:
         return task
 
 
-class Subscription:
-    """A subscription's messages: ``async for message in subscription``, or get(). Ends when it or the bus is closed. Several tasks share the messages."""
-
-    def __init__(self, bus: Bus, lane: Lane, callback: Callable[[Message], Any] | None) -> None:
-        self._bus = bus
-        self._lane = lane
-        self._callback = callback
-        self._waiters: Waiters = []
-        self._popleft = lane.messages.popleft
-        self._grouped = lane.group is not None
-        self._calling = False
-        self._given = 0  #: group: messages handed out; the oldest counts as handled when the next is asked for
-        lane.notify = self._notify if callback is None else self._schedule
-
-    def __aiter__(self) -> Subscription:
-        return self
-
-    async def __anext__(self) -> Message:
-        if not self._grouped:
-            try:
-                return self._popleft()
-            except IndexError:
-                pass
-        try:
-            return await self._next(None)
-        except Closed:
-            if self._lane.error is None:
-                raise StopAsyncIteration from None
-            raise
-
-    async def get(self, timeout: float | None = None) -> Message:
-        """The next message. Raises Timeout after *timeout* seconds (None: never), Closed or what ended the subscription when there is nothing more to come."""
-        return await self._next(None if timeout is None else self._bus._loop.time() + timeout)
-
-    async def close(self) -> None:
-        """End it: unsubscribe. What was received already can still be taken. Idempotent."""
-        bus = self._bus
-        call = bus._session.declarations.withdraw("subscribe", self._lane.number)
-        self._lane.close()
-        if bus._session.state is State.CONNECTED:
-            await bus._settled(call)
-
-    @property
-    def pattern(self) -> str:
-        """The pattern subscribed to."""
-        return self._lane.pattern
-
-    @property
-    def group(self) -> str | None:
-        """The group it is a member of."""
-        return self._lane.group
-
-    @property
-    def lost(self) -> int:
-        """Messages that were dropped because this program was too slow, as far as they could be counted."""
-        return self._lane.lost
-
-    @property
-    def gaps(self) -> int:
-        """Reconnections since it was made; at each one messages may have been missed, which nobody could count."""
-        return self._lane.gaps
-
-    @property
-    def closed(self) -> bool:
-        """Whether nothing more will come."""
-        return self._lane.closed
-
-    async def __aenter__(self) -> Any:
-        return self
-
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        await self.close()
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._lane.pattern!r}>"
-
-    # --- inside ---
-
-    async def _next(self, deadline: float | None) -> Message:
-        lane, bus = self._lane, self._bus
-        if self._given:
-            self._given -= 1
-            lane.handled()
-        bus._session.grant(lane, idle=not lane.messages)
-        if not lane.messages and not await bus._wire.wait(lambda: lane.messages or lane.closed, self._waiters, deadline):
-            raise Timeout(f"no message on {lane.pattern!r} in time")
-        if not lane.messages:
-            raise lane.error or Closed(f"{self!r} is closed")
-        self._given += self._grouped
-        return self._popleft()
-
-    def _notify(self) -> None:
-        wake(self._waiters)
-
-    def _schedule(self) -> None:
-        if not self._calling and self._lane.messages:
-            self._calling = True
-            self._bus._spawn(self._call_back())
-
-    async def _call_back(self) -> None:
-        """A task while there are messages: callbacks, one after the other, with turns for others."""
-        lane, session, callback = self._lane, self._bus._session, self._callback
-        assert callback is not None
-        count = 0
-        try:
-            while lane.messages:
-                message = self._popleft()
-                try:
-                    result = callback(message)
-                    if inspect.isawaitable(result):
-                        await result
-                except Exception as error:  # noqa: BLE001  # the border to user code: one message's trouble is not the next one's
-                    session.counters["handler_errors"] += 1
-                    _log_exception(f"callback of {self!r} raised {type(error).__name__}", error)
-                if self._grouped:
-                    lane.handled()
-                count += 1
-                if count % _TURN == 0:
-                    session.grant(lane)
-                    await asyncio.sleep(0)
-        finally:
-            self._calling = False
-        session.grant(lane, idle=True)
-        if self._bus._outbox.out:
-            self._bus._wire.push()
-
-
-class Inbox(Subscription):
-    """The direct messages to this program, used as a subscription is. ``lost`` counts what came while it was full."""
-
-    async def close(self) -> None:
-        """End it: direct messages are counted and dropped from now on. Idempotent."""
-        self._lane.close()
-
-
-class Responder:
-    """A served method. close() ends it."""
-
-    def __init__(self, bus: Bus, name: str, method: str, handler: Callable[[Request], Any], *, owns: bool) -> None:
-        self._bus = bus
-        self._handler = handler
-        self._owns = owns
-        self.name = name
-        self.method = method
-
-    async def close(self) -> None:
-        """Serve the method no more, and give up the name where respond() had claimed it and nothing else is served under it. Idempotent."""
-        bus = self._bus
-        last = self._forget()
-        if bus._session.state is not State.CLOSED:
-            withdraw = bus._session.declarations.withdraw
-            await bus._settled(withdraw("own", self.name) if last and self._owns else withdraw("serve", self.name, self.method))
-
-    async def __aenter__(self) -> Responder:
-        return self
-
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        await self.close()
-
-    def __repr__(self) -> str:
-        return f"<Responder {self.name}/{self.method}>"
-
-    def _forget(self) -> bool:
-        return self._bus._session.services.remove(self.name, self.method, self)
-
-    async def _handle(self, request: Request) -> None:
-        """The task of one request."""
-        bus, services = self._bus, self._bus._session.services
-        try:
-            value = self._handler(request)
-            if inspect.isawaitable(value):
-                value = await value
-        except Exception as error:  # noqa: BLE001  # the border to user code: it becomes an ERROR
-            text = services.refuse(request, error)
-            if text is not None:
-                _log_exception(text, error)
-        else:
-            text = services.answer(request, value)
-            if text is not None:
-                bus._session.remark(40, f"{text}: its answer cannot be sent")
-                bus._wire.log_soon()
-        if bus._outbox.out:
-            bus._wire.push()
-
-
-def _log_exception(text: str, error: Exception) -> None:
-    import logging  # here: the blocking shell does it so too
-
-    logging.getLogger("ipcbus_client").error("%s", text, exc_info=error)
+def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
 
 
 def _after_fork() -> None:

@@ -1,0 +1,217 @@
+"""What an asyncio `Bus` hands out: subscriptions, the inbox, responders. The same names in the same order as _blocking_streams.py."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from ._calls import ERROR
+from ._errors import Closed, Timeout
+from ._lanes import Lane
+from ._loop_wire import Waiters, wake
+from ._message import Message, Request
+from ._session import State
+
+if TYPE_CHECKING:
+    from .aio import Bus
+
+#: Callbacks of one subscription that run before other tasks get a turn.
+_TURN = 100
+
+
+class Subscription:
+    """A subscription's messages: ``async for message in subscription``, or get(). Ends when it or the bus is closed. Several tasks share
+    the messages.
+    """
+
+    def __init__(self, bus: Bus, lane: Lane, callback: Callable[[Message], Any] | None) -> None:
+        self._bus = bus
+        self._lane = lane
+        self._callback = callback
+        self._waiters: Waiters = []
+        self._popleft = lane.messages.popleft
+        self._grouped = lane.group is not None
+        self._calling = False
+        self._given = 0  #: group: messages handed out; the oldest counts as handled when the next is asked for
+        lane.notify = self._notify if callback is None else self._schedule
+
+    def __aiter__(self) -> Subscription:
+        return self
+
+    async def __anext__(self) -> Message:
+        if not self._grouped:
+            try:
+                return self._popleft()
+            except IndexError:
+                pass
+        try:
+            return await self._next(None)
+        except Closed:
+            if self._lane.error is None:
+                raise StopAsyncIteration from None
+            raise
+
+    async def get(self, timeout: float | None = None) -> Message:
+        """The next message. Raises Timeout after *timeout* seconds (None: never), Closed or what ended the subscription when there is
+        nothing more to come.
+        """
+        return await self._next(None if timeout is None else self._bus._loop.time() + timeout)
+
+    async def close(self) -> None:
+        """End it: unsubscribe. What was received already can still be taken. Idempotent."""
+        bus = self._bus
+        call = bus._session.declarations.withdraw("subscribe", self._lane.number)
+        self._lane.close()
+        if bus._session.state is State.CONNECTED:
+            await bus._settled(call)
+
+    @property
+    def pattern(self) -> str:
+        """The pattern subscribed to."""
+        return self._lane.pattern
+
+    @property
+    def group(self) -> str | None:
+        """The group it is a member of."""
+        return self._lane.group
+
+    @property
+    def lost(self) -> int:
+        """Messages that were dropped because this program was too slow, as far as they could be counted."""
+        return self._lane.lost
+
+    @property
+    def gaps(self) -> int:
+        """Reconnections since it was made; at each one messages may have been missed, which nobody could count."""
+        return self._lane.gaps
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing more will come."""
+        return self._lane.closed
+
+    async def __aenter__(self) -> Any:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._lane.pattern!r}>"
+
+    # --- inside ---
+
+    async def _next(self, deadline: float | None) -> Message:
+        lane, bus = self._lane, self._bus
+        if self._given:
+            self._given -= 1
+            lane.handled()
+        bus._session.grant(lane, idle=not lane.messages)
+        if not lane.messages and not await bus._wire.wait(lambda: lane.messages or lane.closed, self._waiters, deadline):
+            raise Timeout(f"no message on {lane.pattern!r} in time")
+        if not lane.messages:
+            raise lane.error or Closed(f"{self!r} is closed")
+        self._given += self._grouped
+        return self._popleft()
+
+    def _notify(self) -> None:
+        wake(self._waiters)
+
+    def _schedule(self) -> None:
+        if not self._calling and self._lane.messages:
+            self._calling = True
+            self._bus._spawn(self._call_back())
+
+    async def _call_back(self) -> None:
+        """A task while there are messages: callbacks, one after the other, with turns for others."""
+        lane, session, callback = self._lane, self._bus._session, self._callback
+        assert callback is not None
+        count = 0
+        try:
+            while lane.messages:
+                message = self._popleft()
+                try:
+                    result = callback(message)
+                    if inspect.isawaitable(result):
+                        await result
+                except Exception as error:  # noqa: BLE001  # the border to user code: one message's trouble is not the next one's
+                    session.counters["handler_errors"] += 1
+                    _log_exception(f"callback of {self!r} raised {type(error).__name__}", error)
+                if self._grouped:
+                    lane.handled()
+                count += 1
+                if count % _TURN == 0:
+                    session.grant(lane)
+                    await asyncio.sleep(0)
+        finally:
+            self._calling = False
+        session.grant(lane, idle=True)
+        if self._bus._outbox.out:
+            self._bus._wire.push()
+
+
+class Inbox(Subscription):
+    """The direct messages to this program, used as a subscription is. ``lost`` counts what came while it was full."""
+
+    async def close(self) -> None:
+        """End it: direct messages are counted and dropped from now on. Idempotent."""
+        self._lane.close()
+
+
+class Responder:
+    """A served method. close() ends it."""
+
+    def __init__(self, bus: Bus, name: str, method: str, handler: Callable[[Request], Any], *, owns: bool) -> None:
+        self._bus = bus
+        self._handler = handler
+        self._owns = owns
+        self.name = name
+        self.method = method
+
+    async def close(self) -> None:
+        """Serve the method no more, and give up the name where respond() had claimed it and nothing else is served under it. Idempotent."""
+        bus = self._bus
+        last = self._forget()
+        if bus._session.state is not State.CLOSED:
+            withdraw = bus._session.declarations.withdraw
+            await bus._settled(withdraw("own", self.name) if last and self._owns else withdraw("serve", self.name, self.method))
+
+    async def __aenter__(self) -> Responder:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"<Responder {self.name}/{self.method}>"
+
+    def _forget(self) -> bool:
+        return self._bus._session.services.remove(self.name, self.method, self)
+
+    async def _handle(self, request: Request) -> None:
+        """The task of one request."""
+        bus, services = self._bus, self._bus._session.services
+        try:
+            value = self._handler(request)
+            if inspect.isawaitable(value):
+                value = await value
+        except Exception as error:  # noqa: BLE001  # the border to user code: it becomes an ERROR
+            text = services.refuse(request, error)
+            if text is not None:
+                _log_exception(text, error)
+        else:
+            text = services.answer(request, value)
+            if text is not None:
+                bus._session.remark(ERROR, f"{text}: its answer cannot be sent")
+                bus._wire.log_soon()
+        if bus._outbox.out:
+            bus._wire.push()
+
+
+def _log_exception(text: str, error: Exception) -> None:
+    import logging  # here: the blocking shell does it so too
+
+    logging.getLogger("ipcbus_client").error("%s", text, exc_info=error)

@@ -1,0 +1,247 @@
+"""What a blocking `Bus` hands out: subscriptions, the inbox, responders. The same names in the same order as _aio_streams.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from time import monotonic
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from ._calls import ERROR
+from ._errors import Closed, Timeout
+from ._lanes import Lane
+from ._message import Message, Request
+from ._session import State
+from ._waiter import Waiter
+
+if TYPE_CHECKING:
+    from ._blocking import Bus
+
+#: Callbacks of one subscription that run before the worker looks at what else there is.
+_TURN = 100
+
+
+class Subscription:
+    """A subscription's messages: ``for message in subscription``, or get(). Ends when it or the bus is closed. Thread-safe; several
+    threads share the messages.
+    """
+
+    def __init__(self, bus: Bus, lane: Lane, callback: Callable[[Message], Any] | None) -> None:
+        self._bus = bus
+        self._lane = lane
+        self._callback = callback
+        self._waiters: list[Waiter] = []
+        self._scheduled = False
+        self._given = False  #: group: get() handed out a message that counts as handled at the next
+        lane.notify = self._notify if callback is None else self._schedule
+        if callback is not None:
+            bus._start_worker()
+
+    def __iter__(self) -> Iterator[Message]:
+        messages = self._lane.messages
+        popleft = messages.popleft
+        if self._lane.group is not None:
+            while self._more(None):
+                message = self._pop()
+                if message is not None:
+                    try:
+                        yield message
+                    finally:
+                        self._handled()
+            return
+        while True:
+            try:
+                while True:
+                    yield popleft()
+            except IndexError:
+                if not self._more(None):
+                    return
+
+    def get(self, timeout: float | None = None) -> Message:
+        """The next message. Raises Timeout after *timeout* seconds (None: never), Closed or what ended the subscription when there is
+        nothing more to come.
+        """
+        if self._given:
+            self._given = False
+            self._handled()
+        deadline = None if timeout is None else monotonic() + timeout
+        while True:
+            message = self._pop()
+            if message is not None:
+                self._given = self._lane.group is not None
+                return message
+            if not self._more(deadline):
+                if self._lane.closed:
+                    raise Closed(f"{self!r} is closed")
+                raise Timeout(f"no message on {self._lane.pattern!r} in time")
+
+    def close(self) -> None:
+        """End it: unsubscribe. What was received already can still be taken. Idempotent."""
+        bus = self._bus
+        with bus._lock:
+            call = bus._session.declarations.withdraw("subscribe", self._lane.number)
+            self._lane.close()
+            if bus._session.state is State.CONNECTED:
+                bus._settled(call)
+
+    @property
+    def pattern(self) -> str:
+        """The pattern subscribed to."""
+        return self._lane.pattern
+
+    @property
+    def group(self) -> str | None:
+        """The group it is a member of."""
+        return self._lane.group
+
+    @property
+    def lost(self) -> int:
+        """Messages that were dropped because this program was too slow, as far as they could be counted."""
+        return self._lane.lost
+
+    @property
+    def gaps(self) -> int:
+        """Reconnections since it was made; at each one messages may have been missed, which nobody could count."""
+        return self._lane.gaps
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing more will come."""
+        return self._lane.closed
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._lane.pattern!r}>"
+
+    # --- inside ---
+
+    def _pop(self) -> Message | None:
+        try:
+            return self._lane.messages.popleft()
+        except IndexError:
+            return None
+
+    def _more(self, deadline: float | None) -> bool:
+        """Wait for messages; False at the deadline or the end, which raises where the program did not want it."""
+        lane, bus = self._lane, self._bus
+        with bus._lock:
+            bus._session.grant(lane, idle=not lane.messages)
+            if not lane.messages and not lane.closed:
+                waiter = Waiter()
+                self._waiters.append(waiter)
+                try:
+                    bus._wire.wait(lambda: lane.messages or lane.closed, waiter, deadline)
+                finally:
+                    self._waiters.remove(waiter)
+            if lane.messages:
+                return True
+            if lane.closed and lane.error is not None:
+                raise lane.error
+            return False
+
+    def _handled(self) -> None:
+        with self._bus._lock:
+            self._lane.handled()
+            self._bus._session.grant(self._lane)
+
+    def _notify(self) -> None:
+        for waiter in self._waiters:
+            waiter.wake()
+
+    def _schedule(self) -> None:
+        if not self._scheduled and self._lane.messages:
+            self._scheduled = True
+            self._bus._add_job(self._call_back)
+
+    def _call_back(self) -> None:
+        """On the worker: some callbacks, then let others have a turn."""
+        callback, group = self._callback, self._lane.group
+        assert callback is not None
+        for _ in range(_TURN):
+            message = self._pop()
+            if message is None:
+                break
+            try:
+                callback(message)
+            except Exception as error:  # noqa: BLE001  # the border to user code: one message's trouble is not the next one's
+                self._bus._session.counters["handler_errors"] += 1
+                _log_exception(f"callback of {self!r} raised {type(error).__name__}", error)
+            if group is not None:
+                self._handled()
+        with self._bus._lock:
+            self._scheduled = False
+            self._schedule()
+            self._bus._session.grant(self._lane, idle=not self._lane.messages)
+
+
+class Inbox(Subscription):
+    """The direct messages to this program, used as a subscription is. ``lost`` counts what came while it was full."""
+
+    def close(self) -> None:
+        """End it: direct messages are counted and dropped from now on. Idempotent."""
+        with self._bus._lock:
+            self._lane.close()
+
+
+class Responder:
+    """A served method. close() ends it."""
+
+    def __init__(self, bus: Bus, name: str, method: str, handler: Callable[[Request], Any], *, owns: bool) -> None:
+        self._bus = bus
+        self._handler = handler
+        self._owns = owns
+        self.name = name
+        self.method = method
+
+    def close(self) -> None:
+        """Serve the method no more, and give up the name where respond() had claimed it and nothing else is served under it. Idempotent."""
+        bus = self._bus
+        with bus._lock:
+            last = self._forget()
+            if bus._session.state is not State.CLOSED:
+                withdraw = bus._session.declarations.withdraw
+                bus._settled(withdraw("own", self.name) if last and self._owns else withdraw("serve", self.name, self.method))
+
+    def __enter__(self) -> Responder:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Responder {self.name}/{self.method}>"
+
+    def _forget(self) -> bool:
+        return self._bus._session.services.remove(self.name, self.method, self)
+
+    def _handle(self, request: Request) -> None:
+        """On the worker: one request."""
+        if request.cancelled:
+            return
+        bus, services = self._bus, self._bus._session.services
+        try:
+            value = self._handler(request)
+        except Exception as error:  # noqa: BLE001  # the border to user code: it becomes an ERROR
+            with bus._lock:
+                text = services.refuse(request, error)
+            if text is not None:
+                _log_exception(text, error)
+        else:
+            with bus._lock:
+                text = services.answer(request, value)
+            if text is not None:
+                bus._session.remark(ERROR, f"{text}: its answer cannot be sent")
+        with bus._lock:
+            if bus._outbox.out:
+                bus._wire.push()
+
+
+def _log_exception(text: str, error: Exception) -> None:
+    import logging  # here: a program that never logs does not pay for it
+
+    logging.getLogger("ipcbus_client").error("%s", text, exc_info=error)

@@ -1,0 +1,186 @@
+"""The blocking shell's one background thread: it does what nobody else is there for.
+
+It leads when nobody has for a few milliseconds, flushes bursts, reconnects, says again what a replay was refused, writes the log. While
+somebody else leads and nothing is buffered it sleeps without a timeout; while it leads itself, in poll().
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from ._backoff import Backoff
+from ._dial import HANDSHAKE_S, UntrustedError, dial, explain
+from ._errors import ConnectError
+from ._outbox import BURST_S
+from ._session import State
+from ._waiter import Waiter
+
+if TYPE_CHECKING:
+    from ._wire import Wire
+
+#: Ticks without output after which a burst is over.
+_QUIET_TICKS = 4
+#: So long nobody must have led before the keeper does: who waits again and again shall find the lead free.
+_IDLE_S = 0.005
+
+
+class Keeper:
+    """The thread of one `Wire`, and what others must know of it."""
+
+    def __init__(self, wire: Wire) -> None:
+        self.waiter = Waiter()  #: stands for this thread as the leader
+        self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.deep = False  #: it sleeps until it is woken, and does not lead
+        self.polls = False  #: it is in poll() with the socket
+        self.finished = False  #: it is gone
+        self._wire = wire
+        self._session = wire.session
+        self._attempt = 0
+        self._backoff = Backoff()
+        self._turned = (0, 0.0)  #: how often others had led, and when that number was new
+        self._quiet = (0, 0)  #: ticks without output, and how often others had flushed
+
+    def start(self) -> None:
+        """Begin, by connecting."""
+        threading.Thread(target=self._run, name="ipcbus keeper", daemon=True).start()
+
+    def wake(self) -> None:
+        """Have it look again; under the lock."""
+        self.deep = False
+        if self.fd >= 0:
+            os.eventfd_write(self.fd, 1)
+
+    def lost(self, connected_s: float | None) -> None:
+        """A connection ended that was up for *connected_s* seconds (None: never quite)."""
+        self._attempt = self._backoff.next_attempt(self._attempt, connected_s)
+
+    def _run(self) -> None:
+        wire, session = self._wire, self._session
+        wire.lock.acquire()
+        while session.state is not State.CLOSED:
+            if session.remarks:
+                wire.lock.release()
+                self._log()
+                wire.lock.acquire()
+            elif wire.sock is None:
+                self._redial()
+            else:
+                self._keep()
+        wire.end()
+        self.finished = True
+        wire.close_retired()
+        wire.lock.release()
+        self._log()
+
+    def _keep(self) -> None:
+        """One round with a connection: what is due, then sleep. Under the lock, which is free meanwhile."""
+        wire = self._wire
+        now = monotonic()
+        timeout = self._due(now)
+        sock = wire.sock
+        if sock is None:
+            return
+        if self._turned[0] != wire.turns:
+            self._turned = (wire.turns, now)
+        settled = now - self._turned[1] >= _IDLE_S
+        leads = settled and wire.leader is None
+        if leads:
+            wire.leader = self.waiter
+        elif not settled:
+            timeout = _IDLE_S if timeout is None else min(timeout, _IDLE_S)
+        poller = select.poll()
+        poller.register(self.fd, select.POLLIN)
+        wanted = (select.POLLIN if leads else 0) | (select.POLLOUT if wire.outbox.blocked else 0)
+        if wanted:
+            poller.register(sock, wanted)
+        self.polls = leads
+        self.deep = timeout is None and not leads
+        wire.pollers += 1
+        wire.lock.release()
+        try:
+            events = poller.poll(None if timeout is None else max(1, round(timeout * 1000)))
+        finally:
+            wire.lock.acquire()
+            self.deep = self.polls = False
+            wire.polled()
+        still = wire.leader is self.waiter  # others take the lead without a word
+        if still:
+            wire.leader = None
+        for fd, mask in events:
+            if fd == self.fd:
+                drain(fd)
+            else:
+                wire.act(mask if still else mask & select.POLLOUT)
+
+    def _due(self, now: float) -> float | None:
+        """Do what is due, and say in how many seconds something will be."""
+        wire = self._wire
+        retry_at = self._session.declarations.tick(now)
+        timeout = None if retry_at is None else max(retry_at - now, 0.0)
+        if wire.outbox.out:
+            wire.push()
+        if self._session.state is not State.CONNECTED:
+            left = wire.opened_at + HANDSHAKE_S - now
+            if left <= 0:
+                wire.drop(f"no WELCOME within {HANDSHAKE_S:g} s")
+            timeout = left if timeout is None else min(timeout, left)
+        if wire.ticking:
+            ticks, flushes = self._quiet
+            ticks = ticks + 1 if flushes == wire.flushes else 0
+            self._quiet = (ticks, wire.flushes)
+            wire.ticking = ticks < _QUIET_TICKS
+            if wire.ticking:
+                timeout = BURST_S
+        return timeout
+
+    def _redial(self) -> None:
+        """Wait as long as the backoff says, then try once. Under the lock, which is free meanwhile."""
+        wire, session = self._wire, self._session
+        due = 0.0
+        if wire.last_failure:
+            due = monotonic() + self._backoff.delay_s(self._attempt, os.urandom(1)[0] / 256)
+        poller = select.poll()
+        poller.register(self.fd, select.POLLIN)
+        made = failure = None
+        wire.lock.release()
+        try:
+            while (left := due - monotonic()) > 0 and session.state is not State.CLOSED:
+                if poller.poll(int(left * 1000) + 1):
+                    drain(self.fd)
+            if session.state is not State.CLOSED:
+                made, opening = dial(wire.target)
+        except (OSError, ConnectError) as error:
+            failure = error
+        finally:
+            wire.lock.acquire()
+        if failure is not None:
+            wire.last_failure = explain(failure, wire.target)
+            self._attempt = self._backoff.next_attempt(self._attempt, None)
+            if isinstance(failure, UntrustedError):
+                session.close(failure)
+        elif made is not None:
+            if session.state is State.CLOSED:
+                made.close()
+            else:
+                wire.opened(made, opening)
+
+    def _log(self) -> None:
+        """Write the session's remarks to the log; not under the lock (a handler of the log may do anything)."""
+        remarks = self._session.remarks
+        while remarks:
+            remark = remarks.popleft()
+            import logging  # here: a program that never logs does not pay for it
+
+            logging.getLogger("ipcbus_client").log(remark.level, "%s", remark.text)
+
+
+def drain(fd: int) -> None:
+    """Reset an eventfd."""
+    try:
+        os.eventfd_read(fd)
+    except BlockingIOError:
+        pass  # somebody else was faster
