@@ -27,6 +27,10 @@ from .routing import AnyRoute, PublishRoute, Refusal, RetainRoute, RouteTable
 from .timeouts import Timeouts
 
 
+#: Up to this size a run is copied out of its read.
+COPIED_BYTES = 1024
+
+
 class Broker:
     """All of the bus but its sockets. Not thread-safe. No method raises for what a peer did wrong."""
 
@@ -106,7 +110,6 @@ class Broker:
         """Bytes that came from a peer, in immutable bytes: slices of them go to receivers."""
         self.now = self._delivery.now = now
         peer.in_bytes += len(data)
-        self.counters.in_bytes += len(data)
         connection = peer.connection
         if peer.closing:
             return
@@ -141,6 +144,7 @@ class Broker:
             return
         self._end(peer)
         peer.closed = True
+        self.counters.add(peer)
         self.peers.pop(peer.id, None)
         peer.out.clear()
         peer.out_bytes = 0
@@ -232,6 +236,10 @@ class Broker:
         """Subscriptions of all peers."""
         return self.routes.lanes
 
+    def totals(self) -> dict[str, int]:
+        """The counters of B-4; walks over the peers."""
+        return self.counters.totals((*self.peers.values(), *self._strangers))
+
     def queued_bytes(self) -> int:
         """All that waits for peers; walks over them."""
         return sum(peer.queued_bytes for peer in self.peers.values())
@@ -241,9 +249,12 @@ class Broker:
     def _route_run(self, peer: Peer, route: AnyRoute, data: bytes, start: int, end: int, last: int, count: int) -> None:
         """Send a run on its way. The hot path: a slice for each receiver, nothing for each frame."""
         peer.in_messages += count
-        self.counters.in_messages += count
         size = end - start
-        piece: Piece = data if size == len(data) else memoryview(data)[start:end]
+        piece: Piece
+        if size <= COPIED_BYTES:
+            piece = data[start:end]  # cheaper than a view, and pins nothing
+        else:
+            piece = data if size == len(data) else memoryview(data)[start:end]
         if isinstance(route, PublishRoute):
             self._publish(route, piece, size, count, peer)
             if route.__class__ is RetainRoute:
@@ -254,13 +265,12 @@ class Broker:
             self._send(peer, route.to, piece, size, count)
 
     def _publish(self, route: PublishRoute, piece: Piece, size: int, count: int, sender: Peer | None) -> None:
-        delivery = self._delivery
-        for lane in route.lanes:
-            delivery.offer(lane, piece, size, count, sender)
-        for group in route.groups:
-            delivery.offer_group(group, piece, size, count, sender)
-        if not route.lanes and not route.groups:
+        if route.lanes:
+            self._delivery.offer(route.lanes, piece, size, count, sender)
+        elif not route.groups:
             self.counters.no_subscriber += count
+        for group in route.groups:
+            self._delivery.offer_group(group, piece, size, count, sender)
 
     def _retain(self, peer: Peer, route: RetainRoute, frame: bytes) -> None:
         """L-8: keep the last frame of a run; one without payload removes what is kept."""
@@ -283,9 +293,8 @@ class Broker:
             self._refuse(peer, Kind.SEND, to, count, Code.OVERLOADED, f"{to!r} does not read: {receiver.out_bytes} bytes wait for it")
             return
         self._delivery.put(receiver, piece)
-        receiver.out_messages += count
-        self.counters.delivered += count
-        self.counters.delivered_bytes += size
+        receiver.delivered += count
+        receiver.delivered_bytes += size
 
     def _refuse(self, peer: Peer, kind: Kind, to: str, count: int, code: Code, text: str) -> None:
         """Answer frames that have no id (E-4)."""

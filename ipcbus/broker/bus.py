@@ -171,7 +171,7 @@ class BusService:
         count = 0
         if arguments.get("retained", True) and len(broker.retained):
             for frame in broker.retained.matching(lane.pattern):
-                self._delivery.offer(lane, frame, len(frame), 1, None)
+                self._delivery.offer((lane,), frame, len(frame), 1, None)
                 count += 1
         return {"retained": count}
 
@@ -254,7 +254,7 @@ class BusService:
             "retained_bytes": broker.retained.bytes,
             "requests": len(broker.requests),
             "queued_bytes": broker.queued_bytes(),
-            **broker.counters.as_dict(),
+            **broker.totals(),
         }
 
     def _ping(self, peer: Peer, arguments: Arguments) -> dict[str, Any]:
@@ -311,7 +311,7 @@ def _describe_peer(peer: Peer, now: float) -> dict[str, Any]:
         "connected_s": round(now - peer.connected_at, 3),
         "in_messages": peer.in_messages,
         "in_bytes": peer.in_bytes,
-        "out_messages": peer.out_messages,
+        "out_messages": peer.delivered + peer.forwarded,
         "out_bytes": peer.written_bytes,
         "queued_bytes": peer.queued_bytes,
         "held": peer.held,

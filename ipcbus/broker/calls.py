@@ -86,7 +86,6 @@ class Calls:
         """REQUEST (R-1, R-2). Errors that are not fatal are the caller's to answer."""
         _, _, to, request, timeout_ms, _ = frame.elements
         peer.in_messages += 1
-        self.counters.in_messages += 1
         calls = peer.calls
         if calls is not None and request in calls:
             raise ProtocolError(Code.DUPLICATE_ID, f"request id {request} is in flight already (R-1)")
@@ -111,13 +110,12 @@ class Calls:
                 Code.OVERLOADED, f"{target!r} does not read: {callee.out_bytes} bytes wait for it (limits.max_output_bytes)"
             )
         self.requests.open(Pending(peer, callee, request, to, self._delivery.now + timeout_ms / 1000))
-        callee.out_messages += 1
+        callee.forwarded += 1
         self._delivery.put(callee, frame.raw)
 
     def on_answer(self, peer: Peer, frame: Frame) -> None:
         """REPLY or ERROR of a callee (R-4)."""
         peer.in_messages += 1
-        self.counters.in_messages += 1
         to, request = frame.elements[2], frame.elements[3]
         if frame.kind is Kind.ERROR and frame.elements[4].__class__ is int:
             raise ProtocolError(Code.BAD_ENVELOPE, f"ERROR with code {frame.elements[4]}: a service's code is a str (E-1)")
@@ -130,7 +128,7 @@ class Calls:
         if pending.callee is not peer:
             raise ProtocolError(Code.BAD_REPLY, f"request {request} of {to!r} is another peer's to answer (R-4)")
         self.requests.settle(pending)
-        requester.out_messages += 1
+        requester.forwarded += 1
         self._delivery.put(requester, frame.raw)
         self._settled(requester)
 

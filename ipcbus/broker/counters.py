@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .peers import Peer
+
 OTHER = "(other)"  #: the topics beyond the ones counted by name
 
 
 class Counters:
-    """The counters of B-4. They only grow."""
+    """The counters of B-4. They only grow. What is counted for each message is counted at the peer; here is what peers that have gone leave behind."""
 
     __slots__ = (
         "cancelled",
@@ -35,9 +41,22 @@ class Counters:
         self.late_replies = 0  #: replies to what had settled (R-4)
         self.protocol_errors = 0  #: connections ended by a fatal error
 
-    def as_dict(self) -> dict[str, int]:
-        """All counters by name."""
-        return {name: getattr(self, name) for name in self.__slots__}
+    def add(self, peer: Peer) -> None:
+        """Take over the counts of a peer that goes."""
+        self.in_messages += peer.in_messages
+        self.in_bytes += peer.in_bytes
+        self.delivered += peer.delivered
+        self.delivered_bytes += peer.delivered_bytes
+
+    def totals(self, peers: Iterable[Peer]) -> dict[str, int]:
+        """All counters by name, those of the present *peers* included."""
+        total = {name: getattr(self, name) for name in self.__slots__}
+        for peer in peers:
+            total["in_messages"] += peer.in_messages
+            total["in_bytes"] += peer.in_bytes
+            total["delivered"] += peer.delivered
+            total["delivered_bytes"] += peer.delivered_bytes
+        return total
 
 
 class TopicCounter:

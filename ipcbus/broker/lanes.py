@@ -57,7 +57,7 @@ class Backlog:
 class Lane:
     """One subscription of one peer (L-1)."""
 
-    __slots__ = ("announcement", "backlog", "credit", "delivered", "group", "load", "messages", "number", "pattern", "peer", "turn")
+    __slots__ = ("announcement", "backlog", "credit", "group", "load", "messages", "number", "pattern", "peer", "turn")
 
     def __init__(self, peer: Peer, number: int, pattern: str, credit: int) -> None:
         self.peer = peer
@@ -68,7 +68,6 @@ class Lane:
         self.messages = 0  #: in a group: messages that may be sent (L-6)
         self.load = 0  #: in a group: messages sent and not handled
         self.turn = 0  #: in a group: when it got its last message, so that equal loads take turns
-        self.delivered = 0
         self.backlog: Backlog | None = None
         self.announcement = encode(Kind.LANE, 0, number)
 
@@ -137,23 +136,37 @@ class Delivery:
             peer.out_bytes += len(lane.announcement)
         out.append(piece)
         peer.out_bytes += size
-        peer.out_messages += count
+        peer.delivered += count
+        peer.delivered_bytes += size
         lane.credit -= size
-        lane.delivered += count
-        counters = self._counters
-        counters.delivered += count
-        counters.delivered_bytes += size
         if not peer.touched:
             peer.touched = True
             self.touched.append(peer)
 
     # --- publications -----------------------------------------------------------------------------
 
-    def offer(self, lane: Lane, piece: Piece, size: int, count: int, sender: Peer | None) -> None:
-        """Give *count* whole frames to a lane that is in no group: at once, or into its backlog."""
-        if lane.credit > 0 and lane.backlog is None and lane.peer.out_bytes < OUTPUT_HIGH_BYTES:
-            self._emit(lane, piece, size, count)
-            return
+    def offer(self, lanes: tuple[Lane, ...], piece: Piece, size: int, count: int, sender: Peer | None) -> None:
+        """Give *count* whole frames to each of *lanes*, which are in no group: at once (the hot path: `_emit`, written out), or into its backlog."""
+        for lane in lanes:
+            peer = lane.peer
+            if lane.credit <= 0 or lane.backlog is not None or peer.out_bytes >= OUTPUT_HIGH_BYTES:
+                self._queue(lane, piece, size, count, sender)
+                continue
+            if peer.lane is lane:
+                peer.out.append(piece)
+                peer.out_bytes += size
+            else:
+                peer.lane = lane
+                peer.out += (lane.announcement, piece)
+                peer.out_bytes += size + len(lane.announcement)
+            peer.delivered += count
+            peer.delivered_bytes += size
+            lane.credit -= size
+            if not peer.touched:
+                peer.touched = True
+                self.touched.append(peer)
+
+    def _queue(self, lane: Lane, piece: Piece, size: int, count: int, sender: Peer | None) -> None:
         backlog = lane.backlog
         if backlog is None:
             backlog = lane.backlog = Backlog(lane, None)

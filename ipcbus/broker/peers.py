@@ -35,6 +35,9 @@ class Peer:
         "connected_at",
         "connection",
         "credentials",
+        "delivered",
+        "delivered_bytes",
+        "forwarded",
         "grouped",
         "half_closed",
         "held",
@@ -47,7 +50,6 @@ class Peer:
         "logged",
         "out",
         "out_bytes",
-        "out_messages",
         "serving",
         "touched",
         "transport",
@@ -81,7 +83,9 @@ class Peer:
 
         self.in_messages = 0
         self.in_bytes = 0
-        self.out_messages = 0
+        self.delivered = 0  #: publications and sends given to it, one count per lane
+        self.delivered_bytes = 0
+        self.forwarded = 0  #: requests and answers given to it
         self.written_bytes = 0
         self.logged: set[int] | None = None  #: codes of refusals that were logged
 

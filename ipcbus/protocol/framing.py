@@ -133,8 +133,17 @@ class Scanner:
         run: Any = None
         start = last = at
         count = 0
+        prefixes, to_at = self._prefixes, self._to_at
         while at < size:
-            prefix = self._known(data, at)
+            prefix = None
+            mark = at + to_at
+            if prefixes is not None and mark + 1 < size:
+                # `to` is a fixstr or a str 8; its length gives the prefix's, whose bytes must be known ones.
+                first = data[mark]
+                if 0xA0 <= first < 0xC0:
+                    prefix = prefixes.get(data[at + HEADER_BYTES : mark + first - 0x9D])
+                elif first == 0xD9:
+                    prefix = prefixes.get(data[at + HEADER_BYTES : mark + data[mark + 1] + 4])
             if prefix is None:
                 if count:
                     yield run, data, start, at, last, count
@@ -146,8 +155,10 @@ class Scanner:
                 frame = decode(raw)
                 if self._to_at == 0 or frame.kind not in IN_RUNS:
                     yield frame
+                    to_at = self._to_at
                     continue
                 prefix = self._learn(frame)
+                prefixes = self._prefixes
                 route = router.resolve(prefix)
                 prefix.counter.messages += 1
                 prefix.counter.bytes += len(raw)
@@ -201,19 +212,6 @@ class Scanner:
         if at < size:
             self._chunks = [data[at:] if at else data]
             self._have = size - at
-
-    def _known(self, data: bytes, at: int) -> Prefix | None:
-        """The cached prefix of the frame at *at*, by its bytes."""
-        prefixes = self._prefixes
-        mark = at + self._to_at
-        if prefixes is None or mark + 1 >= len(data):
-            return None
-        first = data[mark]
-        if 0xA0 <= first < 0xC0:
-            return prefixes.get(data[at + HEADER_BYTES : mark + first - 0x9D])
-        if first == 0xD9:
-            return prefixes.get(data[at + HEADER_BYTES : mark + data[mark + 1] + 4])
-        return None
 
     def _learn(self, frame: Frame) -> Prefix:
         """The prefix of a decoded frame, kept for its successors where it can be found by its bytes."""

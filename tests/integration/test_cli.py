@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import ipcbus_client
 import msgpack
 import pytest
 
+import ipcbus_client
 from tests.conftest import DaemonFactory
 from tests.daemons import RunningDaemon, environment
 

@@ -85,8 +85,9 @@ def _check_books(world: World) -> None:
     queued = world.broker.queued_bytes()
     if queued:
         raise ViolationError(f"{queued} bytes still wait after everybody gave credit")
-    if world.oracle.offered != counters.delivered + counters.lost:
-        raise ViolationError(f"{world.oracle.offered} offered, {counters.delivered} delivered + {counters.lost} lost")
+    delivered = world.broker.totals()["delivered"]
+    if world.oracle.offered != delivered + counters.lost:
+        raise ViolationError(f"{world.oracle.offered} offered, {delivered} delivered + {counters.lost} lost")
 
 
 def _check_empty(world: World) -> None:

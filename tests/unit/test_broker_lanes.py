@@ -142,7 +142,7 @@ def test_control_frames_overtake_what_waits_for_credit() -> None:
 
 def test_credit_stays_at_the_limit() -> None:
     bus = Bus(max_credit_bytes=100)
-    a, b = bus.peer(), bus.peer()
+    b = bus.peer()
     b.subscribe("x", 1, credit=100)
     for _ in range(3):
         b.credit(1, 2**32 - 1)

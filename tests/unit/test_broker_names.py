@@ -118,9 +118,16 @@ def test_send_to_a_name_and_to_a_peer() -> None:
 
 @pytest.mark.parametrize(
     ("to", "code"),
-    [("nobody", Code.NO_SUCH_NAME), (":99", Code.NO_SUCH_PEER), (":x", Code.BAD_NAME), (":01", Code.BAD_NAME), ("a b", Code.BAD_NAME),
-     (f":{MAX_ID + 1}", Code.BAD_NAME), ("bus", Code.RESERVED)],
-)  # fmt: skip
+    [
+        ("nobody", Code.NO_SUCH_NAME),
+        (":99", Code.NO_SUCH_PEER),
+        (":x", Code.BAD_NAME),
+        (":01", Code.BAD_NAME),
+        ("a b", Code.BAD_NAME),
+        (f":{MAX_ID + 1}", Code.BAD_NAME),
+        ("bus", Code.RESERVED),
+    ],
+)
 def test_send_to_nowhere(to: str, code: Code) -> None:
     a = Bus().peer()
     a.write(publication(a.id, to, b"1", Kind.SEND))
@@ -190,12 +197,22 @@ def test_a_service_cannot_say_a_bus_code() -> None:
 @pytest.mark.parametrize(
     ("to", "code"),
     [
-        ("nobody/get", Code.NO_SUCH_NAME), ("svc/other", Code.NO_SUCH_METHOD), (":2/other", Code.NO_SUCH_METHOD), (":9/get", Code.NO_SUCH_PEER),
-        ("svc", Code.BAD_NAME), ("svc/", Code.BAD_NAME), ("svc/1x", Code.BAD_NAME), ("a b/get", Code.BAD_NAME), (":x/get", Code.BAD_NAME),
-        ("bus/nothing", Code.NO_SUCH_METHOD), ("bus/will", Code.UNSUPPORTED), ("bus/monitor", Code.UNSUPPORTED), ("bus/get", Code.UNSUPPORTED),
+        ("nobody/get", Code.NO_SUCH_NAME),
+        ("svc/other", Code.NO_SUCH_METHOD),
+        (":2/other", Code.NO_SUCH_METHOD),
+        (":9/get", Code.NO_SUCH_PEER),
+        ("svc", Code.BAD_NAME),
+        ("svc/", Code.BAD_NAME),
+        ("svc/1x", Code.BAD_NAME),
+        ("a b/get", Code.BAD_NAME),
+        (":x/get", Code.BAD_NAME),
+        ("bus/nothing", Code.NO_SUCH_METHOD),
+        ("bus/will", Code.UNSUPPORTED),
+        ("bus/monitor", Code.UNSUPPORTED),
+        ("bus/get", Code.UNSUPPORTED),
         ("bus.x/get", Code.RESERVED),
     ],
-)  # fmt: skip
+)
 def test_requests_that_fail_at_once(to: str, code: Code) -> None:
     bus = Bus()
     a, b = bus.peer(), bus.peer()
@@ -403,7 +420,9 @@ def test_arguments_are_checked(method: str, arguments: dict[str, Any], code: Cod
     assert text
 
 
-@pytest.mark.parametrize(("payload", "good"), [(b"", True), (b"\xc0", True), (b"\x80", True), (b"\x90", False), (b"\xc1", False), (b"\x81\x01\x01", False)])
+@pytest.mark.parametrize(
+    ("payload", "good"), [(b"", True), (b"\xc0", True), (b"\x80", True), (b"\x90", False), (b"\xc1", False), (b"\x81\x01\x01", False)]
+)
 def test_the_payload_of_a_request_to_the_bus(payload: bytes, good: bool) -> None:
     a = Bus().peer()
     a.request("bus/ping", payload)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import ipcbus_client as client
 import pytest
 
+import ipcbus_client as client
 from ipcbus.cli.failures import CommandError, Exit, explain
 from ipcbus.protocol.errors import Code
 

@@ -1,0 +1,103 @@
+"""The client's pure tables: which exception a code is, what can be tried again, how long to wait before it, what a caller may pass."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+import ipcbus_client
+from ipcbus.protocol.errors import Code
+from ipcbus_client import _discovery, _names
+from ipcbus_client._backoff import Backoff
+from ipcbus_client._errors import Verdict, request_error, verdict
+
+SPECIAL = {
+    Code.NO_SUCH_NAME: (ipcbus_client.NoSuchName, LookupError),
+    Code.NO_SUCH_METHOD: (ipcbus_client.NoSuchMethod, LookupError),
+    Code.NO_SUCH_PEER: (ipcbus_client.NoSuchPeer, LookupError),
+    Code.RESPONDER_DIED: (ipcbus_client.ResponderDied, ConnectionError),
+    Code.EXPIRED: (ipcbus_client.Expired, TimeoutError),
+    Code.DENIED: (ipcbus_client.Denied, PermissionError),
+    Code.OVERLOADED: (ipcbus_client.Overloaded, ipcbus_client.BusError),
+}
+
+
+@pytest.mark.parametrize("code", list(Code))
+def test_every_code_has_its_exception(code: Code) -> None:
+    made = request_error(code.value, "text", "svc/do")
+    wanted, also = SPECIAL.get(code, (ipcbus_client.Refused, ipcbus_client.RequestError))
+    assert type(made) is wanted
+    assert isinstance(made, also)
+    assert (made.code, made.text, made.to) == (code, "text", "svc/do")
+    assert str(made) == f"svc/do: {code.label}: text"
+
+
+def test_a_services_code_and_one_of_a_newer_bus() -> None:
+    made = request_error("too_hot", "text", "svc/do")
+    assert type(made) is ipcbus_client.ServiceError
+    assert str(made) == "svc/do: too_hot: text"
+    assert type(request_error(999, "", "x")) is ipcbus_client.Refused
+
+
+def test_exceptions_survive_pickling() -> None:
+    made = pickle.loads(pickle.dumps(ipcbus_client.ServiceError("code", "text", "to/x")))
+    assert (made.code, made.text, made.to) == ("code", "text", "to/x")
+
+
+RETRIED_BYES = {Code.OK, Code.SLOW_READER, Code.HANDSHAKE_TIMEOUT, Code.SHUTTING_DOWN, Code.TOO_MANY_PEERS, Code.INTERNAL}
+RETRIED_DECLARATIONS = {Code.INTERNAL, Code.NAME_TAKEN, Code.OVER_LIMIT, Code.OVERLOADED, Code.NOT_OWNER, Code.EXPIRED}
+
+
+@pytest.mark.parametrize("code", list(Code))
+def test_verdict(code: Code) -> None:
+    assert (verdict(code) is Verdict.RETRY) is (code in RETRIED_BYES)
+    assert (verdict(code, declaration=True) is Verdict.RETRY) is (code in RETRIED_DECLARATIONS)
+
+
+def test_backoff_doubles_is_capped_and_jittered() -> None:
+    backoff = Backoff()
+    assert [backoff.delay_s(n, 1.0) for n in range(8)] == [0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0]
+    assert backoff.delay_s(0, 0.0) == 0.025
+    assert backoff.delay_s(10_000, 0.0) == 1.0
+
+
+def test_backoff_starts_over_after_a_stable_connection() -> None:
+    backoff = Backoff()
+    assert backoff.next_attempt(5, None) == 6
+    assert backoff.next_attempt(5, 1.0) == 6
+    assert backoff.next_attempt(5, 10.0) == 0
+
+
+def test_names() -> None:
+    for to in ("svc/do", ":42/do", "bus/stats", "a.b/c.d"):
+        _names.check_request(to)
+    for to in ("svc", "/do", "a b/do", "svc/", "bus.x/do", ":x/do", 5):
+        with pytest.raises(ipcbus_client.BadName):
+            _names.check_request(to)  # type: ignore[arg-type]
+    assert _names.check_service("svc/*") == ("svc", "*")
+    for to in ("svc", "bus/x", ":1/x", "svc/9", None):
+        with pytest.raises(ipcbus_client.BadName):
+            _names.check_service(to)  # type: ignore[arg-type]
+    for arguments in (("a.>.b", None, 1, 1), ("a", "g g", 1, 1), ("a", None, 0, 1), ("a", None, 1, 0), ("a", None, 2**40, 1)):
+        with pytest.raises(ValueError, match=r"\w"):
+            _names.check_subscription(*arguments)
+
+
+def test_addresses_come_from_arguments_then_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IPCBUS_ADDRESS", "unix:/env")
+    monkeypatch.setenv("IPCBUS_BUS", "lab")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/me")
+    assert str(_discovery.find_address("unix:/given", None)) == "unix:/given"
+    assert str(_discovery.find_address(None, None)) == "unix:/env"
+    assert str(_discovery.find_address(None, "other")).endswith("/other.sock")
+    monkeypatch.delenv("IPCBUS_ADDRESS")
+    assert str(_discovery.find_address(None, None)).endswith("/lab.sock")
+    monkeypatch.delenv("IPCBUS_BUS")
+    assert str(_discovery.find_address(None, None)).endswith("/default.sock")
+    with pytest.raises(ipcbus_client.AddressError):
+        _discovery.find_address("unix:/given", "lab")
+    assert _discovery.find_secret_path("/s", None) == "/s"
+    assert _discovery.find_secret_path(None, "lab").endswith("/lab.secret")
+    monkeypatch.setenv("IPCBUS_SECRET_FILE", "/env.secret")
+    assert _discovery.find_secret_path(None, None) == "/env.secret"

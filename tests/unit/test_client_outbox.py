@@ -1,0 +1,167 @@
+"""The client's outbox: the bytes of publications, and what becomes of them without a connection."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgpack
+import pytest
+
+from ipcbus.protocol.messages import Kind, decode, encode, encode_with_payload
+from ipcbus_client import BadName, PayloadError
+from ipcbus_client._outbox import WAITING_MAX_BYTES, Outbox, OutboxFullError, _frames
+
+
+def outbox(peer: int = 7) -> Outbox:
+    made = Outbox()
+    made.opened(peer, 1000)
+    return made
+
+
+def written(made: Outbox) -> bytes:
+    data = b""
+    while made.unsent_bytes:
+        chunk = bytes(made.chunk())
+        made.wrote(len(chunk))
+        data += chunk
+    return data
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "kind", "meta", "payload"),
+    [
+        (b"raw", {}, Kind.PUBLISH, 1, b"raw"),
+        (b"", {}, Kind.PUBLISH, 1, b""),
+        (bytearray(b"raw"), {}, Kind.PUBLISH, 1, b"raw"),
+        (memoryview(b"raw"), {}, Kind.PUBLISH, 1, b"raw"),
+        ({"a": [1, 2.5]}, {}, Kind.PUBLISH, None, msgpack.packb({"a": [1, 2.5]})),
+        (None, {}, Kind.PUBLISH, None, b"\xc0"),
+        ("text", {}, Kind.PUBLISH, None, b"\xa4text"),
+        (b"kept", {"retain": True}, Kind.RETAIN, 1, b"kept"),
+        (5, {"headers": {"h": 1}}, Kind.PUBLISH, {"h": 1}, b"\x05"),
+        (b"x", {"headers": {"h": None}, "retain": True}, Kind.RETAIN, {"encoding": 1, "h": None}, b"x"),
+        (5, {"headers": {}}, Kind.PUBLISH, None, b"\x05"),
+    ],
+)
+def test_publish(data: Any, options: dict[str, Any], kind: Kind, meta: Any, payload: bytes) -> None:
+    made = outbox()
+    expected = encode_with_payload(payload, kind, 7, "a.b", meta)
+    for times in (1, 2):  # the second comes from the cache
+        assert made.publish("a.b", data, options.get("retain", False), options.get("headers")) == times * len(expected)
+    assert written(made) == expected * 2
+    assert decode(expected).payload == payload
+
+
+@pytest.mark.parametrize("topic", ["", "a..b", "a b", "*", "a.>", "$bus.x", "x" * 256, b"bytes", None, 5])
+def test_illegal_topics(topic: Any) -> None:
+    made = outbox()
+    for retain in (False, True):
+        with pytest.raises(BadName):
+            made.publish(topic, 1, retain, None)
+    assert made.unsent_bytes == 0
+
+
+@pytest.mark.parametrize("data", [object(), {1, 2}, 2**70, "\ud800", b"x" * 1001, "x" * 1001])
+def test_illegal_payloads(data: Any) -> None:
+    made = outbox()
+    for headers in (None, {"h": 1}):
+        with pytest.raises(PayloadError):
+            made.publish("t", data, False, headers)
+    assert made.publish("t", 1, False, None) > 0
+
+
+@pytest.mark.parametrize(
+    "headers", [{"": 1}, {1: 1}, {"k": [1]}, {"k" * 65: 1}, {str(n): 1 for n in range(33)}, {"k": "v" * 5000}, {"encoding": 0}, {"k": 2**70}]
+)
+def test_illegal_headers(headers: Any) -> None:
+    with pytest.raises(PayloadError):
+        outbox().publish("t", 1, False, headers)
+
+
+def test_send() -> None:
+    made = outbox()
+    made.send("name", 1, None)
+    made.send(":42", b"x", {"h": 1})
+    expected = encode_with_payload(b"\x01", Kind.SEND, 7, "name", None)
+    assert written(made) == expected + encode_with_payload(b"x", Kind.SEND, 7, ":42", {"encoding": 1, "h": 1})
+    for to in ("", "a/b", ":x", "bus", "bus.x", ":042"):
+        with pytest.raises(BadName):
+            made.send(to, 1, None)
+
+
+def test_without_a_connection_values_wait_and_are_encoded_anew() -> None:
+    made = Outbox()
+    assert made.publish("a", b"1", False, None) == 0
+    assert made.publish("b", 2, True, {"h": 1}) == 0
+    made.send("n", 3, None)
+    assert made.unsent_bytes == 0
+    made.opened(300, 1000)
+    expected = encode_with_payload(b"1", Kind.PUBLISH, 300, "a", 1) + encode_with_payload(b"\x02", Kind.RETAIN, 300, "b", {"h": 1})
+    assert written(made) == expected + encode_with_payload(b"\x03", Kind.SEND, 300, "n", None)
+    assert (len(made.waiting), made.waiting_bytes) == (0, 0)
+
+
+def test_what_waits_is_bounded() -> None:
+    made = Outbox()
+    made.max_payload_bytes = WAITING_MAX_BYTES
+    made.publish("a", bytes(WAITING_MAX_BYTES), False, None)
+    with pytest.raises(OutboxFullError):
+        made.publish("a", b"x", False, None)
+    with pytest.raises(OutboxFullError):
+        made.publish("a", b"x", True, None)
+    assert made.opened(1, 1000) == 1  # too large for this bus
+    assert made.publish("a", b"x", False, None) > 0
+
+
+@pytest.mark.parametrize("cut", range(0, 120, 7))
+def test_what_the_kernel_never_had_is_sent_again_with_the_new_id(cut: int) -> None:
+    made = outbox()
+    made.out += encode(Kind.PING, 7, 1)
+    for n in range(3):
+        made.publish("t", bytes([n]), False, None)
+    sizes = [len(encode(Kind.PING, 7, 1))] + [len(encode_with_payload(b"x", Kind.PUBLISH, 7, "t", 1))] * 3
+    chunk = made.chunk()
+    cut = min(cut, len(chunk) - 1)
+    del chunk
+    made.wrote(cut)
+    made.publish("t", b"later", False, None)
+    made.lost()
+    assert made.unsent_bytes == 0
+    made.publish("t", b"last", False, None)
+    made.opened(200, 1000)
+    begun = next(n for n in range(5) if sum(sizes[:n]) >= cut)  # frames of which the kernel had a byte
+    again = [bytes([n]) for n in range(3)][max(begun - 1, 0) :]
+    assert [frame.payload for frame in _frames(bytearray(written(made)), 0)] == [*again, b"later", b"last"]
+
+
+def test_partial_writes() -> None:
+    made = outbox()
+    for n in range(50):
+        made.publish("topic", bytes([n]) * n, False, None)
+    whole = bytes(made.out)
+    data = b""
+    while made.unsent_bytes:
+        piece = bytes(made.chunk()[:17])
+        made.wrote(len(piece))
+        data += piece
+        assert made.blocked or not made.unsent_bytes or made.out
+    assert data == whole
+
+
+def test_the_cache_of_heads_is_bounded_and_dropped_with_the_id() -> None:
+    made = outbox()
+    for n in range(9000):
+        made.publish(f"t.{n}", b"x", False, None)
+    assert made._heads_count <= 8192
+    written(made)
+    made.lost()
+    made.opened(9, 1000)
+    made.publish("t.8999", b"x", False, None)
+    assert written(made) == encode_with_payload(b"x", Kind.PUBLISH, 9, "t.8999", 1)
+
+
+def test_end_counts_what_was_never_sent() -> None:
+    made = outbox()
+    made.publish("t", 1, False, None)
+    assert made.end() == 1
+    assert made.end() == 0

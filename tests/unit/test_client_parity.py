@@ -1,0 +1,71 @@
+"""The two shells have the same names, parameters and defaults; one blocks where the other awaits."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+import ipcbus_client
+from ipcbus_client import _aio_streams, _blocking, _blocking_streams, aio
+
+#: what the language spells differently
+DUNDERS = {"__enter__": "__aenter__", "__exit__": "__aexit__", "__iter__": "__aiter__"}
+CLASSES = ["Bus", "Subscription", "Inbox", "Responder"]
+
+
+def public(cls: type) -> list[str]:
+    """The public names of a class in the order of its source, as the blocking shell spells them."""
+    names = [name for name in vars(cls) if not name.startswith("_") or name in {*DUNDERS, *DUNDERS.values()}]
+    blocking = {value: key for key, value in DUNDERS.items()}
+    return [blocking.get(name, name) for name in names]
+
+
+def parameters(function: Any) -> list[tuple[str, Any, Any]]:
+    return [(p.name, p.kind, p.default) for p in inspect.signature(function).parameters.values()]
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_same_names_in_the_same_order(name: str) -> None:
+    assert public(getattr(ipcbus_client, name)) == public(getattr(aio, name))
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_same_parameters_and_defaults(name: str) -> None:
+    blocking, awaiting = getattr(ipcbus_client, name), getattr(aio, name)
+    for attribute in public(blocking):
+        one = inspect.getattr_static(blocking, attribute)
+        other = inspect.getattr_static(awaiting, DUNDERS.get(attribute, attribute))
+        assert type(one) is type(other), attribute
+        if not isinstance(one, property):
+            assert parameters(one) == parameters(other), attribute
+
+
+def test_connect_and_everything_else() -> None:
+    assert parameters(ipcbus_client.connect) == parameters(aio.connect)
+    assert set(aio.__all__) <= set(ipcbus_client.__all__)
+    assert ipcbus_client.Message is aio.Message
+
+
+def test_neither_wraps_the_other() -> None:
+    assert "_blocking" not in inspect.getsource(aio).replace("_blocking_streams.py", "")
+    for module in (_blocking, _blocking_streams):
+        assert "asyncio" not in inspect.getsource(module)
+    assert "threading" not in inspect.getsource(_aio_streams) + inspect.getsource(aio)
+
+
+def test_what_returns_without_waiting_does_so_in_both() -> None:
+    for cls in CLASSES:
+        for name in public(getattr(aio, cls)):
+            function = inspect.getattr_static(getattr(aio, cls), DUNDERS.get(name, name))
+            if inspect.isfunction(function) and name not in ("stats_local", "__iter__"):
+                assert inspect.iscoroutinefunction(function), name
+
+
+def test_the_blocking_shell_is_light_to_import() -> None:
+    code = "import sys, ipcbus_client; print(sorted({'asyncio', 'logging', 'platformdirs', 'random', 'subprocess'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-X", "importtime", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

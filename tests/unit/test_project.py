@@ -1,0 +1,131 @@
+"""What is written twice says the same: PROTOCOL.md's tables and the enums, clauses and who cites them. And what must not be written."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from ipcbus.protocol import limits
+from ipcbus.protocol.connection import ALLOWED
+from ipcbus.protocol.errors import Code
+from ipcbus.protocol.limits import Limits
+from ipcbus.protocol.messages import LAYOUTS, WITH_PAYLOAD, Kind
+
+ROOT = Path(__file__).resolve().parents[2]
+PROTOCOL = (ROOT / "ipcbus" / "PROTOCOL.md").read_text()
+
+_CLAUSE = re.compile(r"\b[FVKTHLNRWIBES]-\d+\b")
+_DEFINITION = re.compile(r"^(?:- |\| )\*\*([A-Z]-\d+)(?: \[later\])?\*\*", re.MULTILINE)
+_SKIPPED = {".git", ".venv", "build", "dist", "__pycache__"}
+_TEXTS = {".py", ".md", ".json", ".toml", ".service", ".socket", ".conf", ".yml", ".cfg", ".txt", ""}
+
+
+@cache
+def texts() -> dict[str, str]:
+    """Every text file of the project by its path."""
+    found = {}
+    for path in sorted(ROOT.rglob("*")):
+        relative = path.relative_to(ROOT)
+        hidden = any(part in _SKIPPED or part.endswith(("_cache", ".egg-info")) for part in relative.parts)
+        if not hidden and path.is_file() and path.suffix in _TEXTS:
+            found[str(relative)] = path.read_text()
+    return found
+
+
+def rows(text: str, start: str) -> Iterator[list[str]]:
+    """The cells of the table whose header begins with *start*."""
+    lines = text[text.index(start) :].splitlines()
+    for line in map(str.strip, lines[2:]):
+        if not line.startswith("|"):
+            return
+        yield [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_the_error_table_is_the_enum() -> None:
+    table = {int(number): (name.strip("`"), fatal == "yes") for number, name, fatal, _ in rows(PROTOCOL, "| code | name | fatal |")}
+    assert table == {code.value: (code.label, code.fatal) for code in Code}
+
+
+def test_the_kind_table_is_the_enum() -> None:
+    table = {int(number): name.split(" **")[0] for number, name, _, _ in rows(PROTOCOL, "| kind | name | who |")}
+    assert table == {kind.value: kind.name for kind in Kind}
+
+
+@pytest.mark.parametrize("row", [*rows(PROTOCOL, "| kind | name | who |")], ids=lambda row: row[1])
+def test_the_elements_of_a_kind_are_its_layout(row: list[str]) -> None:
+    kind = Kind(int(row[0]))
+    elements = row[3].strip("`[]").split(", ")
+    assert elements[0] == row[0]
+    written = ["sender" if element == "0" else "to" if element == "topic" else element for element in elements[1:]]
+    assert written == [name for name, _ in LAYOUTS[kind]] + ["payload"] * (kind in WITH_PAYLOAD)
+
+
+def test_who_may_send_which_kind_is_the_table_of_states() -> None:
+    clients = {int(number) for number, _, who, _ in rows(PROTOCOL, "| kind | name | who |") if "C" in who}
+    assert clients == {kind.value for kinds in ALLOWED.values() for kind in kinds}
+    states = {state.strip("`").split("`")[0]: text for state, text, _ in rows(PROTOCOL, "| state | a client may send |")}
+    for state, kinds in ALLOWED.items():
+        assert {kind.name for kind in kinds} == set(re.findall(r"\b[A-Z]{3,}\b", states[state.value])), state
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        Limits().max_frame_bytes,
+        Limits().max_timeout_ms,
+        Limits().max_requests,
+        Limits().max_callee_requests,
+        Limits().max_retained_topics,
+        limits.PAGE_ITEMS,
+    ],
+)
+def test_the_numbers_in_italics_are_the_defaults(number: int) -> None:
+    assert f"*{number:,}*".replace(",", " ") in PROTOCOL
+
+
+def clauses() -> set[str]:
+    """The clauses that PROTOCOL.md defines."""
+    found = _DEFINITION.findall(PROTOCOL)
+    assert len(found) == len(set(found)), f"defined twice: {sorted(clause for clause in found if found.count(clause) > 1)}"
+    return set(found)
+
+
+def test_every_clause_that_is_cited_exists() -> None:
+    unknown = {
+        f"{path}:{text[: found.start()].count(chr(10)) + 1}: {found[0]}"
+        for path, text in texts().items()
+        for found in _CLAUSE.finditer(text)
+        if found[0] not in clauses()
+    }
+    assert not unknown
+
+
+def test_every_clause_has_a_vector() -> None:
+    """S-1 and S-2 are for clients, W-1 and I-1 for later; but for S-2 all of them show in what the bus does."""
+    cases = [case for path in (ROOT / "tests" / "vectors").glob("*.json") for case in json.loads(path.read_text())["cases"]]
+    cited = {clause for case in cases for clause in case["clauses"]}
+    assert clauses() - cited == {"S-2"}
+
+
+#: Put together here so that this file does not say what it forbids.
+FORBIDDEN = ["/wo" + "rk/", "/tmp/" + "dev", "/ro" + "ot/", "py" + "pi.", "python" + "hosted"]
+
+
+def test_nothing_names_a_machine_or_a_registry() -> None:
+    found = [
+        f"{path}:{text[: match.start()].count(chr(10)) + 1}: {match[0]}"
+        for path, text in texts().items()
+        for match in re.finditer(rf"(?<![\w.])(?:{'|'.join(map(re.escape, FORBIDDEN))})", text)
+    ]
+    assert not found
+
+
+def test_no_module_is_a_drawer() -> None:
+    """STYLE: a module is one idea; none is called after being of use to others."""
+    drawers = {left + right for left, right in (("uti", "ls"), ("uti", "l"), ("help", "ers"), ("com", "mon"), ("mi", "sc"))}
+    assert not [path for path in texts() if path.endswith(".py") and Path(path).stem in drawers]

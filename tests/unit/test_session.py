@@ -1,0 +1,569 @@
+"""The client's core, driven with literal frames: what the bus would send goes in, what is in the outbox is compared byte for byte."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import msgpack
+import pytest
+
+from ipcbus.protocol.auth import proof
+from ipcbus.protocol.errors import Code
+from ipcbus.protocol.messages import Frame, Kind, decode, encode, encode_with_payload
+from ipcbus_client._errors import Closed, ConnectError, ConnectionLost, Expired, NoSuchName, RequestError, ServiceError
+from ipcbus_client._lanes import INBOX, Lane
+from ipcbus_client._session import INBOX_MAX_BYTES, Session, State
+
+INFO = {"software": "test", "max_frame_bytes": 100_000, "max_payload_bytes": 50_000, "max_timeout_ms": 60_000}
+WELCOME = encode(Kind.WELCOME, 0, 1, [], 7, b"i" * 16, INFO)
+
+
+def frames(data: bytes | bytearray) -> list[Frame]:
+    found = []
+    at = 0
+    while at < len(data):
+        end = at + 5 + int.from_bytes(data[at + 1 : at + 5], "big")
+        found.append(decode(bytes(data[at:end])))
+        at = end
+    return found
+
+
+def sent(session: Session) -> list[Frame]:
+    """All that waits to be written, taken out."""
+    data = b""
+    while session.outbox.unsent_bytes:
+        chunk = bytes(session.outbox.chunk())
+        data += chunk
+        session.outbox.wrote(len(chunk))
+    return frames(data)
+
+
+def elements(session: Session) -> list[tuple[Any, ...]]:
+    return [(*frame.elements, *([frame.payload] if frame.payload_size else [])) for frame in sent(session)]
+
+
+def connected(welcome: bytes = WELCOME) -> Session:
+    session = Session(program="p", library="l")
+    session.opened()
+    session.receive(welcome)
+    sent(session)
+    assert session.state is State.CONNECTED
+    return session
+
+
+def subscribed(session: Session, pattern: str = "a.>", **options: Any) -> Lane:
+    lane = Lane(session.new_id(), pattern, **{"window_bytes": 1000, **options})
+    session.declarations.subscribe(lane)
+    (request,) = sent(session)
+    session.receive(reply(request.elements[3], {"retained": 0}))
+    return lane
+
+
+def reply(identity: int, value: Any = None, meta: Any = None) -> bytes:
+    return encode_with_payload(msgpack.packb(value), Kind.REPLY, 0, ":7", identity, meta)
+
+
+def error(identity: int, code: int | str, text: str = "why", value: Any = None, sender: int = 0) -> bytes:
+    return encode_with_payload(b"" if value is None else msgpack.packb(value), Kind.ERROR, sender, ":7", identity, code, text, None)
+
+
+def message(topic: str, payload: bytes, kind: Kind = Kind.PUBLISH, meta: Any = 1) -> bytes:
+    return encode_with_payload(payload, kind, 9, topic, meta)
+
+
+# --- handshake ---
+
+
+def test_unix_hello_and_declarations_are_one_write() -> None:
+    session = Session(program="prog", library="lib")
+    own = session.declarations.own("me", "exclusive", False, False)
+    lane = Lane(session.new_id(), "t", window_bytes=100)
+    subscribe = session.declarations.subscribe(lane)
+    session.opened()
+    hello, first, second = sent(session)
+    assert hello.elements == (1, 0, 1, 1, [], {"program": "prog", "library": "lib"}, None)
+    assert first.elements[1:3] == (0, "bus/own")
+    assert second.elements[1:3] == (0, "bus/subscribe")
+    assert msgpack.unpackb(second.payload) == {"pattern": "t", "lane": lane.number, "retained": True, "credit": 100}
+    session.receive(WELCOME + reply(first.elements[3], {"owner": True, "position": 0}) + reply(second.elements[3], {"retained": 0}))
+    assert session.state is State.CONNECTED
+    assert session.peer == 7
+    assert own.done
+    assert own.result() == {"owner": True, "position": 0}
+    assert subscribe.done
+
+
+def test_tcp_proves_both_sides_and_declares_after_welcome() -> None:
+    session = Session(program="p", library="l")
+    session.declarations.own("me", "exclusive", False, False)
+    secret, nonce, theirs = b"s" * 32, b"n" * 32, b"m" * 32
+    session.opened(secret=secret, nonce=nonce, bus_address="127.0.0.1:1", client_address="127.0.0.1:2")
+    (hello,) = sent(session)
+    envelope = hello.raw[5:]
+    bus = proof(secret, "bus", envelope, 1, [], theirs, "127.0.0.1:1", "127.0.0.1:2")
+    session.receive(encode(Kind.CHALLENGE, 0, 1, [], theirs, bus))
+    (answer,) = sent(session)
+    assert answer.elements == (3, 0, proof(secret, "client", envelope, 1, [], theirs, "127.0.0.1:1", "127.0.0.1:2"))
+    session.receive(WELCOME)
+    (own,) = sent(session)
+    assert own.elements[1:3] == (7, "bus/own")
+
+
+def test_wrong_proof_ends_the_bus_and_says_nothing() -> None:
+    session = Session(program="p", library="l")
+    session.opened(secret=b"s" * 32, nonce=b"n" * 32, bus_address="127.0.0.1:1", client_address="127.0.0.1:2")
+    sent(session)
+    session.receive(encode(Kind.CHALLENGE, 0, 1, [], b"m" * 32, b"x" * 32))
+    assert sent(session) == []
+    assert session.hangup is not None
+    session.lost(session.hangup, again=session.error is None)
+    assert session.state is State.CLOSED
+    with pytest.raises(ConnectError, match="secret"):
+        session.check_open()
+
+
+def test_challenge_on_unix_is_the_end_of_the_connection() -> None:
+    session = Session(program="p", library="l")
+    session.opened()
+    session.receive(encode(Kind.CHALLENGE, 0, 1, [], b"m" * 32, b"x" * 32))
+    assert session.hangup is not None
+
+
+@pytest.mark.parametrize(
+    ("code", "ends"),
+    [(Code.SHUTTING_DOWN, False), (Code.SLOW_READER, False), (Code.BAD_VERSION, True), (Code.FORGED_SENDER, True), (Code.AUTH_FAILED, True)],
+)
+def test_bye(code: Code, ends: bool) -> None:
+    session = connected()
+    session.receive(encode(Kind.BYE, 0, code.value, "text"))
+    assert session.hangup is not None
+    assert (session.error is not None) is ends
+
+
+# --- receiving ---
+
+
+def stream(session: Session) -> tuple[Lane, Lane, bytes]:
+    one, two = subscribed(session, "a.>"), subscribed(session, "b")
+    data = encode(Kind.LANE, 0, one.number) + b"".join(message("a.x", bytes([n])) for n in range(40))
+    data += encode(Kind.LANE, 0, two.number) + message("b", b"!", Kind.RETAIN) + encode(Kind.LANE, 0, one.number)
+    data += message("a.y", b"x" * 300, meta={"h": 1, "encoding": 1}) + encode(Kind.PING, 0, 5) + message("a.z", msgpack.packb([1]), meta=None)
+    return one, two, data
+
+
+def check_stream(session: Session, one: Lane, two: Lane) -> None:
+    assert [m.payload for m in one.messages] == [bytes([n]) for n in range(40)] + [b"x" * 300, b"\x91\x01"]
+    assert [(m.topic, m.sender, m.retained) for m in two.messages] == [("b", 9, True)]
+    assert one.messages[40].headers == {"h": 1}
+    assert one.messages[40].data == b"x" * 300
+    assert one.messages[41].data == [1]
+    assert one.messages[41].encoding is None
+    assert (6 + 1, 7, 5) in elements(session)
+    assert session.hangup is None
+
+
+def test_lanes_whole() -> None:
+    session = connected()
+    one, two, data = stream(session)
+    session.receive(data)
+    check_stream(session, one, two)
+
+
+def test_lanes_byte_by_byte() -> None:
+    session = connected()
+    one, two, data = stream(session)
+    for n in range(len(data)):
+        session.receive(data[n : n + 1])
+    check_stream(session, one, two)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_lanes_at_random_splits(seed: int) -> None:
+    session = connected()
+    one, two, data = stream(session)
+    dice = random.Random(seed)
+    at = 0
+    while at < len(data):
+        size = dice.randint(1, 400)
+        session.receive(data[at : at + size])
+        at += size
+    check_stream(session, one, two)
+
+
+def test_messages_of_no_lane_are_dropped() -> None:
+    session = connected()
+    session.receive(encode(Kind.LANE, 0, 99) + message("t", b"x"))
+    assert session.hangup is None
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        pytest.param(b"GET / HTTP/1.1\r\n\r\n", id="http"),
+        pytest.param(b"\xce\x00\x00\x00\x01\x05", id="int instead of an array"),
+        pytest.param(b"\xce\x00\x00\x00\x01\x90", id="empty array"),
+        pytest.param(b"\xce\x00\x00\x00\x01\xc1", id="not msgpack"),
+        pytest.param(b"\xce\x00\x00\x00\x09" + encode(Kind.PING, 0, 1)[5:], id="length that disagrees"),
+        pytest.param(b"\xce\xff\xff\xff\xff", id="length over the limit"),
+        pytest.param(b"\xa1x" + encode(Kind.PING, 0, 1)[5:], id="length that is no int"),
+        pytest.param(encode(Kind.LANE, 0, 1)[:5] + b"\x93\x63\x00\x01", id="unknown kind"),
+        pytest.param(b"\xce\x00\x00\x00\x02\x91\x07", id="too few elements"),
+    ],
+)
+def test_a_bad_stream_ends_the_connection(bad: bytes) -> None:
+    session = connected()
+    session.receive(bad + message("t", b"x") * 3)
+    assert session.hangup is not None
+    session.receive(message("t", b"x"))  # ignored
+    session.lost(session.hangup, again=True)
+    assert session.state is State.RECONNECTING
+
+
+def test_a_forged_frame_in_a_payload_stays_a_payload() -> None:
+    session = connected()
+    lane = subscribed(session)
+    forged = message("a.forged", b"x")
+    session.receive(encode(Kind.LANE, 0, lane.number) + message("a.true", forged) * 2)
+    assert [m.payload for m in lane.messages] == [forged, forged]
+
+
+# --- credit ---
+
+
+def test_credit_is_granted_when_half_of_the_window_was_consumed() -> None:
+    session = connected()
+    lane = subscribed(session, window_bytes=100)
+    frame = message("a.b", b"x" * 20)
+    session.receive(encode(Kind.LANE, 0, lane.number) + frame)
+    lane.messages.clear()
+    session.grant(lane)
+    assert elements(session) == []
+    session.receive(frame)
+    assert elements(session) == []
+    lane.messages.clear()
+    session.grant(lane)
+    assert elements(session) == [(17, 7, lane.number, 2 * len(frame), 0)]
+    session.grant(lane)
+    assert elements(session) == []
+
+
+def test_a_batch_that_was_consumed_in_part_is_not_granted() -> None:
+    session = connected()
+    lane = subscribed(session, window_bytes=10)
+    session.receive(encode(Kind.LANE, 0, lane.number) + message("a.b", b"x" * 20) * 2)
+    lane.messages.popleft()
+    session.grant(lane)
+    assert elements(session) == []
+
+
+def test_a_group_is_granted_messages_that_were_handled() -> None:
+    session = connected()
+    lane = subscribed(session, group="g", prefetch=4, window_bytes=10_000)
+    frame = message("a.b", b"")
+    session.receive(encode(Kind.LANE, 0, lane.number) + frame * 4)
+    for _ in range(3):
+        lane.messages.popleft()
+    lane.handled()
+    session.grant(lane)
+    assert elements(session) == []
+    session.grant(lane, idle=True)
+    assert elements(session) == [(17, 7, lane.number, 0, 1)]
+    lane.handled()
+    lane.handled()
+    session.grant(lane)
+    assert [frame[4] for frame in elements(session)] == [2]
+
+
+def test_after_a_reconnect_credit_is_less_what_is_still_here() -> None:
+    session = connected()
+    lane = subscribed(session, group="g", prefetch=4, window_bytes=1000)
+    frame = message("a.b", b"x")
+    session.receive(encode(Kind.LANE, 0, lane.number) + frame * 3)
+    lane.messages.popleft()
+    lane.handled()
+    session.lost("gone", again=True)
+    session.opened()
+    _, again = sent(session)
+    arguments = msgpack.unpackb(again.payload)
+    assert arguments["credit"] == 1000 - 3 * len(frame)  # the batch is granted as a whole
+    assert arguments["messages"] == 2
+
+
+# --- requests ---
+
+
+def test_request_reply_and_errors() -> None:
+    session = connected()
+    calls = [session.request("svc/do", n, None, 2.0) for n in range(4)]
+    out = elements(session)
+    assert out[1] == (12, 7, "svc/do", calls[1].id, 2000, None, b"\x01")
+    notified: list[int] = []
+    for n, call in enumerate(calls):
+        call.notify = lambda n=n: notified.append(n)  # type: ignore[misc]
+    session.receive(reply(calls[1].id, {"x": 1}) + error(calls[0].id, Code.NO_SUCH_NAME.value) + error(calls[2].id, "Hot", "text", 5, 9))
+    session.receive(reply(calls[1].id, "late") + error(calls[3].id, 999))
+    assert notified == [1, 0, 2, 3]
+    assert calls[1].result() == {"x": 1}
+    with pytest.raises(NoSuchName) as caught:
+        calls[0].result()
+    assert (caught.value.code, caught.value.to, str(caught.value)) == (Code.NO_SUCH_NAME, "svc/do", "svc/do: no_such_name: why")
+    with pytest.raises(ServiceError, match="Hot: text"):
+        calls[2].result()
+    with pytest.raises(RequestError, match="code 999"):
+        calls[3].result()
+    assert session.stats()["late_replies"] == 1
+    assert session.stats()["requests"] == 0
+
+
+def test_cancel_and_disconnect() -> None:
+    session = connected()
+    one, two = session.request("svc/do", None, None, 1e9), session.ping()
+    first, _ = elements(session)
+    assert first[4] == 60_000
+    session.cancel(one)
+    session.cancel(one)
+    assert elements(session) == [(16, 7, "svc/do", one.id)]
+    session.lost("gone", again=True)
+    with pytest.raises(ConnectionLost, match="ping: gone"):
+        two.result()
+    assert not one.done
+
+
+def test_pong() -> None:
+    session = connected()
+    call = session.ping()
+    session.receive(encode(Kind.PONG, 0, call.id) + encode(Kind.PONG, 0, 1234))
+    assert call.done
+
+
+# --- services ---
+
+
+def incoming(to: str, identity: int = 3) -> bytes:
+    return encode_with_payload(b"\x05", Kind.REQUEST, 9, to, identity, 1500, None)
+
+
+def test_requests_find_their_handlers() -> None:
+    session = connected()
+    calls: list[int] = []
+    session.on_requests = lambda: calls.append(len(session.services.requests))
+    session.services.add("svc", "do", "exact")
+    session.services.add("svc", "*", "any")
+    session.receive(incoming("svc/do", 1) + incoming("svc/else", 2) + incoming(":7/do", 3) + incoming("other/do", 4))
+    assert calls == [3]
+    found = [(handler, request.method, request.id) for handler, request in session.services.requests]
+    assert found == [("exact", "do", 1), ("any", "else", 2), ("exact", "do", 3)]
+    request = session.services.requests[0][1]
+    assert (request.data, request.sender, request.timeout, request.headers, request.to) == (5, 9, 1.5, {}, "svc/do")
+    assert elements(session) == [(15, 7, ":9", 4, "NoSuchMethod", "other/do is not served any more", None)]
+    assert session.services.remove("svc", "do", "exact") is False
+    assert session.services.remove("svc", "*", "any") is True
+
+
+def test_answers() -> None:
+    session = connected()
+    session.services.add("svc", "do", "h")
+    session.receive(b"".join(incoming("svc/do", n) for n in range(1, 7)))
+    requests = [request for _, request in session.services.requests]
+    services = session.services
+    assert services.answer(requests[0], [1]) is None
+    assert services.answer(requests[0], [2]) is None  # once only
+    assert services.refuse(requests[1], KeyError("k")) == "handler of svc/do raised KeyError"
+    assert services.refuse(requests[2], ServiceError("too_hot", "text")) is None
+    assert services.answer(requests[3], object()) == "handler of svc/do raised PayloadError"
+    services.fail(requests[4], "not a code!", "x" * 5000)
+    session.receive(encode(Kind.CANCEL, 9, "svc/do", 6) + encode(Kind.CANCEL, 9, "svc/do", 6))
+    assert requests[5].cancelled
+    services.answer(requests[5], 1)
+    out = elements(session)
+    assert out[0] == (13, 7, ":9", 1, None, b"\x91\x01")
+    assert [frame[4] for frame in out[1:]] == ["KeyError", "too_hot", "PayloadError", "Error"]
+    assert len(out[4][5].encode()) <= 1024
+    assert session.counters["handler_errors"] == 2
+    assert services.at_work == 0
+
+
+def test_an_answer_does_not_cross_a_reconnect() -> None:
+    session = connected()
+    session.services.add("svc", "do", "h")
+    session.receive(incoming("svc/do"))
+    _, request = session.services.requests[0]
+    told: list[int] = []
+    request.notify = lambda: told.append(1)
+    session.lost("gone", again=True)
+    assert request.cancelled
+    assert told == [1]
+    session.opened()
+    session.receive(WELCOME)
+    sent(session)
+    session.services.answer(request, 1)
+    assert sent(session) == []
+
+
+# --- declarations ---
+
+
+def answer_all(session: Session, **special: bytes) -> list[str]:
+    """Answer what is asked of the bus; returns the methods."""
+    asked = []
+    for frame in sent(session):
+        if frame.kind is Kind.REQUEST:
+            method = frame.elements[2].removeprefix("bus/")
+            asked.append(method)
+            how = special.get(method)
+            session.receive(error(frame.elements[3], int(how)) if how else reply(frame.elements[3], {"owner": True}))
+    return asked
+
+
+def test_replay_in_the_order_made_and_the_epoch_grows() -> None:
+    session = connected()
+    session.declarations.own("me", "exclusive", False, False)
+    session.declarations.serve("me", "m")
+    subscribed_lane = Lane(session.new_id(), "x", window_bytes=10)
+    session.declarations.subscribe(subscribed_lane)
+    session.declarations.own("gone", "exclusive", False, False)
+    assert answer_all(session) == ["own", "serve", "subscribe", "own"]
+    assert session.declarations.withdraw("own", "gone") is not None
+    answer_all(session)
+    session.lost("gone", again=True)
+    assert session.state is State.RECONNECTING
+    session.opened()
+    assert answer_all(session) == ["own", "serve", "subscribe"]
+    session.receive(encode(Kind.WELCOME, 0, 1, [], 8, b"j" * 16, INFO))
+    assert (session.epoch, subscribed_lane.gaps, session.peer, session.counters["reconnects"]) == (1, 1, 8, 1)
+
+
+def test_the_first_no_is_the_callers() -> None:
+    session = connected()
+    lane = Lane(session.new_id(), "x", window_bytes=10)
+    call = session.declarations.subscribe(lane)
+    answer_all(session, subscribe=str(Code.DENIED.value).encode())
+    with pytest.raises(RequestError, match="denied"):
+        call.result()
+    assert session.lanes == {}
+    assert session.declarations.withdraw("subscribe", lane.number) is None
+
+
+def test_a_no_on_replay_is_tried_again_or_given_up() -> None:
+    session = connected()
+    own = session.declarations.own("me", "exclusive", False, False)
+    lane = Lane(session.new_id(), "x", window_bytes=10)
+    session.declarations.subscribe(lane)
+    answer_all(session)
+    session.lost("gone", again=True)
+    session.opened()
+    session.receive(WELCOME)
+    answer_all(session, own=str(Code.NAME_TAKEN.value).encode(), subscribe=str(Code.DENIED.value).encode())
+    assert own.error is None
+    assert lane.closed
+    assert isinstance(lane.error, RequestError)
+    assert session.declarations.tick(10.0) == 11.0
+    assert session.declarations.tick(10.5) == 11.0
+    assert sent(session) == []
+    assert session.declarations.tick(11.0) is None
+    assert answer_all(session) == ["own"]
+    assert len([r for r in session.remarks if "trying again" in r.text]) == 1
+    assert len([r for r in session.remarks if "given up" in r.text]) == 1
+
+
+def test_a_declaration_in_flight_is_replayed_not_failed() -> None:
+    session = connected()
+    call = session.declarations.own("me", "exclusive", False, False)
+    sent(session)
+    session.lost("gone", again=True)
+    assert not call.done
+    session.opened()
+    answer_all(session)
+    assert call.result() == {"owner": True}
+
+
+def test_ownership_notices() -> None:
+    session = connected()
+    session.declarations.own("queued", "queue", False, False)
+    session.declarations.own("mine", "exclusive", False, True)
+    answer_all(session)
+
+    def notice(name: str, about: dict[str, Any]) -> bytes:
+        return encode_with_payload(msgpack.packb(about), Kind.NOTICE, 0, name, None)
+
+    session.receive(notice("name_lost", {"name": "queued"}) + notice("name_lost", {"name": "mine"}) + notice("unknown", {}))
+    session.receive(notice("name_acquired", {"name": "queued"}) + notice("name_lost", {"name": "never"}))
+    queued = session.declarations.declared("own", "queued")
+    assert queued is not None
+    assert queued.owner
+    assert session.declarations.declared("own", "mine") is None
+    assert sent(session) == []
+
+
+# --- notices, refusals, the inbox ---
+
+
+def test_lost_is_counted_where_it_belongs() -> None:
+    session = connected()
+    lane = subscribed(session)
+    about = msgpack.packb({"lane": lane.number, "count": 5, "bytes": 10, "why": "slow"})
+    session.receive(encode_with_payload(about, Kind.NOTICE, 0, "lost", None) * 2)
+    assert (lane.lost, session.counters["lost"]) == (10, 10)
+    assert len(session.remarks) == 1
+
+
+def test_refused_publications_are_counted() -> None:
+    session = connected()
+    session.receive(error(0, Code.OVER_LIMIT.value, "full", {"kind": 9, "to": "t", "count": 3}))
+    session.receive(error(0, Code.NO_SUCH_REQUEST.value) + encode_with_payload(b"\xc1", Kind.ERROR, 0, ":7", 0, 25, "", None))
+    assert (session.counters["refused"], session.counters["late_replies"]) == (4, 1)
+    assert "'t'" in session.remarks[0].text
+
+
+def test_inbox() -> None:
+    session = connected()
+    direct = encode_with_payload(b"x" * 100, Kind.SEND, 9, "me", 1)
+    session.receive(direct)
+    assert session.counters["unclaimed"] == 1
+    inbox = session.inbox = Lane(INBOX, "inbox", window_bytes=300)
+    session.receive(direct * 4)
+    assert (len(inbox.messages), inbox.lost) == (2, 2)
+    inbox.messages.clear()
+    session.grant(inbox)
+    session.receive(direct)
+    assert (len(inbox.messages), inbox.lost) == (1, 2)
+    assert elements(session) == []
+    assert INBOX_MAX_BYTES > 0
+
+
+# --- the end ---
+
+
+def test_close_settles_everything_once() -> None:
+    session = connected()
+    lane = subscribed(session)
+    session.inbox = Lane(INBOX, "inbox", window_bytes=1)
+    call = session.request("a/b", None, None, 1.0)
+    own = session.declarations.own("me", "exclusive", False, False)
+    changes: list[State] = []
+    session.on_state = lambda: changes.append(session.state)
+    session.bye()
+    assert [frame.kind for frame in sent(session)][-1] is Kind.BYE
+    session.close()
+    session.close()
+    session.lost("late", again=True)
+    assert changes == [State.CLOSED]
+    assert lane.closed
+    assert session.inbox.closed
+    for one in (call, own):
+        with pytest.raises(Closed):
+            one.result()
+    session.receive(message("a.b", b"x"))
+    assert not lane.messages
+
+
+def test_without_reconnect_a_lost_connection_is_the_end() -> None:
+    session = connected()
+    session.lost("gone", again=False)
+    with pytest.raises(ConnectionLost):
+        session.check_open()
+
+
+def test_expired_is_a_timeout() -> None:
+    assert issubclass(Expired, TimeoutError)
