@@ -179,7 +179,8 @@ class BusService:
         lane = (peer.lanes or {}).get(arguments["lane"])
         if lane is None:
             raise ProtocolError(Code.NO_SUCH_LANE, f"this peer has no lane {arguments['lane']}")
-        return {"dropped": self._broker.remove_lane(lane)}
+        untold = lane.backlog.lost_count if lane.backlog is not None else 0  # lost before, and no message followed to be told at
+        return {"dropped": self._broker.remove_lane(lane) + untold}
 
     # --- names ------------------------------------------------------------------------------------
 

@@ -160,6 +160,8 @@ class Calls:
     def callee_died(self, peer: Peer) -> None:
         """Nobody will answer what *peer* was to answer."""
         for pending in tuple((peer.serving or {}).values()):
+            if pending.settled:
+                continue  # a peer that called itself and is done sending ended within this loop (H-11)
             self._fail(pending, Code.RESPONDER_DIED, f"the peer that served {pending.to!r} went before it answered")
 
     def requester_went(self, peer: Peer) -> None:

@@ -16,9 +16,8 @@ from collections.abc import Callable
 from itertools import cycle
 
 import ipcbus_client
-from ipcbus_client import aio
-
 from ipcbus.protocol.messages import Kind, encode, encode_with_payload, pack
+from ipcbus_client import aio
 
 from . import payload
 from .processes import Stage

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from ipcbus.protocol.messages import Frame, Kind, decode, encode, encode_with_payload, pack
 from ipcbus.protocol.topics import peer_address
 
+from .models import frames_in
 from .network import Link, World
-from .oracle import frames_in
 
 TOPICS = ["a.b", "a.c", "a.b.c", "x.b", "x.y.z", "lone", "$own", "bad..topic"]
 PATTERNS = ["a.b", "a.*", "a.>", ">", "*.b", "x.>", "*", "a.*.c", "none.such"]

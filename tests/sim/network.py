@@ -14,7 +14,8 @@ from typing import Protocol
 from ipcbus.broker import Broker, Credentials, Peer
 from ipcbus.protocol.limits import Limits
 
-from .oracle import Oracle, PeerModel, ViolationError
+from .models import PeerModel, ViolationError
+from .oracle import Oracle
 
 #: Small, so that a few messages reach them. What must never be reached (a callee's output) is large instead.
 LIMITS = Limits(

@@ -8,8 +8,7 @@ tests of its own. Every expectation is exact: the same frames, byte for byte, in
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from dataclasses import dataclass, field
+from collections import Counter
 from typing import Any
 
 from ipcbus.protocol.errors import Code, ProtocolError
@@ -18,91 +17,8 @@ from ipcbus.protocol.messages import Frame, Kind, decode
 from ipcbus.protocol.payloads import decode_value
 from ipcbus.protocol.topics import check_topic, matches, parse_peer
 
+from .models import GroupModel, LaneModel, PeerModel, RequestModel, ViolationError, frames_in
 from .names_model import NamesModel
-
-
-class ViolationError(AssertionError):
-    """The bus broke a promise."""
-
-
-def frames_in(buffer: bytearray) -> list[bytes]:
-    """Take the whole frames out of *buffer*."""
-    found, at = [], 0
-    while at + 5 <= len(buffer) and buffer[at] == 0xCE:
-        end = at + 5 + int.from_bytes(buffer[at + 1 : at + 5], "big")
-        if end > len(buffer):
-            break
-        found.append(bytes(buffer[at:end]))
-        at = end
-    del buffer[:at]
-    return found
-
-
-@dataclass(eq=False, slots=True)
-class GroupModel:
-    """L-6: each message of the pattern goes to one member."""
-
-    outstanding: dict[bytes, int] = field(default_factory=dict)  #: frame → its place in the total order
-    members: set[LaneModel] = field(default_factory=set)
-    lost: int = 0  #: told to some member
-    member_left: bool = False  #: what was on its way to that member is unknown
-
-
-@dataclass(eq=False, slots=True)
-class LaneModel:
-    """L-1: what one subscription must still receive."""
-
-    pattern: str
-    group: GroupModel | None
-    granted_bytes: int
-    granted_messages: int
-    expected: deque[bytes] = field(default_factory=deque)
-    sent_bytes: int = 0
-    sent_messages: int = 0
-    last_place: int = -1  #: in a group: of the last message
-    open: bool = True
-
-
-@dataclass(eq=False, slots=True)
-class RequestModel:
-    """R-2: a request and the one way in which it settles: ("frame", raw), ("code", Code), ("value", …), or ("nothing",) after CANCEL."""
-
-    requester: PeerModel
-    callee: PeerModel | None
-    to: str
-    id: int
-    deadline: float
-    outcome: tuple[Any, ...] | None = None
-    told: bool = False
-
-
-class PeerModel:
-    """One connection, from outside."""
-
-    def __init__(self, label: str) -> None:
-        self.label = label
-        self.id = 0
-        self.ready = False
-        self.done_sending = False  #: end of file or BYE was processed
-        self.gone = False  #: nothing is expected of it any more
-        self.buffer_in = bytearray()
-        self.buffer_out = bytearray()
-        self.lanes: dict[int, LaneModel] = {}  #: the closed ones too: their frames may still be on the way
-        self.lane: LaneModel | None = None  #: L-3
-        self.requests: dict[int, RequestModel] = {}
-        self.serving: dict[tuple[int, int], RequestModel] = {}
-        self.direct: deque[bytes] = deque()  #: SENDs and REQUESTs on their way to it
-        self.refusals: Counter[int] = Counter()  #: errors with id 0 that it must still be told, by code
-        self.pings: deque[int] = deque()
-        self.notices: list[tuple[str, str]] = []
-        self.said_bye: int | None = None
-
-    def __repr__(self) -> str:
-        return self.label
-
-    def calls(self) -> list[RequestModel]:
-        """Its requests in flight."""
-        return [request for request in self.requests.values() if request.outcome is None]
 
 
 class Oracle:

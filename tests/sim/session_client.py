@@ -11,18 +11,17 @@ from collections import deque
 from dataclasses import dataclass, field
 from functools import partial
 
+from ipcbus.protocol.messages import Kind, decode
+from ipcbus.protocol.payloads import decode_value
 from ipcbus_client._calls import Call
 from ipcbus_client._errors import BusError, ServiceError
 from ipcbus_client._lanes import INBOX, Lane
 from ipcbus_client._message import Request
 from ipcbus_client._session import Session, State
 
-from ipcbus.protocol.messages import Kind, decode
-from ipcbus.protocol.payloads import decode_value
-
 from .model_client import METHODS, NAMES, PATTERNS, TOPICS
+from .models import ViolationError, frames_in
 from .network import Link, World
-from .oracle import ViolationError, frames_in
 
 WINDOW_BYTES = 4_000
 LEGAL_TOPICS = TOPICS[:6]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from .model_client import ModelClient
+from .models import ViolationError
 from .network import World
-from .oracle import ViolationError
 from .session_client import SessionClient
 
 BUSY_S = 8.0

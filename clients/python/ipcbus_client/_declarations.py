@@ -67,6 +67,7 @@ class Declarations:
         if declaration.lane is not None:
             self._session.lanes.pop(declaration.lane.number, None)
             declaration.lane.close()
+            self._session.forget_lane(declaration.lane)
         arguments = declaration.arguments
         if declaration.method == "own":
             for other in [other for other in self._all if other[0] == "serve" and other[1] == key[1]]:
@@ -147,7 +148,9 @@ class Declarations:
         declaration = call.declaration
         key = next((key for key, known in self._all.items() if known is declaration), None)
         if declaration is None or key is None:
-            return  # withdrawn meanwhile
+            if declaration is not None:  # withdrawn, or said anew, meanwhile; whoever waited for this one still has to be told
+                declaration.call.settle(meta, payload, error)
+            return
         first = not declaration.call.done
         if error is None:
             if declaration.method == "own":

@@ -217,10 +217,15 @@ class Session:
         """Renew the credit of *lane* where it is worth a frame (L-5, L-6)."""
         if lane.number == INBOX or lane.closed:
             lane.restart()
-        else:
+        elif self.outbox.peer:  # before WELCOME what was consumed is kept in the lane's account
             size, count = lane.grant(idle=idle)
-            if (size or count) and self.outbox.peer:
+            if size or count:
                 self.outbox.out += encode(Kind.CREDIT, self.peer, lane.number, size, count)
+
+    def forget_lane(self, lane: Lane) -> None:
+        """*lane* was withdrawn: what still comes for it goes nowhere, although no LANE says so."""
+        if self._lane is lane:
+            self._lane = self._nowhere
 
     # --- what comes in ---
 
@@ -340,6 +345,8 @@ class Session:
             if self.inbox is not None:
                 self.inbox.gaps += 1
             self.remark(WARNING, f"connected to the bus again, as peer {peer}")
+        for lane in self.lanes.values():
+            self.grant(lane, idle=True)  # what was consumed since HELLO, where the credit was fixed
         self._change(State.CONNECTED)
 
     def _on_bye(self, envelope: tuple[Any, ...]) -> None:

@@ -1,0 +1,489 @@
+"""Both shells of the client against a real daemon, from one body: what a user is promised, with the connection's end in the middle of it."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import signal
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import pytest
+
+import ipcbus_client
+from ipcbus_client import aio
+from tests.conftest import DaemonFactory
+from tests.daemons import RunningDaemon
+
+WAIT_S = 20.0
+
+
+class Blocking:
+    """A blocking object whose methods are awaited, so that one body serves both shells."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self.inner, name)
+        if not callable(value) or name == "stats_local":
+            return value
+
+        async def call(*arguments: Any, **options: Any) -> Any:
+            result = value(*arguments, **options)
+            return Blocking(result) if isinstance(result, _HANDED_OUT) else result
+
+        return call
+
+    async def __aiter__(self) -> Any:
+        for message in self.inner:
+            yield message
+
+
+_HANDED_OUT = (ipcbus_client.Bus, ipcbus_client.Subscription, ipcbus_client.Responder)
+Connect = Callable[..., Awaitable[Any]]
+
+
+async def _connect_blocking(*arguments: Any, **options: Any) -> Any:
+    return Blocking(ipcbus_client.connect(*arguments, **options))
+
+
+async def _connect_aio(*arguments: Any, **options: Any) -> Any:
+    return await aio.connect(*arguments, **options)
+
+
+@pytest.fixture(params=["blocking", "aio"])
+def connect(request: pytest.FixtureRequest) -> Iterator[Connect]:
+    """connect() of a shell. Afterwards nothing of it may be left: no thread, no descriptor."""
+    before = set(os.listdir("/proc/self/fd"))
+    yield _connect_blocking if request.param == "blocking" else _connect_aio
+    wait_for(lambda: not [t for t in threading.enumerate() if t.name.startswith("ipcbus")], "a thread is left")
+    wait_for(lambda: len(set(os.listdir("/proc/self/fd"))) <= len(before), "a descriptor is left")
+
+
+def wait_for(condition: Callable[[], Any], what: str) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.01)
+
+
+async def until(condition: Callable[[], Any], what: str = "it never came true") -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline, what
+        await asyncio.sleep(0.01)
+
+
+def run(body: Awaitable[Any]) -> None:
+    async def bounded() -> None:
+        await asyncio.wait_for(body, 60)
+
+    asyncio.run(bounded())
+
+
+def test_messages_in_order_with_all_that_is_on_them(connect: Connect, daemon: RunningDaemon) -> None:
+    async def body() -> None:
+        bus = await connect(daemon.address, program="tester")
+        await bus.publish("room.kept", "old", retain=True)
+        sub = await bus.subscribe("room.>")
+        fresh = await bus.subscribe("room.>", retained=False)
+        kept = await sub.get(WAIT_S)
+        assert (kept.data, kept.retained, kept.topic, kept.sender) == ("old", True, "room.kept", bus.peer_id)
+        for n in range(3000):
+            await bus.publish(f"room.{n % 7}", n if n % 2 else str(n).encode(), headers={"n": n} if n % 100 == 0 else None)
+        for one in (sub, fresh):
+            for n in range(3000):
+                message = await one.get(WAIT_S)
+                assert message.data == (n if n % 2 else str(n).encode())
+                assert message.headers == ({"n": n} if n % 100 == 0 else {})
+        with pytest.raises(ipcbus_client.Timeout):
+            await sub.get(0.01)
+        assert [peer["program"] for peer in await bus.peers()] == ["tester"]
+        assert {topic["topic"] for topic in await bus.topics()} >= {"room.kept", "room.3"}
+        assert (await bus.stats())["peers"] == 1
+        assert "subscribe" in (await bus.introspect())["methods"]
+        await sub.close()
+        await sub.close()
+        assert [message async for message in sub] == []
+        with pytest.raises(ipcbus_client.Closed):
+            await sub.get()
+        await bus.close()
+        assert [message async for message in fresh] == []
+        for late in (bus.publish("t"), bus.request("a/b"), bus.subscribe("t"), bus.flush(), bus.own("x")):
+            with pytest.raises(ipcbus_client.Closed):
+                await late
+        await bus.close()
+
+    run(body())
+
+
+def test_iteration_and_large_payloads(connect: Connect, daemon: RunningDaemon) -> None:
+    async def body() -> None:
+        bus = await connect(daemon.address)
+        sub = await bus.subscribe("big")
+        big = os.urandom(3_000_000)
+        for n in range(4):
+            await bus.publish("big", big[n:])
+        count = 0
+        async for message in sub:
+            assert message.payload == big[count:]
+            count += 1
+            if count == 4:
+                break
+        assert sub.lost == 0
+        with pytest.raises(ipcbus_client.PayloadError):
+            await bus.publish("big", bytes(17 * 1024 * 1024))
+        await bus.close()
+
+    run(body())
+
+
+def test_callbacks_and_groups(connect: Connect, daemon: RunningDaemon) -> None:
+    async def body() -> None:
+        bus, other = await connect(daemon.address), await connect(daemon.address)
+        seen: list[int] = []
+
+        def callback(message: ipcbus_client.Message) -> None:
+            if message.data == 5:
+                raise RuntimeError("one message's trouble")
+            seen.append(message.data)
+
+        await bus.subscribe("c", callback)
+        shares: list[list[int]] = [[], []]
+        await bus.subscribe("job", lambda m: shares[0].append(m.data), group="g", prefetch=4)
+        await other.subscribe("job", lambda m: shares[1].append(m.data), group="g", prefetch=4)
+        for n in range(500):
+            await bus.publish("c", n)
+            await bus.publish("job", n)
+        await bus.flush()
+        await until(lambda: len(seen) == 499 and len(shares[0]) + len(shares[1]) == 500)
+        assert seen == [n for n in range(500) if n != 5]
+        assert sorted(shares[0] + shares[1]) == list(range(500))
+        assert min(map(len, shares)) > 0
+        pulled = await bus.subscribe("pull", group="g", prefetch=2)
+        for n in range(20):
+            await other.publish("pull", n)
+        assert [(await pulled.get(WAIT_S)).data for n in range(20)] == list(range(20))
+        await bus.close()
+        await other.close()
+
+    run(body())
+
+
+def test_requests_and_their_errors(connect: Connect, daemon: RunningDaemon) -> None:
+    async def body() -> None:
+        service, bus = await connect(daemon.address, name="svc"), await connect(daemon.address)
+        cancelled = threading.Event()
+
+        def slow(request: ipcbus_client.Request) -> None:
+            while not request.cancelled:
+                time.sleep(0.005)
+            cancelled.set()
+
+        async def slow_async(request: ipcbus_client.Request) -> None:
+            try:
+                await asyncio.sleep(WAIT_S)
+            finally:
+                cancelled.set()
+
+        def fail(request: ipcbus_client.Request) -> None:
+            raise KeyError("k")
+
+        def refuse(request: ipcbus_client.Request) -> None:
+            raise ipcbus_client.ServiceError("too_hot", "text")
+
+        await service.respond("svc/add", lambda r: sum(r.data))
+        await service.respond("svc/slow", slow_async if connect is _connect_aio else slow)
+        for method, handler in (("fail", fail), ("refuse", refuse), ("object", lambda r: object())):
+            await service.respond(f"svc/{method}", handler)
+        second = await service.respond("other/*", lambda r: [r.method, r.headers, r.sender])
+        assert await bus.request("svc/add", [1, 2, 3]) == 6
+        assert await bus.request(f":{service.peer_id}/add", [1]) == 1
+        assert await bus.request("other/what", headers={"h": 1}) == ["what", {"h": 1}, bus.peer_id]
+        for to, kind, code in (
+            ("svc/fail", ipcbus_client.ServiceError, "KeyError"),
+            ("svc/refuse", ipcbus_client.ServiceError, "too_hot"),
+            ("svc/object", ipcbus_client.ServiceError, "PayloadError"),
+            ("svc/nothing", ipcbus_client.NoSuchMethod, 22),
+            ("nobody/x", ipcbus_client.NoSuchName, 20),
+            (":999/x", ipcbus_client.NoSuchPeer, 21),
+            ("bus/nothing", ipcbus_client.NoSuchMethod, 22),
+        ):
+            with pytest.raises(kind) as caught:
+                await bus.request(to)
+            assert (caught.value.code, caught.value.to) == (code, to)
+        with pytest.raises(ipcbus_client.Expired):
+            await bus.request("svc/slow", timeout=0.1)
+        await asyncio.to_thread(cancelled.wait, WAIT_S)
+        assert cancelled.is_set()
+        assert await bus.request("svc/add", [1], timeout=WAIT_S) == 1
+        await second.close()
+        assert [name["name"] for name in await bus.names()] == ["svc"]
+        with pytest.raises(ipcbus_client.Refused, match="name_taken"):
+            await bus.own("svc")
+        with pytest.raises(ipcbus_client.Refused, match="name_taken"):
+            await connect(daemon.address, name="svc")
+        assert await bus.own("svc", mode="queue") is False
+        await bus.close()
+        await service.close()
+
+    run(body())
+
+
+def test_direct_messages(connect: Connect, daemon: RunningDaemon) -> None:
+    async def body() -> None:
+        one, two = await connect(daemon.address, name="one"), await connect(daemon.address)
+        inbox = await one.inbox()
+        got: list[Any] = []
+        await two.inbox(lambda m: got.append((m.topic, m.data)))
+        await two.send("one", {"a": 1}, headers={"h": 2})
+        message = await inbox.get(WAIT_S)
+        assert (message.data, message.headers, message.sender, message.topic) == ({"a": 1}, {"h": 2}, two.peer_id, "one")
+        await one.send(f":{two.peer_id}", b"raw")
+        await until(lambda: got)
+        assert got == [(f":{two.peer_id}", b"raw")]
+        await two.send("nobody", 1)
+        await two.flush()
+        assert two.stats_local()["refused"] == 1
+        await inbox.close()
+        await one.close()
+        await two.close()
+
+    run(body())
+
+
+def test_a_killed_daemon_is_a_gap_and_nothing_else(connect: Connect, daemon_factory: DaemonFactory) -> None:
+    async def body() -> None:
+        first = daemon_factory()
+        bus = await connect(first.address, name="svc")
+        sub = await bus.subscribe("t.>")
+        await bus.respond("svc/echo", lambda r: r.data)
+        peer = bus.peer_id
+        assert (bus.epoch, sub.gaps, bus.state) == (0, 0, "connected")
+        first.kill()
+        await until(lambda: bus.state == "reconnecting")
+        for n in range(100):
+            await bus.publish("t.a", n)
+        with pytest.raises(ipcbus_client.ConnectionLost):
+            await bus.request("svc/echo", 1, timeout=0.05)
+        daemon_factory(at=first.directory)
+        assert [(await sub.get(WAIT_S)).data for n in range(100)] == list(range(100))
+        assert await bus.request("svc/echo", [1], timeout=WAIT_S) == [1]
+        assert (bus.epoch, sub.gaps, bus.state) == (1, 1, "connected")
+        assert peer == 1
+        await bus.close()
+
+    run(body())
+
+
+def test_requests_in_flight_fail_at_once(connect: Connect, daemon_factory: DaemonFactory) -> None:
+    async def body() -> None:
+        daemon = daemon_factory()
+        bus = await connect(daemon.address, reconnect=False)
+        stuck = await connect(daemon.address, name="svc", reconnect=False)
+        release = threading.Event()
+
+        async def never(request: ipcbus_client.Request) -> None:
+            await asyncio.sleep(WAIT_S)
+
+        await stuck.respond("svc/never", never if connect is _connect_aio else lambda r: release.wait(WAIT_S))
+        killer = threading.Timer(0.2, daemon.kill)
+        killer.start()
+        started = time.monotonic()
+        with pytest.raises(ipcbus_client.ConnectionLost):
+            await bus.request("svc/never", timeout=WAIT_S)
+        assert time.monotonic() - started < WAIT_S / 2
+        release.set()
+        killer.join()
+        assert bus.state == "closed"
+        with pytest.raises(ipcbus_client.ConnectionLost):
+            await bus.publish("t")
+        await bus.close()
+        await stuck.close()
+
+    run(body())
+
+
+def test_connect_fails_in_time_and_says_why(connect: Connect, short_dir: Any) -> None:
+    async def body() -> None:
+        started = time.monotonic()
+        with pytest.raises(ipcbus_client.ConnectError, match="nothing listens on unix:"):
+            await connect(f"unix:{short_dir}/none.sock", timeout=0.2)
+        assert 0.15 < time.monotonic() - started < 5
+        with pytest.raises(ipcbus_client.AddressError):
+            await connect("tcp:192.0.2.1:4222")
+        with pytest.raises(ipcbus_client.BadName):
+            await connect(f"unix:{short_dir}/none.sock", name="no name")
+
+    run(body())
+
+
+def test_tcp_needs_the_secret(connect: Connect, daemon_factory: DaemonFactory, short_dir: Any) -> None:
+    async def body() -> None:
+        daemon = daemon_factory(listen=["tcp:127.0.0.1:0"])
+        bus = await connect(daemon.address, secret_file=daemon.secret_file, name="t")
+        await bus.respond("t/x", lambda r: r.data)
+        assert await bus.request("t/x", 3) == 3
+        await bus.close()
+        wrong = short_dir / "wrong"
+        wrong.write_bytes(b"x" * 32)
+        with pytest.raises(ipcbus_client.ConnectError, match="secret"):
+            await connect(daemon.address, secret_file=str(wrong), timeout=5)
+        with pytest.raises(ipcbus_client.ConnectError, match="no secret in"):
+            await connect(daemon.address, secret_file=str(short_dir / "none"), timeout=0.2)
+
+    run(body())
+
+
+def test_a_slow_reader_of_its_own_publications_does_not_deadlock(connect: Connect, daemon: RunningDaemon) -> None:
+    async def body() -> None:
+        bus = await connect(daemon.address)
+        sub = await bus.subscribe("t", window_bytes=10_000)
+        for n in range(20_000):
+            await bus.publish("t", b"%05d" % n + b"x" * 95)
+        got = 0
+        while got < 20_000 - sub.lost:
+            await sub.get(WAIT_S)
+            got += 1
+        await bus.flush(WAIT_S)
+        assert got + sub.lost == 20_000
+        await bus.close()
+
+    run(body())
+
+
+# --- what only the blocking shell promises ---
+
+
+def test_close_from_another_thread_settles_every_wait(daemon: RunningDaemon) -> None:
+    with ipcbus_client.connect(daemon.address, name="svc") as bus:
+        block = threading.Event()
+        bus.respond("svc/never", lambda r: block.wait(WAIT_S))
+        sub, results = bus.subscribe("t"), []
+
+        def wait(what: Callable[[], Any]) -> None:
+            try:
+                results.append(what())
+            except ipcbus_client.BusError as error:
+                results.append(type(error))
+
+        waits = [lambda: sub.get(), lambda: list(sub), lambda: list(sub), lambda: bus.request("svc/never", timeout=WAIT_S)]
+        threads = [threading.Thread(target=wait, args=(what,)) for what in waits]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.2)
+        started = time.monotonic()
+        bus.close(0.5)
+        for thread in threads:
+            thread.join(WAIT_S)
+        assert time.monotonic() - started < WAIT_S / 2
+        block.set()
+        assert sorted(map(str, results)) == sorted(map(str, [ipcbus_client.Closed, [], [], ipcbus_client.Closed]))
+
+
+def test_many_threads_share_one_bus(daemon: RunningDaemon) -> None:
+    with ipcbus_client.connect(daemon.address) as service, ipcbus_client.connect(daemon.address) as bus:
+        service.respond("svc/echo", lambda r: r.data)
+        received: list[int] = []
+        bus.subscribe("t", lambda m: received.append(m.data))
+        errors: list[BaseException] = []
+
+        def work(number: int) -> None:
+            try:
+                for n in range(100):
+                    assert bus.request("svc/echo", [number, n], timeout=WAIT_S) == [number, n]
+                    bus.publish("t", number)
+            except BaseException as error:  # noqa: BLE001  # a thread's failure must reach the test
+                errors.append(error)
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(WAIT_S * 3)
+        assert errors == []
+        bus.flush()
+        wait_for(lambda: len(received) == 800, "messages are missing")
+
+
+def test_an_interrupted_wait_leaves_the_bus_usable(daemon: RunningDaemon) -> None:
+    class Interruption(Exception):
+        pass
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise Interruption
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with ipcbus_client.connect(daemon.address) as bus:
+            sub = bus.subscribe("t")
+            for _ in range(3):
+                signal.setitimer(signal.ITIMER_REAL, 0.05)
+                with pytest.raises(Interruption):
+                    sub.get()
+                bus.publish("t", 1)
+                assert sub.get(WAIT_S).data == 1
+                assert bus.epoch == 0
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_signal_handler_may_close_the_bus_that_waits(daemon: RunningDaemon) -> None:
+    bus = ipcbus_client.connect(daemon.address)
+    sub = bus.subscribe("t")
+    before = signal.signal(signal.SIGALRM, lambda number, frame: bus.close())
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        started = time.monotonic()
+        assert list(sub) == []
+        assert time.monotonic() - started < 3
+    finally:
+        signal.signal(signal.SIGALRM, before)
+        bus.close()
+
+
+def test_a_child_made_by_fork_leaves_the_parents_bus_alone(daemon: RunningDaemon) -> None:
+    with ipcbus_client.connect(daemon.address, name="parent") as bus:
+        sub = bus.subscribe("t")
+        child = os.fork()
+        if child == 0:
+            try:
+                bus.publish("t", "from the child")
+            except ipcbus_client.ConnectionLost:
+                os._exit(0 if bus.state == "closed" else 2)
+            finally:
+                os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        bus.publish("t", "from the parent")
+        assert sub.get(WAIT_S).data == "from the parent"
+        assert [name["name"] for name in bus.names()] == ["parent"]
+
+
+def test_cancelling_an_await_loses_no_message(daemon: RunningDaemon) -> None:
+    async def body() -> None:
+        async with aio.connect(daemon.address) as bus:
+            sub = await bus.subscribe("t")
+
+            async def publish() -> None:
+                for n in range(300):
+                    await bus.publish("t", n)
+                    if n % 10 == 0:
+                        await asyncio.sleep(0.001)
+
+            publisher = asyncio.create_task(publish())
+            got = []
+            while len(got) < 300:
+                try:
+                    got.append((await asyncio.wait_for(sub.get(), 0.0005)).data)
+                except TimeoutError:
+                    continue
+            assert got == list(range(300))
+            await publisher
+            assert inspect.iscoroutinefunction(sub.get)
+
+    run(body())
