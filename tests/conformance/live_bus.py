@@ -45,6 +45,7 @@ class Nursery:
         self._config = directory / "ipcbusd.toml"
         self._config.write_text("")
         self._number = 0
+        self._started: dict[str, Any] | None = None  #: the nursery's answer about the next daemon, where it was read already
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.conformance.nursery"],
             env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, cwd=Path(__file__).resolve().parents[2],
@@ -85,7 +86,7 @@ class Nursery:
         self._log = directory / "log"
         flags = ["--config", str(self._config), "--secret-file", str(self._secret)]
         flags += [f"--listen=unix:{directory}/s", "--listen=tcp:127.0.0.1:0"]
-        self._started: dict[str, Any] | None = None  #: the nursery's answer, where it was read already
+        self._started = None
         self._tell({"start": flags, "log": str(self._log)})
 
     def _tell(self, command: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -144,7 +144,7 @@ class Replay:
 
         self._expect(peer, check, ended=False)
 
-    def _expect_lanes(self, peer: str, expected: dict[str, Sequence[Any]]) -> None:
+    def _expect_lanes(self, peer: str, expected: Mapping[str, Sequence[Any]]) -> None:
         self._expect(peer, lambda frames: matching.check_lanes(expected, frames, self._proof_check(peer)), ended=False)
 
     def _expect_closed(self, peer: str, label: str | None) -> None:

@@ -1,4 +1,4 @@
-"""Both shells of the client against a real daemon, from one body: what a user is promised, with the connection's end in the middle of it."""
+"""Both shells of the client against a real daemon, from one body: what a user is promised, also when the connection ends."""
 
 from __future__ import annotations
 
@@ -411,11 +411,11 @@ def test_many_threads_share_one_bus(daemon: RunningDaemon) -> None:
 
 
 def test_an_interrupted_wait_leaves_the_bus_usable(daemon: RunningDaemon) -> None:
-    class Interruption(Exception):
+    class InterruptionError(Exception):
         pass
 
     def interrupt(number: int, frame: Any) -> None:
-        raise Interruption
+        raise InterruptionError
 
     before = signal.signal(signal.SIGALRM, interrupt)
     try:
@@ -423,7 +423,7 @@ def test_an_interrupted_wait_leaves_the_bus_usable(daemon: RunningDaemon) -> Non
             sub = bus.subscribe("t")
             for _ in range(3):
                 signal.setitimer(signal.ITIMER_REAL, 0.05)
-                with pytest.raises(Interruption):
+                with pytest.raises(InterruptionError):
                     sub.get()
                 bus.publish("t", 1)
                 assert sub.get(WAIT_S).data == 1

@@ -71,7 +71,8 @@ def test_illegal_payloads(data: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "headers", [{"": 1}, {1: 1}, {"k": [1]}, {"k" * 65: 1}, {str(n): 1 for n in range(33)}, {"k": "v" * 5000}, {"encoding": 0}, {"k": 2**70}]
+    "headers",
+    [{"": 1}, {1: 1}, {"k": [1]}, {"k" * 65: 1}, {str(n): 1 for n in range(33)}, {"k": "v" * 5000}, {"encoding": 0}, {"k": 2**70}],
 )
 def test_illegal_headers(headers: Any) -> None:
     with pytest.raises(PayloadError):

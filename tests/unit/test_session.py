@@ -132,7 +132,13 @@ def test_challenge_on_unix_is_the_end_of_the_connection() -> None:
 
 @pytest.mark.parametrize(
     ("code", "ends"),
-    [(Code.SHUTTING_DOWN, False), (Code.SLOW_READER, False), (Code.BAD_VERSION, True), (Code.FORGED_SENDER, True), (Code.AUTH_FAILED, True)],
+    [
+        (Code.SHUTTING_DOWN, False),
+        (Code.SLOW_READER, False),
+        (Code.BAD_VERSION, True),
+        (Code.FORGED_SENDER, True),
+        (Code.AUTH_FAILED, True),
+    ],
 )
 def test_bye(code: Code, ends: bool) -> None:
     session = connected()
@@ -148,7 +154,8 @@ def stream(session: Session) -> tuple[Lane, Lane, bytes]:
     one, two = subscribed(session, "a.>"), subscribed(session, "b")
     data = encode(Kind.LANE, 0, one.number) + b"".join(message("a.x", bytes([n])) for n in range(40))
     data += encode(Kind.LANE, 0, two.number) + message("b", b"!", Kind.RETAIN) + encode(Kind.LANE, 0, one.number)
-    data += message("a.y", b"x" * 300, meta={"h": 1, "encoding": 1}) + encode(Kind.PING, 0, 5) + message("a.z", msgpack.packb([1]), meta=None)
+    data += message("a.y", b"x" * 300, meta={"h": 1, "encoding": 1}) + encode(Kind.PING, 0, 5)
+    data += message("a.z", msgpack.packb([1]), meta=None)
     return one, two, data
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._calls import ERROR
 from ._errors import Closed, Timeout
-from ._lanes import Lane
+from ._lanes import GRANT_S, Lane
 from ._loop_wire import Waiters, wake
 from ._message import Message, Request
 from ._session import State
@@ -35,6 +35,7 @@ class Subscription:
         self._popleft = lane.messages.popleft
         self._grouped = lane.group is not None
         self._calling = False
+        self._granted_at = 0.0
         self._given = 0  #: group: messages handed out; the oldest counts as handled when the next is asked for
         lane.notify = self._notify if callback is None else self._schedule
 
@@ -109,13 +110,21 @@ class Subscription:
         if self._given:
             self._given -= 1
             lane.handled()
-        bus._session.grant(lane, idle=not lane.messages)
+        self._grant()
         if not lane.messages and not await bus._wire.wait(lambda: lane.messages or lane.closed, self._waiters, deadline):
             raise Timeout(f"no message on {lane.pattern!r} in time")
         if not lane.messages:
             raise lane.error or Closed(f"{self!r} is closed")
         self._given += self._grouped
         return self._popleft()
+
+    def _grant(self) -> None:
+        """Renew the credit where it is worth a frame, and send that."""
+        bus, lane = self._bus, self._lane
+        now = bus._loop.time()
+        if bus._session.grant(lane, idle=not lane.messages or now - self._granted_at > GRANT_S):
+            self._granted_at = now
+            bus._wire.push()
 
     def _notify(self) -> None:
         wake(self._waiters)
@@ -142,15 +151,14 @@ class Subscription:
                     _log_exception(f"callback of {self!r} raised {type(error).__name__}", error)
                 if self._grouped:
                     lane.handled()
+                    self._grant()
                 count += 1
                 if count % _TURN == 0:
-                    session.grant(lane)
+                    self._grant()
                     await asyncio.sleep(0)
         finally:
             self._calling = False
-        session.grant(lane, idle=True)
-        if self._bus._outbox.out:
-            self._bus._wire.push()
+        self._grant()
 
 
 class Inbox(Subscription):

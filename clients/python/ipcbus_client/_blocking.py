@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any
 
 from . import _discovery, _names
-from ._blocking_streams import Inbox, Responder, Subscription
+from ._blocking_streams import Inbox, Responder, Subscription, log_exception
 from ._calls import Call
 from ._dial import Target
 from ._errors import BusError, ConnectError, ConnectionLost, Expired, Timeout
@@ -443,10 +443,14 @@ class Bus:
 
 @atexit.register
 def _at_exit() -> None:
-    """What is still buffered at the end of the program goes to the kernel, as far as it takes it; nothing is waited for."""
+    """What is still buffered at the end of a program that did not close its bus goes to the kernel, within a second."""
     for bus in list(_buses):
-        with bus._lock:
-            bus._wire.push()
+        try:
+            with bus._lock:
+                bus._wire.timeout = 1.0
+                bus._wire.publish_all()
+        except BusError as error:
+            log_exception(f"{bus!r} at the end of the program", error)
 
 
 def _after_fork() -> None:

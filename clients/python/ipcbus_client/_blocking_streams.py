@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._calls import ERROR
 from ._errors import Closed, Timeout
-from ._lanes import Lane
+from ._lanes import GRANT_S, Lane
 from ._message import Message, Request
 from ._session import State
 from ._waiter import Waiter
@@ -32,6 +32,7 @@ class Subscription:
         self._callback = callback
         self._waiters: list[Waiter] = []
         self._scheduled = False
+        self._granted_at = 0.0
         self._given = False  #: group: get() handed out a message that counts as handled at the next
         lane.notify = self._notify if callback is None else self._schedule
         if callback is not None:
@@ -145,9 +146,13 @@ class Subscription:
             return False
 
     def _handled(self) -> None:
-        with self._bus._lock:
+        bus = self._bus
+        with bus._lock:
             self._lane.handled()
-            self._bus._session.grant(self._lane)
+            now = monotonic()
+            if bus._session.grant(self._lane, idle=now - self._granted_at > GRANT_S):
+                self._granted_at = now
+                bus._wire.push()
 
     def _notify(self) -> None:
         for waiter in self._waiters:
@@ -170,7 +175,7 @@ class Subscription:
                 callback(message)
             except Exception as error:  # noqa: BLE001  # the border to user code: one message's trouble is not the next one's
                 self._bus._session.counters["handler_errors"] += 1
-                _log_exception(f"callback of {self!r} raised {type(error).__name__}", error)
+                log_exception(f"callback of {self!r} raised {type(error).__name__}", error)
             if group is not None:
                 self._handled()
         with self._bus._lock:
@@ -230,7 +235,7 @@ class Responder:
             with bus._lock:
                 text = services.refuse(request, error)
             if text is not None:
-                _log_exception(text, error)
+                log_exception(text, error)
         else:
             with bus._lock:
                 text = services.answer(request, value)
@@ -241,7 +246,8 @@ class Responder:
                 bus._wire.push()
 
 
-def _log_exception(text: str, error: Exception) -> None:
+def log_exception(text: str, error: Exception) -> None:
+    """Log an exception with its traceback; not under the lock."""
     import logging  # here: a program that never logs does not pay for it
 
     logging.getLogger("ipcbus_client").error("%s", text, exc_info=error)

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from ._errors import BusError
 from ._message import Message
 
+#: A member of a group that was busy for longer tells the bus at once what it has handled: the others' shares depend on it.
+GRANT_S = 0.01
 INBOX = 0  #: the number of the stream of direct messages: not a lane, and without credit
 
 

@@ -136,12 +136,12 @@ class LoopWire:
     def push(self) -> bool:
         """Write what is buffered as far as the kernel takes it; whether it took all."""
         outbox = self.outbox
-        while outbox.unsent_bytes:
+        while chunk := outbox.chunk():
             sock = self._sock
             if sock is None:
                 return False
             try:
-                outbox.wrote(sock.send(outbox.chunk(), socket.MSG_NOSIGNAL))
+                outbox.wrote(sock.send(chunk, socket.MSG_NOSIGNAL))
             except BlockingIOError:
                 if not self._writing:
                     self._writing = True

@@ -91,6 +91,10 @@ class Outbox:
         out += payload  # nothing is called between the two, so no signal handler's exception can tear the frame
         return len(out)
 
+    def put(self, frame: bytes) -> None:
+        """Send a whole frame. (A method, so that *frame* is made before ``out`` is looked at: a signal handler may write in between.)"""
+        self.out += frame
+
     def send(self, to: str, data: Any, headers: Mapping[str, Any] | None) -> int:
         """Encode one direct message, as publish() does a publication."""
         if parse_peer(to) is None:
@@ -207,7 +211,7 @@ class Outbox:
     # --- what goes out ---
 
     def chunk(self) -> memoryview:
-        """The bytes to write next; empty when there are none. Call wrote() with how many the kernel took, and release it before."""
+        """The bytes to write next; empty when there are none. Call wrote() with how many the kernel took."""
         if not self._sending:
             self._sending, self.out = self.out, bytearray()
         return memoryview(self._sending)[self._at :]

@@ -125,4 +125,4 @@ class Services:
     def _put(self, request: Request, payload: bytes, kind: Kind, *rest: Any) -> None:
         del self._active[request.sender, request.id]
         session = self._session
-        session.outbox.out += encode_with_payload(payload, kind, session.peer, peer_address(request.sender), request.id, *rest)
+        session.outbox.put(encode_with_payload(payload, kind, session.peer, peer_address(request.sender), request.id, *rest))

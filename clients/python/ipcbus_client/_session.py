@@ -19,7 +19,6 @@ from typing import Any
 
 import msgpack
 
-from ipcbus.protocol.auth import proof, same_proof
 from ipcbus.protocol.errors import Code, code_label
 from ipcbus.protocol.limits import HEADER_BYTES, VERSION, Limits
 from ipcbus.protocol.messages import Kind, encode, encode_with_payload
@@ -105,7 +104,7 @@ class Session:
         info = {"program": self.program, "library": self.library}
         hello = encode(Kind.HELLO, 0, VERSION, VERSION, [], info, nonce)
         self._hello = hello[HEADER_BYTES:]
-        self.outbox.out += hello
+        self.outbox.put(hello)
         if nonce is None:
             self.declarations.replay()
 
@@ -152,7 +151,7 @@ class Session:
     def bye(self) -> None:
         """Put BYE into the outbox: the last frame (H-10)."""
         if self.state is State.CONNECTED:
-            self.outbox.out += encode(Kind.BYE, self.peer, Code.OK.value, "")
+            self.outbox.put(encode(Kind.BYE, self.peer, Code.OK.value, ""))
 
     def check_open(self) -> None:
         """Raise Closed, or the error that ended the bus, when it is closed."""
@@ -198,34 +197,31 @@ class Session:
         """Put the REQUEST of *call* into the outbox and wait for its answer."""
         longest = self.limits.get("max_timeout_ms", _DEFAULTS.max_timeout_ms)
         timeout_ms = max(1, min(int(timeout_s * 1000), longest))
-        self.outbox.out += encode_with_payload(payload, Kind.REQUEST, self.outbox.peer, call.to, call.id, timeout_ms, meta)
+        self.outbox.put(encode_with_payload(payload, Kind.REQUEST, self.outbox.peer, call.to, call.id, timeout_ms, meta))
         self.calls[call.id] = call
 
     def ping(self) -> Call:
         """Send a PING: it settles after everything sent before was routed (H-12)."""
         call = Call(self.new_id(), "")
-        self.outbox.out += encode(Kind.PING, self.peer, call.id)
+        self.outbox.put(encode(Kind.PING, self.peer, call.id))
         self.calls[call.id] = call
         return call
 
     def cancel(self, call: Call) -> None:
         """Nobody waits for *call* any more: CANCEL, which is authoritative (R-2)."""
         if self.calls.pop(call.id, None) is not None and call.to and self.outbox.peer:
-            self.outbox.out += encode(Kind.CANCEL, self.peer, call.to, call.id)
+            self.outbox.put(encode(Kind.CANCEL, self.peer, call.to, call.id))
 
-    def grant(self, lane: Lane, *, idle: bool = False) -> None:
-        """Renew the credit of *lane* where it is worth a frame (L-5, L-6)."""
+    def grant(self, lane: Lane, *, idle: bool = False) -> bool:
+        """Renew the credit of *lane* where it is worth a frame (L-5, L-6); whether one is in the outbox now."""
         if lane.number == INBOX or lane.closed:
             lane.restart()
         elif self.outbox.peer:  # before WELCOME what was consumed is kept in the lane's account
             size, count = lane.grant(idle=idle)
             if size or count:
-                self.outbox.out += encode(Kind.CREDIT, self.peer, lane.number, size, count)
-
-    def forget_lane(self, lane: Lane) -> None:
-        """*lane* was withdrawn: what still comes for it goes nowhere, although no LANE says so."""
-        if self._lane is lane:
-            self._lane = self._nowhere
+                self.outbox.put(encode(Kind.CREDIT, self.peer, lane.number, size, count))
+                return True
+        return False
 
     # --- what comes in ---
 
@@ -234,7 +230,12 @@ class Session:
         self._unpacker = msgpack.Unpacker(use_list=False, max_buffer_size=2**31 - 1)  # F-3 is checked by the lengths
         self._length: int | None = None  #: a length whose envelope is not whole yet
         self._position = 0  #: bytes of the stream in whole frames
-        self._lane = self._nowhere  #: L-3
+        self._lane: Lane = self._nowhere  #: L-3
+
+    def forget_lane(self, lane: Lane) -> None:
+        """*lane* was withdrawn: what still comes for it goes nowhere, although no LANE says so."""
+        if self._lane is lane:
+            self._lane = self._nowhere
 
     def receive(self, data: bytes | bytearray | memoryview) -> None:
         """What came from the bus. Never raises for it: what is wrong ends in ``hangup``."""
@@ -267,6 +268,8 @@ class Session:
             self._arrived(lane, len(envelopes), size)
         elif envelopes:
             self._one_by_one(lengths, envelopes)
+            if self.services.requests:
+                self.on_requests()
 
     def _check_position(self) -> None:
         """S-1: the decoder must stand where the lengths say, or a payload was taken for a frame."""
@@ -310,18 +313,18 @@ class Session:
         finally:
             if count:
                 self._arrived(lane, count, size)
-            if self.services.requests:
-                self.on_requests()
 
     def _on_challenge(self, envelope: tuple[Any, ...]) -> None:
         """H-5: the bus's proof first, then ours."""
         _, _, version, features, nonce, shown = envelope
         if self._secret is None or self._nonce is None:
             raise ValueError("a CHALLENGE on a Unix socket")
+        from ipcbus.protocol.auth import proof, same_proof  # here: it loads OpenSSL, which a program on a Unix socket does not need
+
         for role in ("bus", "client"):
             mine = proof(self._secret, role, self._hello, version, list(features), nonce, *self._addresses)
             if role == "client":
-                self.outbox.out += encode(Kind.PROOF, 0, mine)
+                self.outbox.put(encode(Kind.PROOF, 0, mine))
             elif not same_proof(mine, shown):
                 self._fatal(ConnectError("what listens there does not hold this secret (H-5): another program, or another bus's file?"))
                 return
@@ -361,7 +364,7 @@ class Session:
         self.error = error
 
     def _on_ping(self, envelope: tuple[Any, ...]) -> None:
-        self.outbox.out += encode(Kind.PONG, self.peer, envelope[2])
+        self.outbox.put(encode(Kind.PONG, self.peer, envelope[2]))
 
     def _on_pong(self, envelope: tuple[Any, ...]) -> None:
         call = self.calls.pop(envelope[2], None)

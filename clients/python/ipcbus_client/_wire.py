@@ -183,6 +183,8 @@ class Wire:
                 self.session.receive(self._view[:count])
                 if self.session.hangup is not None:
                     self.drop(self.session.hangup)
+                elif self.outbox.out:
+                    self.push()  # PONG, CREDIT: the bus must not wait for them until we wait
             else:
                 self.drop("the bus closed the connection")
         except BlockingIOError:
@@ -196,12 +198,12 @@ class Wire:
     def push(self) -> bool:
         """Write what is buffered as far as the kernel takes it; whether it took all. Under the lock."""
         outbox = self.outbox
-        while outbox.unsent_bytes:
+        while chunk := outbox.chunk():
             sock = self.sock
             if sock is None:
                 return False
             try:
-                outbox.wrote(sock.send(outbox.chunk(), socket.MSG_NOSIGNAL))
+                outbox.wrote(sock.send(chunk, socket.MSG_NOSIGNAL))
             except BlockingIOError:
                 if self.leader is not None or not self.keeper.polls:
                     self.keeper.wake()  # to go on when the socket is writable
@@ -226,7 +228,12 @@ class Wire:
         elif buffered_bytes < FLUSH_BYTES and monotonic() - self._flushed_at < BURST_S:
             self.ticking = True
             self.keeper.wake()
-        elif not self.push():
+        else:
+            self.publish_all()
+
+    def publish_all(self) -> None:
+        """Write all that is buffered, waiting where the kernel is full. Under the lock. Raises Timeout."""
+        if not self.push() and self.sock is not None:
             self._wait_writable()
 
     def _wait_writable(self) -> None:
