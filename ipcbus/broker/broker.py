@@ -183,13 +183,12 @@ class Broker:
 
     def next_deadline(self) -> float | None:
         """When `tick` is to be called next, or None."""
-        deadlines = (
-            self._strangers.next_deadline(),
-            self._leaving.next_deadline(),
-            self.requests.next_deadline(),
-            self._delivery.stalls.next_deadline(),
-        )
-        return min((deadline for deadline in deadlines if deadline is not None), default=None)
+        first = self.requests.earliest
+        for timeouts in (self._strangers, self._leaving, self._delivery.stalls):
+            deadline = timeouts.earliest
+            if deadline is not None and (first is None or deadline < first):
+                first = deadline
+        return first
 
     def take_touched(self) -> list[Peer]:
         """The peers whose ``out``, ``held`` or ``closing`` changed since the last call, each once."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..protocol.errors import Code, ProtocolError
 from ..protocol.limits import MAX_ID, PAGE_ITEMS
-from ..protocol.messages import Frame, pack
+from ..protocol.messages import Frame, brief, pack
 from ..protocol.payloads import PayloadError, decode_value
 from ..protocol.topics import BUS_NAME, check_group
 from .lanes import Delivery, Lane
@@ -142,7 +142,7 @@ class BusService:
                 known = ", ".join(method.arguments) or "none"
                 raise ProtocolError(Code.BAD_ARGUMENT, f"bus/{name} has no argument {str(key)[:64]!r}; it has: {known}")
             if not argument.good(value):
-                raise ProtocolError(Code.BAD_ARGUMENT, f"bus/{name}: {key} must be {argument.words}, not {repr(value)[:64]}")
+                raise ProtocolError(Code.BAD_ARGUMENT, f"bus/{name}: {key} must be {argument.words}, not {brief(value)}")
         for key, argument in method.arguments.items():
             if argument.required and key not in arguments:
                 raise ProtocolError(Code.BAD_ARGUMENT, f"bus/{name} needs {key}: {argument.words}")
@@ -280,7 +280,7 @@ def _page(keys: list[Any], item: Callable[[Any], Any], arguments: Arguments, cur
     """One page of a sorted list of keys."""
     after, limit = arguments.get("after"), arguments.get("limit", PAGE_ITEMS)
     if after is not None and type(after) is not cursor:
-        raise ProtocolError(Code.BAD_ARGUMENT, f"after must be a cursor that this list gave, not {repr(after)[:64]}")
+        raise ProtocolError(Code.BAD_ARGUMENT, f"after must be a cursor that this list gave, not {brief(after)}")
     start = 0 if after is None else bisect.bisect_right(keys, after)
     chosen = keys[start : start + limit]
     more = start + limit < len(keys)

@@ -56,7 +56,10 @@ class Calls:
             if any(claim.serves(method) for claim in (peer.claims or {}).values()):
                 return peer
             raise ProtocolError(Code.NO_SUCH_METHOD, f"peer {target} serves no method {method!r}")
-        serving = [claim for claim in self._owners(target) if claim.serves(method)]
+        owners = self._owners(target)
+        if len(owners) == 1 and owners[0].serves(method):
+            return owners[0].peer
+        serving = [claim for claim in owners if claim.serves(method)]
         if not serving:
             raise ProtocolError(Code.NO_SUCH_METHOD, f"{target!r} serves no method {method!r}; `ipcbus names` lists what it serves")
         return min(serving, key=lambda claim: len(claim.peer.serving or ())).peer

@@ -31,6 +31,7 @@ class Requests:
         self._heap: list[tuple[float, int, Pending]] = []
         self._sequence = 0
         self._open = 0
+        self.earliest: float | None = None  #: no request in flight expires before it; it may be early, for one that has settled
 
     def __len__(self) -> int:
         return self._open
@@ -47,6 +48,8 @@ class Requests:
         self._open += 1
         self._sequence += 1
         heapq.heappush(self._heap, (pending.deadline, self._sequence, pending))
+        if self.earliest is None or pending.deadline < self.earliest:
+            self.earliest = pending.deadline
 
     def settle(self, pending: Pending) -> None:
         """Take a request out; it must be in flight."""
@@ -57,23 +60,21 @@ class Requests:
         del requester.calls[pending.id]
         del callee.serving[requester.id, pending.id]
         self._open -= 1
-        if len(self._heap) > 2 * self._open + _STALE_MIN:
+        if not self._open:
+            self._heap.clear()
+            self.earliest = None
+        elif len(self._heap) > 2 * self._open + _STALE_MIN:
             self._heap = [entry for entry in self._heap if not entry[2].settled]
             heapq.heapify(self._heap)
-
-    def next_deadline(self) -> float | None:
-        """When the first request expires."""
-        heap = self._heap
-        while heap and heap[0][2].settled:
-            heapq.heappop(heap)
-        return heap[0][0] if heap else None
+            self.earliest = self._heap[0][0]
 
     def due(self, now: float) -> list[Pending]:
         """The requests in flight that expired, still in the table."""
         expired: list[Pending] = []
         heap = self._heap
-        while heap and heap[0][0] <= now:
+        while heap and (heap[0][0] <= now or heap[0][2].settled):
             pending = heapq.heappop(heap)[2]
             if not pending.settled:
                 expired.append(pending)
+        self.earliest = heap[0][0] if heap else None
         return expired

@@ -11,11 +11,12 @@ Item = TypeVar("Item", bound=Hashable)
 class Timeouts(Generic[Item]):
     """Items that each wait *delay_s* seconds: the oldest is always the next."""
 
-    __slots__ = ("_deadlines", "delay_s")
+    __slots__ = ("_deadlines", "delay_s", "earliest")
 
     def __init__(self, delay_s: float) -> None:
         self.delay_s = delay_s
         self._deadlines: dict[Item, float] = {}
+        self.earliest: float | None = None  #: when the first item is due
 
     def __len__(self) -> int:
         return len(self._deadlines)
@@ -26,14 +27,15 @@ class Timeouts(Generic[Item]):
     def start(self, item: Item, now: float) -> None:
         """Let *item* wait from now on; it must not wait already."""
         self._deadlines[item] = now + self.delay_s
+        self._look()
 
     def stop(self, item: Item) -> None:
         """Forget *item*. Idempotent."""
         self._deadlines.pop(item, None)
+        self._look()
 
-    def next_deadline(self) -> float | None:
-        """When the first item is due."""
-        return next(iter(self._deadlines.values()), None)
+    def _look(self) -> None:
+        self.earliest = next(iter(self._deadlines.values()), None)
 
     def due(self, now: float) -> list[Item]:
         """Take out the items whose time has come."""
@@ -44,4 +46,5 @@ class Timeouts(Generic[Item]):
             items.append(item)
         for item in items:
             del self._deadlines[item]
+        self._look()
         return items

@@ -27,6 +27,8 @@ from .messages import IN_RUNS, Frame, Kind, decode, encode_prefix, pack
 
 _length = Struct(">BI").unpack_from
 
+_KIND_AT = HEADER_BYTES + 1  #: behind the one-byte array header
+
 #: Chunks of an unfinished frame below this size are gathered in one buffer: a frame that comes byte by byte must not cost an object per
 #: byte.
 _SMALL_CHUNK_BYTES = 4096
@@ -115,6 +117,8 @@ class Scanner:
         before it.
         """
         if not self._have:
+            if len(data) > _KIND_AT and self._to_at and data[_KIND_AT] not in IN_RUNS and self._cut(data, 0, len(data)) is data:
+                return iter((decode(data),))  # one whole frame in one read, as requests and replies mostly come
             return self._walk(data, 0)
         frame, at = self._complete(data)
         if frame is None:
@@ -231,7 +235,7 @@ class Scanner:
         if size - at < HEADER_BYTES:
             return None
         end = at + HEADER_BYTES + self._checked_length(data, at)
-        return data[at:end] if end <= size else None
+        return data[at:end] if end <= size else None  # the whole of it is data itself
 
     def _checked_length(self, data: bytes | bytearray, at: int) -> int:
         _, length = _length(data, at)

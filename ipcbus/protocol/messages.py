@@ -83,7 +83,7 @@ def _uint(maximum: int, minimum: int = 0) -> Callable[[Any], bool]:
 
 def _str(max_bytes: int) -> Callable[[Any], bool]:
     def check(value: Any) -> bool:
-        return type(value) is str and len(value.encode()) <= max_bytes
+        return type(value) is str and (len(value) * 4 <= max_bytes or len(value.encode()) <= max_bytes)
 
     return check
 
@@ -98,7 +98,7 @@ def _bin(size: int) -> Callable[[Any], bool]:
 def _is_features(value: Any) -> bool:
     name = _str(FEATURE_MAX_BYTES)
     return (
-        type(value) is list
+        type(value) is tuple
         and len(value) <= FEATURES_MAX_COUNT
         and all(name(item) and item for item in value)
         and len(set(value)) == len(value)
@@ -194,16 +194,27 @@ LAYOUTS: dict[Kind, tuple[tuple[str, Callable[[Any], bool]], ...]] = {
     Kind.NOTICE: (_PEER, ("name", _str(64)), _META),
 }
 
-_KINDS = frozenset(kind.value for kind in Kind)
-
 #: V-3: the kinds whose last element is a payload.
 WITH_PAYLOAD = frozenset({Kind.PUBLISH, Kind.RETAIN, Kind.POST, Kind.SEND, Kind.REQUEST, Kind.REPLY, Kind.PART, Kind.ERROR, Kind.NOTICE})
+
+#: The same by number, ready for `decode`: kind, first byte of the array, elements before the payload, whether it has one, checks of the elements.
+_SHAPES: dict[int, tuple[Kind, int, int, bool, tuple[Callable[[Any], bool], ...]]] = {
+    kind.value: (
+        kind,
+        0x90 + 1 + len(layout) + (kind in WITH_PAYLOAD),
+        1 + len(layout),
+        kind in WITH_PAYLOAD,
+        (lambda _: True, *(check for _, check in layout)),
+    )
+    for kind, layout in LAYOUTS.items()
+}
 
 #: The kinds of the shape [kind, sender, to, meta, payload]: their frames come in runs.
 IN_RUNS = frozenset({Kind.PUBLISH, Kind.RETAIN, Kind.SEND})
 
 # --- encoding -------------------------------------------------------------------------------------
 
+_unpack = msgpack.unpackb
 pack: Callable[[Any], bytes] = msgpack.Packer(use_bin_type=True).pack
 _frame_head = struct.Struct(">BI").pack
 _payload_head = struct.Struct(">BI").pack
@@ -272,32 +283,33 @@ def decode(raw: bytes) -> Frame:
     Raises ProtocolError: ``unknown_kind`` (V-8) or ``bad_envelope`` (V-1 … V-9).
     """
     elements = _elements(raw)
-    if type(elements[0]) is not int:
-        raise _fail("the kind is not an integer")
-    try:
-        kind = Kind(elements[0])
-    except ValueError:
-        raise ProtocolError(Code.UNKNOWN_KIND, f"kind {elements[0]} is not one of this protocol") from None
-    layout = LAYOUTS[kind]
-    has_payload = kind in WITH_PAYLOAD
-    count = 1 + len(layout) + has_payload
-    if raw[HEADER_BYTES] != 0x90 + count:
-        raise _fail(f"{kind.name} has {count} elements, in a one-byte array header")
-    for (name, check), value in zip(layout, elements[1:], strict=False):
-        if not check(value):
-            raise _fail(f"{name} of {kind.name} is wrong: {brief(value)}")
-    head = pack(elements[: count - has_payload])
-    size = 0
+    number = elements[0]
+    shape = _SHAPES.get(number) if type(number) is int else None
+    if shape is None:
+        if type(number) is not int:
+            raise _fail("the kind is not an integer")
+        raise ProtocolError(Code.UNKNOWN_KIND, f"kind {number} is not one of this protocol")
+    kind, head_byte, named, has_payload, checks = shape
+    if raw[HEADER_BYTES] != head_byte:
+        raise _fail(f"{kind.name} has {named + has_payload} elements, in a one-byte array header")
     if has_payload:
-        at = HEADER_BYTES + len(head) + 5
-        size = len(raw) - at
-        if size < 0 or raw[HEADER_BYTES + len(head) : at] != _payload_head(0xC6, size):
-            raise _fail(f"{kind.name}: payload is not a bin 32 that ends with its frame, or the envelope is not in its one encoding")
-    elif len(raw) != HEADER_BYTES + len(head):
-        raise _fail(f"{kind.name} is {len(raw) - HEADER_BYTES} bytes long, its elements need {len(head)}")
-    if raw[HEADER_BYTES + 1 : HEADER_BYTES + len(head)] != head[1:]:
+        elements = elements[:named]
+    for check, value in zip(checks, elements, strict=True):
+        if not check(value):
+            names = [name for (name, check), value in zip(LAYOUTS[kind], elements[1:], strict=True) if not check(value)]
+            raise _fail(f"{names[0]} of {kind.name} is wrong: {brief(value)}")
+    head = pack(elements)
+    end = HEADER_BYTES + len(head)
+    if raw[HEADER_BYTES + 1 : end] != head[1:]:
         raise _fail(f"{kind.name} is not in its one encoding (shortest form)")
-    return Frame(kind, elements[: count - has_payload], raw, size)
+    if not has_payload:
+        if len(raw) != end:
+            raise _fail(f"{kind.name} is {len(raw) - HEADER_BYTES} bytes long, its elements need {len(head)}")
+        return Frame(kind, elements, raw, 0)
+    size = len(raw) - end - HEADER_BYTES
+    if size < 0 or raw[end : end + HEADER_BYTES] != _payload_head(0xC6, size):
+        raise _fail(f"{kind.name}: payload is not a bin 32 that ends with its frame")
+    return Frame(kind, elements, raw, size)
 
 
 def _elements(raw: bytes) -> tuple[Any, ...]:
@@ -305,17 +317,17 @@ def _elements(raw: bytes) -> tuple[Any, ...]:
     nothing."""
     try:
         if len(raw) <= _SMALL_FRAME_BYTES:
-            whole = msgpack.unpackb(raw[HEADER_BYTES:], max_map_len=64, max_ext_len=0)
-            if type(whole) is not list or not whole:
+            whole = _unpack(raw[HEADER_BYTES:], use_list=False, max_map_len=64, max_ext_len=0)
+            if type(whole) is not tuple or not whole:
                 raise _fail("the envelope is not an array with elements")
-            return tuple(whole)
-        unpacker = msgpack.Unpacker(max_map_len=64, max_ext_len=0, max_array_len=64)
+            return whole
+        unpacker = msgpack.Unpacker(use_list=False, max_map_len=64, max_ext_len=0, max_array_len=64)
         unpacker.feed(raw[HEADER_BYTES : HEADER_BYTES + ENVELOPE_HEAD_BYTES])
         count = unpacker.read_array_header()
         if not 1 <= count <= 15:
             raise _fail(f"an envelope of {count} elements")
         kind = unpacker.unpack()
-        named = len(LAYOUTS[Kind(kind)]) if kind in _KINDS else 0
+        named = _SHAPES[kind][2] - 1 if type(kind) is int and kind in _SHAPES else 0
         return (kind, *(unpacker.unpack() for _ in range(min(named, count - 1))))
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise _fail(f"not msgpack: {error or type(error).__name__}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from .errors import Code, ProtocolError
 from .limits import GROUP_MAX_BYTES, MAX_ID, METHOD_MAX_BYTES, TOPIC_MAX_BYTES, TOPIC_MAX_TOKENS
@@ -118,6 +119,7 @@ def parse_peer(address: str) -> int | None:
     return peer if peer <= MAX_ID else None
 
 
+@lru_cache(maxsize=4096)
 def split_method(to: str) -> tuple[str, str]:
     """Name (or peer address) and method of a REQUEST's *to*; raises ``bad_name`` (T-6)."""
     target, slash, method = to.partition("/")

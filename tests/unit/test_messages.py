@@ -18,6 +18,7 @@ from ipcbus.protocol.messages import (
     encode_prefix,
     encode_with_payload,
     error_frame,
+    pack,
 )
 
 NONCE = b"n" * 32
@@ -68,7 +69,8 @@ def test_every_kind_there_and_back(kind: Kind, elements: tuple[Any, ...], payloa
     made = encode(kind, *elements) if payload is None else encode_with_payload(payload, kind, *elements)
     assert made == raw
     got = decode(raw)
-    assert (got.kind, got.elements, got.raw) == (kind, (kind.value, *elements), raw)
+    assert (got.kind, got.raw, len(got.elements)) == (kind, raw, 1 + len(elements))
+    assert pack(got.elements) == pack((kind.value, *elements)), "an array may be a list or a tuple; all else keeps its type"
     assert (got.payload, got.payload_size) == (payload or b"", len(payload or b""))
     assert kind.name in repr(got)
 
@@ -160,6 +162,9 @@ PAYLOAD = "c600000002 6869"
         f"{HEAD} {PAYLOAD} 00",
         f"{HEAD} 920102",
         # kinds without payload
+        "93 06 cc07 01",
+        "93 06 07 d10100",
+        f"97 0c 07 a36e2f6d 01 d103e8 c0 {PAYLOAD}",
         "93 06 07 01 00",
         "94 06 07 01 c0",
         "92 06 07",
@@ -198,6 +203,7 @@ BIG = b"\xc6" + (5000).to_bytes(4, "big") + b"x" * 5000
         bytes.fromhex("95 08 07 a174 c0") + BIG[:-1],
         bytes.fromhex("95 08 07 a174") + b"\xc9\x00\x00\x13\x88\x05" + b"x" * 5000,
         bytes.fromhex("95 08 07") + b"\xda\x13\x88" + b"t" * 5000 + bytes.fromhex("c0 c600000000"),
+        bytes.fromhex("93 06 07 01") + b"\xc0" * 5000,
         b"\x91" * 5000,
         b"\xdd\x00\x00\x00\x01" * 1000,
         b"\xdd\xff\xff\xff\xff" * 1000,
