@@ -118,8 +118,7 @@ class Broker:
                 if event.__class__ is tuple:
                     self._route_run(peer, *event)
                 else:
-                    connection.check(event)  # type: ignore[arg-type]  # what is no tuple is a Frame
-                    self._handle(peer, event)  # type: ignore[arg-type]
+                    self._handle(peer, event)  # type: ignore[arg-type]  # what is no tuple is a Frame
                 if peer.closing:
                     break
         except ProtocolError as error:
@@ -313,7 +312,8 @@ class Broker:
     # --- frames -----------------------------------------------------------------------------------
 
     def _handle(self, peer: Peer, frame: Frame) -> None:
-        """One frame that its sender may send now. Errors that are not fatal are answered here (E-3, E-4)."""
+        """One frame. Errors that are not fatal are answered here (E-3, E-4)."""
+        peer.connection.check(frame)
         try:
             self._handlers[frame.kind](peer, frame)
         except ProtocolError as error:

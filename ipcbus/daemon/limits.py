@@ -6,6 +6,7 @@ WRITE_BYTES = 1_048_576  #: to one peer in one round: several socket buffers, ye
 WRITE_PASSES = 4  #: a write may free queues and so make more output; after this many passes the loop looks at its sockets again
 IOV_MAX = 1024  #: buffers of one sendmsg; the kernel's limit
 JOIN_BYTES = 2048  #: waiting pieces below this are joined: a bytes object for each would cost more than it holds
+JOIN_PIECES = 8  #: more pieces than this that are small on average are joined before they are written
 CHUNK_BYTES = 65_536  #: how much of them is joined into one object
 CLOSE_FLUSH_S = 2.0  #: how long a peer that is being closed may take to read what it is still due
 DRAIN_INTERRUPT_S = 1.0  #: SIGINT: somebody waits at a terminal

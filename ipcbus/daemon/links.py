@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ..protocol.errors import Code
 from ..protocol.limits import READ_BYTES
 from ..protocol.messages import Kind, clip_text, encode
-from .limits import CHUNK_BYTES, CLOSE_DRAIN_READS, IOV_MAX, JOIN_BYTES, WRITE_BYTES
+from .limits import CHUNK_BYTES, CLOSE_DRAIN_READS, IOV_MAX, JOIN_BYTES, JOIN_PIECES, WRITE_BYTES
 
 if TYPE_CHECKING:
     from ..broker.peers import Peer, Piece
@@ -45,6 +45,9 @@ def offer(link: Link) -> int:
     peer = link.peer
     out = peer.out
     waiting = peer.out_bytes
+    if len(out) > JOIN_PIECES and waiting < len(out) * JOIN_BYTES:
+        out[:] = (b"".join(out),)  # copying small pieces costs less than telling the kernel about each
+        link.settled = 0
     try:
         if len(out) == 1 and waiting <= WRITE_BYTES:
             count = link.sock.send(out[0])

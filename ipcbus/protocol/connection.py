@@ -22,6 +22,8 @@ FEATURES: tuple[str, ...] = ()
 class State(enum.Enum):
     """Where a connection stands (K-1)."""
 
+    __hash__ = object.__hash__  # Enum's is a Python function; the table is looked up for every frame
+
     HELLO = "hello"
     PROOF = "proof"
     READY = "ready"

@@ -110,6 +110,7 @@ def peer_address(peer: int) -> str:
     return f":{peer}"
 
 
+@lru_cache(maxsize=4096)
 def parse_peer(address: str) -> int | None:
     """The peer id of ``:42``, or None where *address* is no peer address (T-6)."""
     found = _PEER.fullmatch(address)

@@ -40,7 +40,7 @@ def test_unix_hello_is_followed_by_welcome() -> None:
     connection.check(frame)
     assert connection.hello(frame, b"") is None
     welcome = decode(connection.welcome(5, b"i" * 16, "ipcbus 1"))
-    assert welcome.elements[:6] == (4, 0, 1, [], 5, b"i" * 16)
+    assert welcome.elements[:6] == (4, 0, 1, (), 5, b"i" * 16)
     assert welcome.elements[6]["max_frame_bytes"] == 16 * 1024 * 1024 + 65536
     assert connection.state is State.READY
     assert connection.info == {"program": "p"}
@@ -73,7 +73,7 @@ def test_tcp_proof_both_ways() -> None:
     assert challenge is not None
     elements = decode(challenge).elements
     transcript = (first[5:], 1, [], b"r" * 32, *ADDRESSES)
-    assert elements == (2, 0, 1, [], b"r" * 32, proof(SECRET, "bus", *transcript))
+    assert elements == (2, 0, 1, (), b"r" * 32, proof(SECRET, "bus", *transcript))
     assert connection.state is State.PROOF
     refused(Code.BAD_STATE, connection.check, decode(encode(Kind.PING, 0, 1)))
     answer = decode(encode(Kind.PROOF, 0, proof(SECRET, "client", *transcript)))

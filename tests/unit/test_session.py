@@ -82,7 +82,7 @@ def test_unix_hello_and_declarations_are_one_write() -> None:
     subscribe = session.declarations.subscribe(lane)
     session.opened()
     hello, first, second = sent(session)
-    assert hello.elements == (1, 0, 1, 1, [], {"program": "prog", "library": "lib"}, None)
+    assert hello.elements == (1, 0, 1, 1, (), {"program": "prog", "library": "lib"}, None)
     assert first.elements[1:3] == (0, "bus/own")
     assert second.elements[1:3] == (0, "bus/subscribe")
     assert msgpack.unpackb(second.payload) == {"pattern": "t", "lane": lane.number, "retained": True, "credit": 100}
