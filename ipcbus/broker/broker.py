@@ -26,7 +26,6 @@ from .retained import Retained
 from .routing import AnyRoute, PublishRoute, Refusal, RetainRoute, RouteTable
 from .timeouts import Timeouts
 
-
 #: Up to this size a run is copied out of its read.
 COPIED_BYTES = 1024
 

@@ -12,7 +12,8 @@ OTHER = "(other)"  #: the topics beyond the ones counted by name
 
 
 class Counters:
-    """The counters of B-4. They only grow. What is counted for each message is counted at the peer; here is what peers that have gone leave behind."""
+    """The counters of B-4. They only grow. What is counted for each message is counted at the peer; here is what peers that have gone
+    leave behind."""
 
     __slots__ = (
         "cancelled",

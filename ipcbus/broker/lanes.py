@@ -146,7 +146,8 @@ class Delivery:
     # --- publications -----------------------------------------------------------------------------
 
     def offer(self, lanes: tuple[Lane, ...], piece: Piece, size: int, count: int, sender: Peer | None) -> None:
-        """Give *count* whole frames to each of *lanes*, which are in no group: at once (the hot path: `_emit`, written out), or into its backlog."""
+        """Give *count* whole frames to each of *lanes*, which are in no group: at once (the hot path: `_emit`, written out), or into its
+        backlog."""
         for lane in lanes:
             peer = lane.peer
             if lane.credit <= 0 or lane.backlog is not None or peer.out_bytes >= OUTPUT_HIGH_BYTES:

@@ -206,7 +206,8 @@ _SHAPES: dict[int, tuple[Kind, int, int, bool]] = {
 }
 
 _NONE = type(None)
-#: How the elements of the kinds that come one by one in numbers usually look: their types, and whether their values are in range. What is not
+#: How the elements of the kinds that come one by one in numbers usually look: their types, and whether their values are in range. What
+#: is not
 #: usual is checked element by element; this only saves calls, which is what a request costs.
 _USUAL: dict[int, tuple[tuple[type, ...], Callable[[tuple[Any, ...]], bool]]] = {
     Kind.REQUEST.value: (
