@@ -12,13 +12,14 @@ from collections.abc import Callable
 
 from ..protocol.connection import Connection
 from ..protocol.errors import Code, ProtocolError
-from ..protocol.limits import Limits
+from ..protocol.limits import NONCE_BYTES, Limits
 from ..protocol.messages import Frame, Kind, clip_text, encode, encode_with_payload, error_frame, pack
 from ..protocol.topics import peer_address
 from .bus import BusService
 from .calls import Calls
 from .counters import Counters, TopicCounters
-from .lanes import OUTPUT_HIGH_BYTES, Delivery, Lane
+from .delivery import Delivery
+from .lanes import OUTPUT_HIGH_BYTES, Lane
 from .names import Change, Names
 from .peers import Credentials, Peer, Piece
 from .requests import Requests
@@ -171,7 +172,10 @@ class Broker:
         self.now = self._delivery.now = now
         for peer in self._strangers.due(now):
             self._expel(
-                peer, ProtocolError(Code.HANDSHAKE_TIMEOUT, f"no complete handshake in {self.limits.handshake_timeout_s:g} s (H-9)")
+                peer,
+                ProtocolError(
+                    Code.HANDSHAKE_TIMEOUT, f"no complete handshake in {self._strangers.delay_s:g} s (H-9; limits.handshake_timeout_s)"
+                ),
             )
         for peer in self._leaving.due(now):
             self._end(peer)
@@ -194,11 +198,12 @@ class Broker:
         self._delivery.touched = []
         for peer in touched:
             peer.touched = False
-            if peer.out_bytes > self.limits.max_output_bytes and not peer.closing:
+            if peer.queued_bytes > self.limits.max_output_bytes and not peer.closing:
                 self._expel(
                     peer,
                     ProtocolError(
-                        Code.SLOW_READER, f"{peer.out_bytes} bytes wait for this peer: it does not read (limits.max_output_bytes)"
+                        Code.SLOW_READER,
+                        f"{peer.queued_bytes} bytes wait for this peer: it does not read, or gives no credit (limits.max_output_bytes)",
                     ),
                 )
         if self._delivery.touched:
@@ -208,6 +213,10 @@ class Broker:
     def shut_down(self, now: float) -> None:
         """The bus stops: BYE to everybody (E-2). The daemon writes what waits and disconnects."""
         self.now = self._delivery.now = now
+        for peer in self.peers.values():
+            for lane in tuple(peer.lanes.values()) if peer.lanes else ():
+                self.remove_lane(lane)  # nothing may follow BYE (H-10)
+        self._calls.forget_all()
         goodbye = encode(Kind.BYE, 0, Code.SHUTTING_DOWN.value, "the bus stops")
         for peer in (*self.peers.values(), *self._strangers):
             if not peer.closing:
@@ -217,13 +226,13 @@ class Broker:
             peer.closing = True
             self._delivery.touch(peer)
 
-    def reconfigure(self, limits: Limits) -> None:
+    def reconfigure(self, limits: Limits, now: float) -> None:
         """Other limits from now on. What a connection was told in its WELCOME (H-8) stays as it is for that connection."""
         self.limits = limits
         self._delivery.limits = limits
-        self._delivery.stalls.delay_s = limits.lane_stall_s
-        self._strangers.delay_s = limits.handshake_timeout_s
-        self._leaving.delay_s = limits.half_close_linger_s
+        self._delivery.stalls.set_delay(limits.lane_stall_s, now)
+        self._strangers.set_delay(limits.handshake_timeout_s, now)
+        self._leaving.set_delay(limits.half_close_linger_s, now)
         self._calls.limits = limits
         self.names.limits = limits
         self.retained.limits = limits
@@ -287,7 +296,14 @@ class Broker:
             self._refuse(peer, Kind.SEND, to, count, error.code, error.text)
             return
         if receiver.out_bytes + size > self.limits.max_output_bytes:
-            self._refuse(peer, Kind.SEND, to, count, Code.OVERLOADED, f"{to!r} does not read: {receiver.out_bytes} bytes wait for it")
+            self._refuse(
+                peer,
+                Kind.SEND,
+                to,
+                count,
+                Code.OVERLOADED,
+                f"{receiver.out_bytes} bytes wait for {to!r}, which leaves no room for {size} more (limits.max_output_bytes)",
+            )
             return
         self._delivery.put(receiver, piece)
         receiver.delivered += count
@@ -326,7 +342,7 @@ class Broker:
                 self._refuse(peer, frame.kind, frame.elements[2], 1, error.code, error.text)
 
     def _on_hello(self, peer: Peer, frame: Frame) -> None:
-        challenge = peer.connection.hello(frame, self._random_bytes(32))
+        challenge = peer.connection.hello(frame, self._random_bytes(NONCE_BYTES) if peer.transport == "tcp" else b"")
         if challenge is None:
             self._welcome(peer)
         else:
@@ -382,7 +398,7 @@ class Broker:
             peer.grouped[lane] = None
 
     def remove_lane(self, lane: Lane) -> int:
-        """End a subscription: how many messages waited for it alone."""
+        """End a subscription: how many messages were lost with it, or before and not told yet."""
         peer = lane.peer
         self.routes.remove(lane)
         assert peer.lanes is not None
@@ -391,9 +407,7 @@ class Broker:
             peer.lane = None
         if lane.group is not None:
             (peer.grouped or {}).pop(lane, None)
-            if not lane.group.members and lane.group.backlog is not None:
-                return self._delivery.abandon(lane.group.backlog)
-            return 0
+            return self._delivery.member_left(lane.group, peer)
         return self._delivery.abandon(lane.backlog) if lane.backlog is not None else 0
 
     def announce(self, change: Change | None) -> None:

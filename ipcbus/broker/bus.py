@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..protocol.errors import Code, ProtocolError
-from ..protocol.limits import MAX_ID, PAGE_ITEMS
+from ..protocol.limits import ARGUMENTS_MAX_BYTES, MAX_ID, PAGE_BYTES, PAGE_ITEMS
 from ..protocol.messages import Frame, brief, pack
 from ..protocol.payloads import PayloadError, decode_value
 from ..protocol.topics import BUS_NAME, check_group
-from .lanes import Delivery, Lane
+from .counters import OTHER
+from .delivery import Delivery
+from .lanes import Lane
 from .names import MODES, Name
 from .peers import Peer
 
@@ -73,7 +75,6 @@ class BusService:
     def __init__(self, broker: Broker, delivery: Delivery) -> None:
         self._broker = broker
         self._delivery = delivery
-        credit = broker.limits.max_credit_bytes
         lane = Argument(f"a lane number of 1 to {MAX_ID}", _int(1, MAX_ID), required=True)
         self._methods: dict[str, Method] = {
             "subscribe": Method(
@@ -82,7 +83,7 @@ class BusService:
                 {
                     "pattern": Argument("a pattern", _is_str, required=True),
                     "lane": lane,
-                    "credit": Argument(f"bytes, an int of 0 to {credit} (limits.max_credit_bytes)", _int(0, credit), required=True),
+                    "credit": Argument("bytes, an int of 0 to 4294967295", _int(0, 2**32 - 1), required=True),
                     "messages": Argument("an int of 0 to 4294967295", _int(0, 2**32 - 1)),
                     "group": Argument("a group's name or nil", lambda value: value is None or type(value) is str),
                     "retained": Argument("a bool", _is_bool),
@@ -126,8 +127,10 @@ class BusService:
     @staticmethod
     def _arguments(name: str, method: Method, frame: Frame) -> Arguments:
         """The arguments, checked against the table (B-1)."""
+        if frame.elements[5] is not None or frame.payload_size > ARGUMENTS_MAX_BYTES:
+            raise ProtocolError(Code.BAD_ARGUMENT, f"bus/{name} takes msgpack (meta nil) of at most {ARGUMENTS_MAX_BYTES} bytes")
         try:
-            arguments = decode_value(frame.elements[5], frame.payload)
+            arguments = decode_value(None, frame.payload)
         except PayloadError as error:
             raise ProtocolError(Code.BAD_ARGUMENT, f"bus/{name}: {error}") from error
         if arguments is None:
@@ -158,7 +161,7 @@ class BusService:
             raise ProtocolError(Code.LANE_IN_USE, f"lane {number} has the pattern {lanes[number].pattern!r} already")
         if len(lanes) >= broker.limits.max_lanes:
             raise ProtocolError(Code.OVER_LIMIT, f"this peer has {len(lanes)} lanes (limits.max_lanes)")
-        lane = Lane(peer, number, arguments["pattern"], arguments["credit"])
+        lane = Lane(peer, number, arguments["pattern"], min(arguments["credit"], broker.limits.max_credit_bytes))
         group = arguments.get("group")
         if group is not None:
             check_group(group)
@@ -171,7 +174,7 @@ class BusService:
         count = 0
         if arguments.get("retained", True) and len(broker.retained):
             for frame in broker.retained.matching(lane.pattern):
-                self._delivery.offer((lane,), frame, len(frame), 1, None)
+                self._delivery.offer_retained(lane, frame)
                 count += 1
         return {"retained": count}
 
@@ -179,8 +182,7 @@ class BusService:
         lane = (peer.lanes or {}).get(arguments["lane"])
         if lane is None:
             raise ProtocolError(Code.NO_SUCH_LANE, f"this peer has no lane {arguments['lane']}")
-        untold = lane.backlog.lost_count if lane.backlog is not None else 0  # lost before, and no message followed to be told at
-        return {"dropped": self._broker.remove_lane(lane) + untold}
+        return {"dropped": self._broker.remove_lane(lane)}
 
     # --- names ------------------------------------------------------------------------------------
 
@@ -230,7 +232,7 @@ class BusService:
 
         def item(topic: str) -> dict[str, Any]:
             counter = counters[topic]
-            lanes, groups = broker.routes.receivers(topic)
+            lanes, groups = broker.routes.receivers(topic) if topic != OTHER else ((), ())
             receivers = len(lanes) + sum(len(group.members) for group in groups)
             return {
                 "topic": topic,
@@ -282,9 +284,15 @@ def _page(keys: list[Any], item: Callable[[Any], Any], arguments: Arguments, cur
     if after is not None and type(after) is not cursor:
         raise ProtocolError(Code.BAD_ARGUMENT, f"after must be a cursor that this list gave, not {brief(after)}")
     start = 0 if after is None else bisect.bisect_right(keys, after)
-    chosen = keys[start : start + limit]
-    more = start + limit < len(keys)
-    return {"items": [item(key) for key in chosen], "next": chosen[-1] if more else None}
+    items: list[Any] = []
+    size = 0
+    for key in keys[start : start + limit]:
+        items.append(item(key))
+        size += len(pack(items[-1]))
+        if size > PAGE_BYTES:
+            break
+    end = start + len(items)
+    return {"items": items, "next": keys[end - 1] if items and end < len(keys) else None}
 
 
 def _describe_name(name: Name) -> dict[str, Any]:
@@ -315,6 +323,7 @@ def _describe_peer(peer: Peer, now: float) -> dict[str, Any]:
         "out_messages": peer.delivered + peer.forwarded,
         "out_bytes": peer.written_bytes,
         "queued_bytes": peer.queued_bytes,
+        "receiving_bytes": peer.connection.scanner.held_bytes,
         "held": peer.held,
     }
 

@@ -10,7 +10,7 @@ from ..protocol.messages import Frame, Kind, encode, encode_with_payload, error_
 from ..protocol.topics import BUS_NAME, check_name, parse_peer, peer_address, split_method
 from .bus import BusService
 from .counters import Counters
-from .lanes import Delivery
+from .delivery import Delivery
 from .names import Claim, Names
 from .peers import Peer
 from .requests import Pending, Requests
@@ -92,11 +92,11 @@ class Calls:
         calls = peer.calls
         if calls is not None and request in calls:
             raise ProtocolError(Code.DUPLICATE_ID, f"request id {request} is in flight already (R-1)")
-        if not 1 <= timeout_ms <= self.limits.max_timeout_ms:
+        target, method = split_method(to)
+        if timeout_ms < 1 or (timeout_ms > self.limits.max_timeout_ms and target != BUS_NAME):  # the bus answers at once
             raise ProtocolError(
                 Code.BAD_ARGUMENT, f"timeout_ms is {timeout_ms}: 1 to {self.limits.max_timeout_ms} are allowed (limits.max_timeout_ms)"
             )
-        target, method = split_method(to)
         if target == BUS_NAME:
             payload = self._bus.call(peer, method, frame)
             self._delivery.put(peer, encode_with_payload(payload, Kind.REPLY, 0, peer_address(peer.id), request, None))
@@ -110,7 +110,8 @@ class Calls:
             )
         if callee.out_bytes + len(frame.raw) > self.limits.max_output_bytes:
             raise ProtocolError(
-                Code.OVERLOADED, f"{target!r} does not read: {callee.out_bytes} bytes wait for it (limits.max_output_bytes)"
+                Code.OVERLOADED,
+                f"{callee.out_bytes} bytes wait for {target!r}, which leaves no room for {len(frame.raw)} more (limits.max_output_bytes)",
             )
         self.requests.open(Pending(peer, callee, request, to, self._delivery.now + timeout_ms / 1000))
         callee.forwarded += 1
@@ -172,3 +173,9 @@ class Calls:
         for pending in tuple((peer.calls or {}).values()):
             self._tell_callee_cancelled(pending)
             self.requests.settle(pending)
+
+    def forget_all(self) -> None:
+        """The bus stops: nobody is told any more."""
+        for peer in self.peers.values():
+            for pending in tuple((peer.calls or {}).values()):
+                self.requests.settle(pending)

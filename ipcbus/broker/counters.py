@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .peers import Peer
 
-OTHER = "(other)"  #: the topics beyond the ones counted by name
+OTHER = "(all others)"  #: the topics beyond the ones counted by name; with a space it is no topic itself
 
 
 class Counters:
@@ -88,6 +88,6 @@ class TopicCounters:
         return counter
 
     def items(self) -> list[tuple[str, TopicCounter]]:
-        """The named topics in order, then ``(other)`` if it has any."""
+        """The named topics in order, then ``(all others)`` if it has any."""
         named = sorted(self._by_topic.items())
         return named + [(OTHER, self.other)] if self.other.messages else named

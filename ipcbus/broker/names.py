@@ -154,14 +154,17 @@ class Names:
     def serve(self, peer: Peer, name: str, methods: Iterable[str]) -> None:
         """Serve *methods* under a name that the peer owns or waits for; raises ``not_owner``, ``bad_name``, ``over_limit``."""
         claim = self._claim(peer, name)
-        wanted = claim.methods.union(methods)
-        for method in wanted - claim.methods - {ANY_METHOD}:
-            check_method(method)
-        if len(wanted) > self.limits.max_methods:
+        new = set(methods) - claim.methods
+        under_name = len(self._names[name].methods() | new)
+        of_peer = sum(len(one.methods) for one in (peer.claims or {}).values()) + len(new)
+        if max(under_name, of_peer) > self.limits.max_methods:
             raise ProtocolError(
-                Code.OVER_LIMIT, f"{len(wanted)} methods under {name!r}: at most {self.limits.max_methods} (limits.max_methods)"
+                Code.OVER_LIMIT,
+                f"{under_name} methods under {name!r}, {of_peer} of this peer: at most {self.limits.max_methods} (limits.max_methods)",
             )
-        claim.methods = wanted
+        for method in new - {ANY_METHOD}:
+            check_method(method)
+        claim.methods |= new
 
     def unserve(self, peer: Peer, name: str, methods: Iterable[str]) -> None:
         """Serve *methods* no more; raises ``not_owner``."""

@@ -28,6 +28,7 @@ class Peer:
     """One connection. The daemon reads ``out``, ``out_bytes``, ``held``, ``closing`` and ``closed`` and writes none of them."""
 
     __slots__ = (
+        "backlog_bytes",
         "calls",
         "claims",
         "closed",
@@ -67,6 +68,7 @@ class Peer:
 
         self.out: list[Piece] = []
         self.out_bytes = 0
+        self.backlog_bytes = 0  #: what waits in the backlogs of its lanes, and of the groups that it pays for
         self.touched = False  #: is in the broker's list of peers to look at
         self.held = 0  #: how many lanes hold this publisher (L-7); do not read from it while above 0
         self.closing = False  #: write `out`, then close
@@ -96,9 +98,9 @@ class Peer:
 
     @property
     def queued_bytes(self) -> int:
-        """All that waits for this peer: output, and the backlogs of its lanes."""
-        return self.out_bytes + sum(lane.backlog.bytes for lane in self.waiting or () if lane.backlog is not None)
+        """All that waits for this peer: output, and the backlogs that it pays for."""
+        return self.out_bytes + self.backlog_bytes
 
     def __str__(self) -> str:
         who = f"pid {self.credentials.pid} uid {self.credentials.uid}" if self.credentials else self.transport
-        return f"peer {self.id} ({self.program or '?'}, {who})"
+        return f"peer {self.id} ({self.program!r}, {who})"

@@ -34,6 +34,13 @@ class Timeouts(Generic[Item]):
         self._deadlines.pop(item, None)
         self._look()
 
+    def set_delay(self, delay_s: float, now: float) -> None:
+        """Another delay: what waits already waits no longer than that from now on."""
+        self.delay_s = delay_s
+        for item, deadline in self._deadlines.items():
+            self._deadlines[item] = min(deadline, now + delay_s)
+        self._look()
+
     def _look(self) -> None:
         self.earliest = next(iter(self._deadlines.values()), None)
 

@@ -158,7 +158,7 @@ class Daemon:
         if not live and not fixed:
             log.info("SIGHUP: nothing changed in the configuration")
         in_force = {option.name.removeprefix("limits."): new.values[option.name] for option in live if option.name.startswith("limits.")}
-        self._broker.reconfigure(dataclasses.replace(self._broker.limits, **in_force))
+        self._broker.reconfigure(dataclasses.replace(self._broker.limits, **in_force), time.monotonic())
         self._config = dataclasses.replace(
             self._config,
             log_level=new.log_level,

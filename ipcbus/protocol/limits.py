@@ -34,6 +34,8 @@ INCARNATION_BYTES = 16  #: H-7
 
 READ_BYTES = 262_144  #: one read of a peer in a round: big enough for long runs, small enough to be fair
 PAGE_ITEMS = 10_000  #: B-2
+PAGE_BYTES = 1_048_576  #: B-2: a page ends early above it, so that a list never exceeds a frame
+ARGUMENTS_MAX_BYTES = 1_048_576  #: B-1: what the bus decodes for a stranger
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +46,12 @@ class Limits:
     max_peers: int = 100_000  #: the process's fd limit is usually lower and then holds
     max_lanes: int = 100_000  #: subscriptions of one peer
     max_names: int = 10_000  #: names that one peer owns or waits for
-    max_methods: int = 1_000  #: methods served under one name by one peer
+    max_methods: int = 10_000  #: methods served by one peer in all, and under one name by all its owners
     max_requests: int = 100_000  #: R-2: requests of one peer in flight
     max_callee_requests: int = 10_000  #: R-2: requests in flight at one callee
     max_timeout_ms: int = 86_400_000  #: R-1: a day
     max_credit_bytes: int = 64 * 1024 * 1024  #: L-5
-    max_output_bytes: int = 64 * 1024 * 1024  #: E-2 slow_reader: what may wait in one peer's output
+    max_output_bytes: int = 128 * 1024 * 1024  #: E-2 slow_reader: what may wait for one peer; all that can be retained, and as much again
     lane_high_bytes: int = 1024 * 1024  #: L-7: above it the lane holds its publishers
     lane_stall_s: float = 5.0  #: L-7: how long it may
     max_retained_topics: int = 100_000  #: L-8

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import msgpack
@@ -55,6 +54,8 @@ def decode_value(meta: Meta, payload: bytes) -> Any:
         if encoding == TEXT:
             return payload.decode()
         if encoding == JSON:
+            import json  # here: most programs never meet any
+
             return json.loads(payload)
     except PayloadError:
         raise

@@ -7,6 +7,7 @@ import pytest
 
 from ipcbus.broker.lanes import GATHER_BYTES, OUTPUT_HIGH_BYTES, pins
 from ipcbus.protocol.errors import Code
+from ipcbus.protocol.limits import Limits
 from ipcbus.protocol.messages import Kind
 from tests.unit.harness import Bus, Client, publication
 
@@ -149,8 +150,9 @@ def test_credit_stays_at_the_limit() -> None:
     assert b.peer.lanes is not None
     assert b.peer.lanes[1].credit == 100
     b.credit(77, 5)  # an unknown lane is ignored
-    assert b.ask("subscribe", pattern="y", lane=2, credit=101)[0] == Code.BAD_ARGUMENT
-    assert b.ask("subscribe", pattern="y", lane=2, credit=100) == {"retained": 0}
+    for lane, credit in ((2, 99), (3, 100), (4, 101)):
+        b.subscribe("y", lane, credit=credit)
+        assert b.peer.lanes[lane].credit == min(credit, 100)
 
 
 def test_waiting_output_stops_publications_but_not_replies() -> None:
@@ -493,3 +495,94 @@ def test_retained_on_an_illegal_topic() -> None:
     a.publish("a.*", b"1", kind=Kind.RETAIN)
     assert [e[4] for e in a.read()] == [Code.BAD_TOPIC]
     assert len(bus.broker.retained) == 0
+
+
+# --- what waits for one peer (L-7, slow_reader) ---------------------------------------------------
+
+
+def test_all_that_waits_for_one_peer_is_bounded() -> None:
+    bus = Bus(max_output_bytes=1_000_000)
+    a, greedy, other = bus.peer(), bus.peer(), bus.peer()
+    other.subscribe("t")
+    for lane in range(1, 101):
+        greedy.subscribe("t", lane, credit=0)
+    for _ in range(10):
+        a.publish("t", b"." * 9_000)
+    assert greedy.peer.backlog_bytes <= 1_000_000 + 10_000
+    assert greedy.peer in bus.broker.take_touched()
+    assert greedy.peer.closing
+    assert greedy.read()[-1][:3] == [Kind.BYE, 0, Code.SLOW_READER]
+    assert (greedy.peer.backlog_bytes, bus.broker.counters.lost) == (0, 1000)
+    assert len(other.read_payloads()) == 10
+
+
+def test_a_group_s_backlog_is_charged_to_one_member_and_then_the_next() -> None:
+    bus = Bus()
+    a, b, c = bus.peer(), bus.peer(), bus.peer()
+    b.subscribe("jobs", 1, group="w", messages=0)
+    c.subscribe("jobs", 1, group="w", messages=0)
+    a.publish("jobs", b"1", b"2")
+    waiting = 2 * cost(a, "jobs", b"1")
+    assert (b.peer.queued_bytes, c.peer.queued_bytes) == (waiting, 0)
+    assert bus.broker.queued_bytes() == waiting
+    b.leave()
+    assert (b.peer.queued_bytes, c.peer.queued_bytes) == (0, waiting)
+    c.credit(1, 0, 2)
+    c.read()
+    assert c.peer.queued_bytes == 0
+
+
+def test_a_member_that_publishes_to_its_own_group_is_not_held() -> None:
+    bus = Bus()
+    a, b = bus.peer(), bus.peer()
+    b.subscribe("x", 1, group="w", messages=0)
+    a.subscribe("x", 1, group="w", messages=0)
+    full(bus, a)
+    assert a.peer.held == 0
+    assert bus.broker.counters.lost == 0
+
+
+def test_retained_messages_are_not_lost_for_want_of_credit() -> None:
+    bus = Bus(max_payload_bytes=200_000, lane_high_bytes=100_000)
+    a, b = bus.peer(), bus.peer()
+    for index in range(30):
+        a.publish(f"s.{index:02}", b"." * 100_000, kind=Kind.RETAIN)
+    assert b.ask("subscribe", pattern="s.*", lane=1, credit=0) == {"retained": 30}
+    b.credit(1, 64 << 20)
+    assert len(b.read_payloads(Kind.RETAIN)) == 30
+    assert bus.broker.counters.lost == 0
+
+
+def test_unsubscribing_tells_what_was_lost_before() -> None:
+    bus = Bus()
+    a, b = bus.peer(), bus.peer()
+    b.subscribe("x", 1, credit=0)
+    full(bus, a)
+    bus.advance(5.1)
+    assert bus.broker.counters.lost > 0
+    assert b.ask("unsubscribe", lane=1) == {"dropped": 21}
+
+
+def test_a_shorter_stall_time_holds_for_who_waits_already() -> None:
+    bus = Bus(lane_stall_s=86_400)
+    a, b = bus.peer(), bus.peer()
+    b.subscribe("x", 1, credit=0)
+    full(bus, a)
+    bus.broker.reconfigure(Limits(lane_stall_s=5), bus.now)
+    bus.advance(5)
+    assert a.peer.held == 0
+
+
+def test_nothing_follows_the_bye_of_a_bus_that_stops() -> None:
+    bus = Bus()
+    a, b = bus.peer(), bus.peer()
+    b.subscribe("x", 1, credit=64 << 20)
+    b.serve("svc", "get")
+    a.request("svc/get", timeout_ms=100)
+    a.publish("x", b"." * OUTPUT_HIGH_BYTES)
+    a.publish("x", b"later")
+    bus.broker.shut_down(bus.now)
+    bus.advance(10)
+    assert b.read()[-1][0] == Kind.BYE
+    assert b.read() == []
+    assert a.read()[-1][0] == Kind.BYE

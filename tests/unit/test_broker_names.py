@@ -472,7 +472,7 @@ def test_topics_beyond_the_limit_are_counted_together() -> None:
     for topic in ("a", "b", "c", "d"):
         a.publish(topic, b"1", b"2")
     items = {item["topic"]: item["messages"] for item in a.ask("topics")["items"]}
-    assert items == {"a": 2, "b": 2, "(other)": 4}
+    assert items == {"a": 2, "b": 2, "(all others)": 4}
 
 
 def test_topics_tell_receivers_and_retained() -> None:
@@ -647,11 +647,50 @@ def test_shut_down_says_goodbye_to_all() -> None:
     assert a.peer.closing
 
 
+def test_a_program_s_name_cannot_carry_control_characters_to_others() -> None:
+    bus = Bus()
+    a, b = bus.peer("\x1b[2J\nx"), bus.peer()
+    a.ask("own", name="svc")
+    _, text = b.ask("own", name="svc")
+    assert text.isprintable()
+
+
+def test_the_bus_takes_msgpack_of_a_bounded_size() -> None:
+    a = Bus().peer()
+    for meta, payload, good in ((3, b"{}", False), (1, b"", False), (None, bytes(1_048_577), False), (None, b"\x80", True)):
+        a.write(encode_with_payload(payload, Kind.REQUEST, a.id, "bus/ping", 1, 1000, meta))
+        assert (a.read()[0][0] == Kind.REPLY) is good
+
+
+def test_the_bus_answers_whatever_the_longest_timeout_of_requests_is() -> None:
+    a = Bus(max_timeout_ms=1000).peer()
+    a.request("bus/ping", timeout_ms=86_400_001)
+    assert a.read()[0][0] == Kind.REPLY
+
+
+def test_a_page_ends_before_it_outgrows_a_frame() -> None:
+    bus = Bus()
+    a = bus.peer()
+    methods = [f"m{index:0126}" for index in range(300)]
+    for index in range(33):
+        a.serve(f"n{index:02}", *methods)
+    seen: list[str] = []
+    pages, after = 0, None
+    while True:
+        page = a.ask("names", after=after)
+        seen += [item["name"] for item in page["items"]]
+        pages, after = pages + 1, page["next"]
+        if after is None:
+            break
+    assert seen == [f"n{index:02}" for index in range(33)]
+    assert pages == 2
+
+
 def test_other_limits_from_now_on() -> None:
     bus = Bus()
     a = bus.peer()
     a.ask("own", name="one")
-    bus.broker.reconfigure(Limits(max_names=1, max_lanes=1, max_retained_topics=0, lane_stall_s=1, max_requests=0))
+    bus.broker.reconfigure(Limits(max_names=1, max_lanes=1, max_retained_topics=0, lane_stall_s=1, max_requests=0), bus.now)
     assert a.ask("own", name="two")[0] == Code.OVER_LIMIT
     a.publish("t", b"1", kind=Kind.RETAIN)
     assert a.read()[0][4] == Code.OVER_LIMIT
@@ -677,7 +716,7 @@ def test_tcp_handshake_through_the_broker() -> None:
     assert peer.id == 0
     broker.receive(peer, encode(Kind.PROOF, 0, b"p" * 32), 0.0)
     assert peer.closing
-    assert str(peer) == "peer 0 (?, tcp)"
+    assert str(peer) == "peer 0 ('', tcp)"
 
 
 def test_nothing_is_left_when_all_have_gone() -> None:
