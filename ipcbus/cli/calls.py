@@ -71,6 +71,7 @@ class Server:
         self._arguments = arguments
         self._lock = threading.Lock()
         self._runs: set[Run] = set()
+        self._taken = 0  #: requests that a command was started for
         self._answered = 0
         self._stopped = False
 
@@ -83,10 +84,11 @@ class Server:
         arguments = self._arguments
         given = request.payload if arguments.raw else render(request.data).encode() + b"\n"
         environment = {"IPCBUS_METHOD": request.method, "IPCBUS_SENDER": str(request.sender)}
-        run = Run(self._command, given, environment, lambda: bool(request.cancelled), arguments.timeout)
-        with self._lock:
-            if self._stopped:
+        with self._lock:  # also while the command starts: stop() must not come between that and our knowing of it
+            if self._stopped or self._taken == arguments.count:
                 raise ServiceError("stopping", "the service is being stopped")
+            run = Run(self._command, given, environment, lambda: bool(request.cancelled), arguments.timeout)
+            self._taken += 1
             self._runs.add(run)
         try:
             output = run.finish()

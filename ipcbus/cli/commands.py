@@ -110,9 +110,9 @@ It returns when the bus has routed what was sent.""",
   ipcbus sub camera.front --count 1 --raw > image.jpg
 
 A line is the topic, a space, and the value as JSON. --json prints an object with topic, data, sender, retained and
-headers. --raw prints the payloads' bytes, and nothing else. A message that two PATTERNs match is printed twice. What
-the bus lost on the way is told on stderr. With --timeout the exit code is 4 when fewer than --count messages came
-(without --count: when none came).""",
+headers. --raw prints the payloads' bytes, and nothing else. A message that two PATTERNs match is printed twice, and what
+comes for one PATTERN may overtake what comes for another. What the bus lost on the way is told on stderr. With
+--timeout the exit code is 4 when fewer than --count messages came (without --count: when none came).""",
         (
             _argument("patterns", nargs="+", metavar="PATTERN", help="a topic; * is one token, a last > one or more"),
             _argument("--count", type=count, metavar="N", help="end after N messages"),

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import argparse
 import os
+import time
 from typing import TYPE_CHECKING
 
-from ..protocol.addresses import DEFAULT_BUS
+from ..protocol.addresses import DEFAULT_BUS, Address, AddressError, UnixAddress
 from .text import complain
 
 if TYPE_CHECKING:
     import ipcbus_client
 
 ANSWER_TIMEOUT_S = 5.0  #: --timeout where a command does not say otherwise
-CONNECT_TIMEOUT_S = 5.0  #: for a bus that is there but slow to answer; a shorter --timeout holds here too
-MISSING_TIMEOUT_S = 0.3  #: for one that is not there, without --timeout: a person would rather know it soon
+MISSING_TIMEOUT_S = 0.3  #: for a bus that is not there, without --timeout: a person would rather know it soon
+_LOOK_S = 0.02  #: between two looks whether it is there now
 
 
 def open_bus(
@@ -26,32 +27,36 @@ def open_bus(
 ) -> ipcbus_client.Bus:
     """Connect as --address, --bus and --secret-file say; raises what `ipcbus_client.connect` raises.
 
-    With *wait_s* (what the user asked for) it waits so long for a bus that is only starting. A command that is over after
-    one exchange does not *reconnect*: its user would rather hear that the bus went away.
+    With *wait_s* (what the user asked for) it waits so long for a bus that is only starting. That, or ANSWER_TIMEOUT_S,
+    is also the time that the bus has for everything after it. A command that is over after one exchange does not
+    *reconnect*: its user would rather hear that the bus went away.
     """
     import ipcbus_client
 
+    address = _find(arguments)
     if reconnect:
         _report_what_the_library_logs()
+    if wait_s is None:
+        _expect_a_listener(address)
+    return ipcbus_client.connect(
+        arguments.address,
+        bus=arguments.bus,
+        program=program,
+        secret_file=arguments.secret_file,
+        timeout=ANSWER_TIMEOUT_S if wait_s is None else wait_s,
+        reconnect=reconnect,
+    )
 
-    def connect(timeout_s: float) -> ipcbus_client.Bus:
-        return ipcbus_client.connect(
-            arguments.address,
-            bus=arguments.bus,
-            program=program,
-            secret_file=arguments.secret_file,
-            timeout=timeout_s,
-            reconnect=reconnect,
-        )
 
-    if wait_s is not None:
-        return connect(min(wait_s, CONNECT_TIMEOUT_S))
+def _find(arguments: argparse.Namespace) -> Address:
+    """The address that the library will try. Raises AddressError or ConnectError."""
+    from ipcbus_client import ConnectError
+    from ipcbus_client._discovery import find_address
+
     try:
-        return connect(MISSING_TIMEOUT_S)
-    except ipcbus_client.ConnectError:
-        if not _listens(describe(arguments).split(" ")[0]):
-            raise
-        return connect(CONNECT_TIMEOUT_S)  # it is there, and has much to do
+        return find_address(arguments.address, arguments.bus)
+    except OSError as error:  # platformdirs found a runtime directory that is not to be trusted; its text says what to do
+        raise ConnectError(str(error)) from error
 
 
 def _report_what_the_library_logs() -> None:
@@ -66,37 +71,46 @@ def _report_what_the_library_logs() -> None:
     logging.getLogger("ipcbus_client").addHandler(Complain())
 
 
-def _listens(address: str) -> bool:
-    """Whether anybody listens on *address*."""
+def _expect_a_listener(address: Address) -> None:
+    """Raise ConnectError unless somebody listens on *address*, now or within MISSING_TIMEOUT_S."""
+    from ipcbus_client import ConnectError
+
+    deadline = time.monotonic() + MISSING_TIMEOUT_S
+    while (why := _obstacle(address)) is not None:
+        if time.monotonic() >= deadline:
+            raise ConnectError(why)
+        time.sleep(_LOOK_S)
+
+
+def _obstacle(address: Address) -> str | None:
+    """Why nobody can connect to *address*; None where somebody listens, even if too busy to accept."""
+    import errno
     import socket
 
-    from ..protocol.addresses import UnixAddress, parse_address
-
-    found = parse_address(address)
     try:
-        if isinstance(found, UnixAddress):
-            with socket.socket(socket.AF_UNIX) as probe:
-                probe.settimeout(CONNECT_TIMEOUT_S)
-                probe.connect(found.path)
+        if isinstance(address, UnixAddress):
+            # A datagram socket cannot connect to a listening one, but hears whether it is there; the bus hears nothing.
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+                probe.connect(address.path)
         else:
-            socket.create_connection((found.host, found.port), CONNECT_TIMEOUT_S).close()
-    except OSError:
-        return False
-    return True
+            socket.create_connection((address.host, address.port), MISSING_TIMEOUT_S).close()
+    except TimeoutError:
+        return None
+    except (FileNotFoundError, ConnectionRefusedError):
+        return f"nothing listens on {address}"
+    except OSError as error:
+        return None if error.errno == errno.EPROTOTYPE else f"{address}: {error.strerror}"
+    return None
 
 
 def describe(arguments: argparse.Namespace) -> str:
     """The address that `open_bus` tries, for a message; says where it was found if the user did not give it."""
-    from ..daemon.places import runtime_dir
-    from ..protocol.addresses import AddressError, default_address
+    from ipcbus_client import ConnectError
 
     if arguments.address is not None:
         return str(arguments.address)
-    address = os.environ.get("IPCBUS_ADDRESS")
-    if address and arguments.bus is None:
-        return f"{address} (from $IPCBUS_ADDRESS)"
-    bus = arguments.bus or os.environ.get("IPCBUS_BUS") or DEFAULT_BUS
     try:
-        return str(default_address(runtime_dir(), bus))
-    except AddressError:
-        return f"bus {bus!r}"
+        address = str(_find(arguments))
+    except (AddressError, ConnectError):
+        return f"bus {arguments.bus or os.environ.get('IPCBUS_BUS') or DEFAULT_BUS!r}"
+    return f"{address} (from $IPCBUS_ADDRESS)" if os.environ.get("IPCBUS_ADDRESS") and arguments.bus is None else address

@@ -30,12 +30,10 @@ def publish(arguments: argparse.Namespace) -> int:
         raise usage("--lines reads its messages from stdin; leave VALUE out")
     values = read_lines(arguments) if arguments.lines else [read_value(arguments)]
     with open_bus(arguments, program="ipcbus pub", wait_s=arguments.timeout) as bus:
-        try:
-            for value in values:
-                bus.publish(arguments.topic, value, retain=arguments.retain)
-        finally:
-            bus.flush(arguments.timeout or ANSWER_TIMEOUT_S)  # also what came before a bad line
-            refused = bus.stats_local()["refused"]
+        for value in values:  # what came before a bad line is sent when the bus is closed, and that raises nothing
+            bus.publish(arguments.topic, value, retain=arguments.retain)
+        bus.flush(arguments.timeout or ANSWER_TIMEOUT_S)
+        refused = bus.stats_local()["refused"]
     if refused:  # L-9
         why = "it keeps no more (see retained in `ipcbus stats`), or its log says why" if arguments.retain else "its log says why"
         raise CommandError(Exit.REFUSED, f"the bus refused {refused} of the messages to {arguments.topic}: {why}")
@@ -47,7 +45,8 @@ def subscribe(arguments: argparse.Namespace) -> int:
     if arguments.raw and arguments.json:
         raise usage("--raw and --json exclude each other")
     deadline = None if arguments.timeout is None else time.monotonic() + arguments.timeout
-    with open_bus(arguments, program="ipcbus sub", wait_s=arguments.timeout, reconnect=True) as bus:
+    wait_s = None if arguments.timeout is None else min(arguments.timeout, ANSWER_TIMEOUT_S)  # for the bus; --timeout is ours
+    with open_bus(arguments, program="ipcbus sub", wait_s=wait_s, reconnect=True) as bus:
         printer = Printer(arguments)
         for pattern in arguments.patterns:
             subscription = bus.subscribe(
@@ -64,7 +63,11 @@ def subscribe(arguments: argparse.Namespace) -> int:
 
 
 class Printer:
-    """Prints the messages of several subscriptions, each followed by a thread of its own; one lock keeps their lines whole."""
+    """Prints the messages of several subscriptions, each followed by a thread of its own; one lock keeps their lines whole.
+
+    The bus's order holds within a subscription. Callbacks on the library's one worker would not give more: it takes a batch
+    of each in turn.
+    """
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.printed = 0

@@ -17,7 +17,7 @@ as a slice of the read: no object is made per frame. Everything else is decoded 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from struct import Struct
 from typing import Any, Protocol
 
@@ -110,19 +110,22 @@ class Scanner:
         """Bytes of the frame that is not whole yet."""
         return self._have
 
-    def scan(self, data: bytes) -> Iterator[Run | Frame]:
+    def scan(self, data: bytes) -> Iterable[Run | Frame]:
         """The runs and frames that *data* completes, in order; what remains is kept for the next read.
 
         The consumer may change routes, and `open` the scanner, between two items. Raises ProtocolError, always fatal, after the items
         before it.
         """
         if not self._have:
-            if len(data) > _KIND_AT and self._to_at and data[_KIND_AT] not in IN_RUNS and self._cut(data, 0, len(data)) is data:
-                return iter((decode(data),))  # one whole frame in one read, as requests and replies mostly come
+            size = len(data)
+            if size > _KIND_AT and self._to_at and data[_KIND_AT] not in IN_RUNS:
+                first, length = _length(data)
+                if first == 0xCE and size == HEADER_BYTES + length and length <= self._limit:
+                    return (decode(data),)  # one whole frame in one read, as requests and replies mostly come
             return self._walk(data, 0)
         frame, at = self._complete(data)
         if frame is None:
-            return iter(())
+            return ()
         return self._walk_two(frame, data, at)
 
     def _walk_two(self, frame: bytes, data: bytes, at: int) -> Iterator[Run | Frame]:
@@ -235,7 +238,7 @@ class Scanner:
         if size - at < HEADER_BYTES:
             return None
         end = at + HEADER_BYTES + self._checked_length(data, at)
-        return data[at:end] if end <= size else None  # the whole of it is data itself
+        return data[at:end] if end <= size else None
 
     def _checked_length(self, data: bytes | bytearray, at: int) -> int:
         _, length = _length(data, at)
