@@ -9,7 +9,8 @@ import pytest
 
 from ipcbus.protocol.messages import Kind, decode, encode, encode_with_payload
 from ipcbus_client import BadName, PayloadError
-from ipcbus_client._outbox import WAITING_MAX_BYTES, Outbox, OutboxFullError, _frames
+from ipcbus_client._heads import call_head
+from ipcbus_client._outbox import FLUSH_BYTES, WAITING_MAX_BYTES, Outbox, OutboxFullError, _frames
 
 
 def outbox(peer: int = 7) -> Outbox:
@@ -47,7 +48,8 @@ def test_publish(data: Any, options: dict[str, Any], kind: Kind, meta: Any, payl
     made = outbox()
     expected = encode_with_payload(payload, kind, 7, "a.b", meta)
     for times in (1, 2):  # the second comes from the cache
-        assert made.publish("a.b", data, options.get("retain", False), options.get("headers")) == times * len(expected)
+        assert made.publish("a.b", data, options.get("retain", False), options.get("headers"))
+        assert made.unsent_bytes == times * len(expected)
     assert written(made) == expected * 2
     assert decode(expected).payload == payload
 
@@ -67,7 +69,8 @@ def test_illegal_payloads(data: Any) -> None:
     for headers in (None, {"h": 1}):
         with pytest.raises(PayloadError):
             made.publish("t", data, False, headers)
-    assert made.publish("t", 1, False, None) > 0
+    assert made.publish("t", 1, False, None)
+    assert made.unsent_bytes > 0
 
 
 @pytest.mark.parametrize(
@@ -92,8 +95,8 @@ def test_send() -> None:
 
 def test_without_a_connection_values_wait_and_are_encoded_anew() -> None:
     made = Outbox()
-    assert made.publish("a", b"1", False, None) == 0
-    assert made.publish("b", 2, True, {"h": 1}) == 0
+    assert made.publish("a", b"1", False, None)  # the shell must look whether the bus is closed
+    assert made.publish("b", 2, True, {"h": 1})
     made.send("n", 3, None)
     assert made.unsent_bytes == 0
     made.opened(300, 1000)
@@ -111,13 +114,41 @@ def test_what_waits_is_bounded() -> None:
     with pytest.raises(OutboxFullError):
         made.publish("a", b"x", True, None)
     assert made.opened(1, 1000) == 1  # too large for this bus
-    assert made.publish("a", b"x", False, None) > 0
+    made.publish("a", b"x", False, None)
+    assert made.unsent_bytes > 0
+
+
+def test_a_burst_is_left_alone_until_there_is_enough() -> None:
+    made = outbox()
+    made.max_payload_bytes = FLUSH_BYTES
+    made.batching = True
+    for payload in (b"x" * 100, "x" * 100, b"x" * 20_000, b"x" * FLUSH_BYTES):
+        for way in (made.publish, lambda topic, data, *_: made.send("name", data, None)):
+            count = 1
+            while not way("topic", payload, False, None):
+                count += 1
+            assert count == 1 or FLUSH_BYTES * 0.6 < made.unsent_bytes <= FLUSH_BYTES
+            written(made)
+    made.batching = False
+    assert made.publish("topic", b"x", False, None)
+
+
+@pytest.mark.parametrize("identity", [1, 127, 128, 255, 256, 65535, 65536, 2**32 - 1, 2**32, 2**53 - 1])
+@pytest.mark.parametrize("payload", [b"", b"x" * 300])
+def test_heads_of_requests_and_replies_are_what_the_encoder_makes(identity: int, payload: bytes) -> None:
+    for kind, to, rest in ((Kind.REQUEST, "a.name/method", (5000,)), (Kind.REPLY, ":300", ())):
+        pack, before, lowest, highest, base, after, after_raw, note = call_head(identity, kind, 200, to, *rest, note=5.0)
+        assert lowest <= identity <= highest
+        assert note == 5.0
+        for meta, end in ((None, after), (1, after_raw)):
+            frame = pack(0xCE, base + len(payload), before, identity, end, len(payload)) + payload
+            assert frame == encode_with_payload(payload, kind, 200, to, identity, *rest, meta)
 
 
 @pytest.mark.parametrize("cut", range(0, 120, 7))
 def test_what_the_kernel_never_had_is_sent_again_with_the_new_id(cut: int) -> None:
     made = outbox()
-    made.out += encode(Kind.PING, 7, 1)
+    made.put(encode(Kind.PING, 7, 1))
     for n in range(3):
         made.publish("t", bytes([n]), False, None)
     sizes = [len(encode(Kind.PING, 7, 1))] + [len(encode_with_payload(b"x", Kind.PUBLISH, 7, "t", 1))] * 3
@@ -132,14 +163,14 @@ def test_what_the_kernel_never_had_is_sent_again_with_the_new_id(cut: int) -> No
     made.opened(200, 1000)
     begun = next(n for n in range(5) if sum(sizes[:n]) >= cut)  # frames of which the kernel had a byte
     again = [bytes([n]) for n in range(3)][max(begun - 1, 0) :]
-    assert [frame.payload for frame in _frames(bytearray(written(made)), 0)] == [*again, b"later", b"last"]
+    assert [frame.payload for frame in _frames(written(made), 0)] == [*again, b"later", b"last"]
 
 
 def test_partial_writes() -> None:
     made = outbox()
     for n in range(50):
         made.publish("topic", bytes([n]) * n, False, None)
-    whole = bytes(made.out)
+    whole = b"".join(made.out)
     data = b""
     while made.unsent_bytes:
         piece = bytes(made.chunk()[:17])

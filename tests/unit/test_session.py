@@ -11,6 +11,7 @@ import pytest
 from ipcbus.protocol.auth import proof
 from ipcbus.protocol.errors import Code
 from ipcbus.protocol.messages import Frame, Kind, decode, encode, encode_with_payload
+from ipcbus.protocol.payloads import PayloadError
 from ipcbus_client._errors import Closed, ConnectError, ConnectionLost, Expired, NoSuchName, RequestError, ServiceError
 from ipcbus_client._lanes import INBOX, Lane
 from ipcbus_client._session import INBOX_MAX_BYTES, Session, State
@@ -196,6 +197,113 @@ def test_lanes_at_random_splits(seed: int) -> None:
         session.receive(data[at : at + size])
         at += size
     check_stream(session, one, two)
+
+
+def test_frames_that_come_one_by_one() -> None:
+    session = connected()
+    one, two = subscribed(session, "a.>"), subscribed(session, "b")
+    call = session.request("svc/do", 1, None, 1.0)
+    for frame in (
+        encode(Kind.LANE, 0, one.number), message("a.x", b"1"), message("a.x", b"2", Kind.RETAIN), reply(call.id, "answer"),
+        encode(Kind.LANE, 0, two.number), message("b", b"3"), encode(Kind.LANE, 0, 99), message("b", b"4"), message("b", b"5") * 2,
+    ):  # fmt: skip
+        session.receive(frame)
+    assert [m.payload for m in one.messages] == [b"1", b"2"]
+    assert [m.payload for m in two.messages] == [b"3"]
+    assert call.result() == "answer"
+    assert session.hangup is None
+    assert session.counters["received"] == 3 + 10
+
+
+def test_reads_with_many_lanes_give_each_its_own_and_what_it_costs() -> None:
+    session = connected()
+    lanes = [subscribed(session, f"t.{n}", window_bytes=10_000) for n in range(5)]
+    data, cost = b"", [0] * 5
+    for n in range(200):
+        data += encode(Kind.LANE, 0, lanes[n % 5].number)
+        for _ in range(1 + n % 3):
+            frame = message("t", bytes([n]) * n)
+            data += frame
+            cost[n % 5] += len(frame)
+    session.receive(data)
+    for number, lane in enumerate(lanes):
+        wanted = [bytes([n]) * n for n in range(number, 200, 5) for _ in range(1 + n % 3)]
+        assert [m.payload for m in lane.messages] == wanted
+        assert lane.held_bytes == cost[number]
+    assert elements(session) == []
+    lanes[2].messages.clear()
+    session.grant(lanes[2])
+    assert elements(session) == [(17, 7, lanes[2].number, cost[2], 0)]
+
+
+def test_what_comes_between_publications_is_done_in_its_place() -> None:
+    session = connected()
+    lane = subscribed(session)
+    call = session.ping()
+    seen: list[int] = []
+    call.notify = lambda: seen.append(len(lane.messages))
+    session.receive(
+        encode(Kind.LANE, 0, lane.number) + message("a.b", b"1") + encode(Kind.PONG, 0, call.id) + message("a.b", b"2") * 2
+    )
+    assert seen == [1]
+    assert len(lane.messages) == 3
+
+
+def test_a_large_payload_is_counted_before_it_is_decoded() -> None:
+    session = connected(encode(Kind.WELCOME, 0, 1, [], 7, b"i" * 16, {"software": "t"}))
+    lane = subscribed(session, window_bytes=10_000_000)
+    bomb = b"\xdd" + (1_000_001).to_bytes(4, "big") + b"\x80" * 1_000_001
+    data = encode(Kind.LANE, 0, lane.number) + message("a.b", bomb, meta=None) + message("a.b", b"\x05", meta=None)
+    assert session.read_bytes == 65_536
+    session.receive(data[:100_000])
+    assert session.read_bytes == 262_144
+    session.receive(data[100_000:])
+    assert session.read_bytes == 65_536
+    one, two = lane.messages
+    with pytest.raises(PayloadError, match="1000000 elements"):
+        _ = one.data
+    assert two.data == 5
+
+
+@pytest.mark.parametrize("frame", [b"\x91\x13", b"\x93\x13\x00\x81\x01\x02"])
+def test_a_bad_lane_frame_ends_the_connection(frame: bytes) -> None:
+    for times in (1, 2):
+        session = connected()
+        session.receive((b"\xce" + len(frame).to_bytes(4, "big") + frame) * times + (message("t", b"x") if times > 1 else b""))
+        session.receive(message("t", b"x"))
+        assert session.hangup is not None
+
+
+def test_ids_and_timeouts_of_requests() -> None:
+    session = connected()
+    expected = []
+    for start in (1, 126, 127, 128, 255, 65_535, 65_536):
+        session._next_id = start - 1
+        for timeout in (1.0, 1.0, 2.5):
+            session.request("svc/do", b"raw", None, timeout)
+            expected.append((12, 7, "svc/do", session._next_id, int(timeout * 1000), 1, b"raw"))
+    session.request("svc/do", 5, {"h": 1}, 0.0)
+    expected.append((12, 7, "svc/do", session._next_id, 1, {"h": 1}, b"\x05"))
+    assert elements(session) == expected
+    with pytest.raises(PayloadError, match="carries at most"):
+        session.request("svc/do", b"x" * 50_001, None, 1.0)
+
+
+def test_a_new_connection_has_new_heads() -> None:
+    session = connected()
+    session.services.add("svc", "do", "h")
+    session.request("svc/do", None, None, 1.0)
+    session.receive(incoming("svc/do", 200))
+    session.services.answer(session.services.requests.popleft()[1], 1)
+    sent(session)
+    session.lost("gone", again=True)
+    session.opened()
+    sent(session)
+    session.receive(encode(Kind.WELCOME, 0, 1, [], 300, b"j" * 16, INFO))
+    session.request("svc/do", None, None, 1.0)
+    session.receive(incoming("svc/do", 300))
+    session.services.answer(session.services.requests.popleft()[1], 1)
+    assert [frame[1] for frame in elements(session)] == [300, 300]
 
 
 def test_messages_of_no_lane_are_dropped() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -144,7 +144,7 @@ class Subscription:
                 message = self._popleft()
                 try:
                     result = callback(message)
-                    if inspect.isawaitable(result):
+                    if result is not None and hasattr(result, "__await__"):
                         await result
                 except Exception as error:  # noqa: BLE001  # the border to user code: one message's trouble is not the next one's
                     session.counters["handler_errors"] += 1
@@ -175,6 +175,7 @@ class Responder:
     def __init__(self, bus: Bus, name: str, method: str, handler: Callable[[Request], Any], *, owns: bool) -> None:
         self._bus = bus
         self._handler = handler
+        self._is_coroutine = inspect.iscoroutinefunction(handler)
         self._owns = owns
         self.name = name
         self.method = method
@@ -199,23 +200,51 @@ class Responder:
     def _forget(self) -> bool:
         return self._bus._session.services.remove(self.name, self.method, self)
 
-    async def _handle(self, request: Request) -> None:
-        """The task of one request."""
-        bus, services = self._bus, self._bus._session.services
+    def _handle(self, request: Request) -> Coroutine[Any, Any, None] | None:
+        """One request. A handler that has to be awaited goes on in the coroutine that is returned, for a task; any other is done."""
+        if self._is_coroutine:
+            return self._finish(request, None)
         try:
             value = self._handler(request)
-            if inspect.isawaitable(value):
-                value = await value
         except Exception as error:  # noqa: BLE001  # the border to user code: it becomes an ERROR
-            text = services.refuse(request, error)
-            if text is not None:
-                _log_exception(text, error)
+            self._refuse(request, error)
+            return None
+        if hasattr(value, "__await__"):
+            return self._finish(request, value)
+        self._answer(request, value)
+        return None
+
+    async def _finish(self, request: Request, value: Any) -> None:
+        """The task of one request, whose handler may have begun."""
+        try:
+            value = await (self._handler(request) if value is None else value)
+        except Exception as error:  # noqa: BLE001  # the border to user code: it becomes an ERROR
+            self._refuse(request, error)
         else:
-            text = services.answer(request, value)
-            if text is not None:
-                bus._session.remark(ERROR, f"{text}: its answer cannot be sent")
-                bus._wire.log_soon()
-        if bus._outbox.out:
+            self._answer(request, value)
+        finally:
+            self._bus._handling.pop(request, None)  # a callback of the task would cost a round of the loop
+
+    def _answer(self, request: Request, value: Any) -> None:
+        bus, services = self._bus, self._bus._session.services
+        text = services.answer(request, value)
+        if text is not None:
+            bus._session.remark(ERROR, f"{text}: its answer cannot be sent")
+            bus._wire.log_soon()
+        self._push()
+
+    def _refuse(self, request: Request, error: Exception) -> None:
+        text = self._bus._session.services.refuse(request, error)
+        if text is not None:
+            _log_exception(text, error)
+        self._push()
+
+    def _push(self) -> None:
+        """Send the answer; where others are being made, with them."""
+        bus = self._bus
+        if bus._session.services.at_work:
+            bus._wire.push_soon()
+        elif bus._outbox.out:
             bus._wire.push()
 
 

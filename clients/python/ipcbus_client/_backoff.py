@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Backoff:
+class Backoff(NamedTuple):
     """Doubling waits between attempts, capped, jittered, forgotten after a stable connection."""
 
     first_s: float = 0.05  #: a daemon that restarts is back within a few of these

@@ -11,24 +11,24 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
-from functools import partial
 from time import monotonic
 from types import TracebackType
 from typing import Any
 
 from . import _discovery, _names
 from ._blocking_streams import Inbox, Responder, Subscription, log_exception
-from ._calls import Call
+from ._calls import ERROR, Call
 from ._dial import Target
 from ._errors import BusError, ConnectError, ConnectionLost, Expired, Timeout
 from ._lanes import INBOX, Lane
 from ._message import Message, Request
 from ._names import GRACE_S
-from ._outbox import FLUSH_BYTES, OutboxFullError
+from ._outbox import OutboxFullError
 from ._session import INBOX_MAX_BYTES, Session, State
-from ._waiter import Waiter
+from ._waiter import IDLE, Waiter
 from ._wire import Wire
 
+_CONNECTED = State.CONNECTED
 _buses: weakref.WeakSet[Bus] = weakref.WeakSet()
 
 
@@ -109,18 +109,18 @@ class Bus:
         """Publish *data* (bytes-like objects as they are, all else as msgpack) to *topic*; with *retain* the bus keeps it for who
         subscribes later.
 
-        Sent at once, or within a millisecond where it follows closely on others. Across a reconnect: what the kernel had may be lost,
-        everything else waits for the connection, at most 8 MiB; then this waits for up to the connect timeout and raises ConnectionLost.
-        Raises BadName, PayloadError, Closed; Timeout when the bus does not read for the connect timeout.
+        Sent at once, or within a millisecond where it follows within 0.15 ms on others. Across a reconnect: what the kernel had may be
+        lost, everything else waits for the connection, at most 8 MiB; then this waits for up to the connect timeout and raises
+        ConnectionLost. Raises BadName, PayloadError, Closed; Timeout when the bus does not read for the connect timeout.
         """
         with self._lock:
             try:
-                buffered = self._outbox.publish(topic, data, retain, headers)
+                due = self._outbox.publish(topic, data, retain, headers)
             except OutboxFullError:
                 self._ready()
-                buffered = self._outbox.publish(topic, data, retain, headers)
-            if buffered >= FLUSH_BYTES or not self._wire.ticking or not buffered:
-                self._wire.published(buffered)
+                due = self._outbox.publish(topic, data, retain, headers)
+            if due:
+                self._wire.published()
 
     def subscribe(
         self,
@@ -154,18 +154,31 @@ class Bus:
         Refused, ServiceError; ConnectionLost at once when the connection ends (whether the service acted on it is unknown); BadName,
         PayloadError, Closed. The timeout covers everything.
         """
-        _names.check_request(to)
+        session = self._session
+        if to not in session.request_heads:
+            _names.check_request(to)
+        started = monotonic()
         with self._lock:
-            return self._request(to, data, headers, monotonic() + timeout, timeout).result()
+            if session.state is _CONNECTED:
+                call = session.request(to, data, headers, timeout)
+            else:
+                call = self._request_later(to, data, headers, started, timeout)
+            try:
+                if not self._wire.lead_for(call, timeout + GRACE_S):
+                    self._wait(call, started + timeout + GRACE_S)
+            except Timeout:
+                raise Expired(24, f"no answer within {timeout:g} s, not even from the bus", to) from None
+            finally:
+                if not call.done:
+                    session.cancel(call)
+                    self._wire.hand_over()
+        return call.result()
 
-    def _request(self, to: str, data: Any, headers: Mapping[str, Any] | None, deadline: float, timeout: float) -> Call:
-        if self._session.state is not State.CONNECTED and not self._wire.wait_connected(deadline):
+    def _request_later(self, to: str, data: Any, headers: Mapping[str, Any] | None, started: float, timeout: float) -> Call:
+        """Where there is no connection: wait for it, then send the request with the time that is left."""
+        if not self._wire.wait_connected(started + timeout):
             raise ConnectionLost(f"{to}: not connected, for {timeout:g} s: {self._wire.last_failure}")
-        call = self._session.request(to, data, headers, max(deadline - monotonic(), 0.001))
-        try:
-            return self._wait(call, deadline + GRACE_S)
-        except Timeout:
-            raise Expired(24, f"no answer within {timeout:g} s, not even from the bus", to) from None
+        return self._session.request(to, data, headers, max(started + timeout - monotonic(), 0.001))
 
     def respond(self, to: str, handler: Callable[[Request], Any], *, mode: str = "exclusive") -> Responder:
         """Answer requests to ``name/method`` (``name/*``: any method) with what *handler* returns. Owns the name, in *mode*, where this
@@ -196,11 +209,12 @@ class Bus:
         """
         with self._lock:
             try:
-                buffered = self._outbox.send(to, data, headers)
+                due = self._outbox.send(to, data, headers)
             except OutboxFullError:
                 self._ready()
-                buffered = self._outbox.send(to, data, headers)
-            self._wire.published(buffered)
+                due = self._outbox.send(to, data, headers)
+            if due:
+                self._wire.published()
 
     def inbox(self, callback: Callable[[Message], Any] | None = None) -> Inbox:
         """The direct messages to this program, as a subscription is used: iterate, or give a *callback*. A new one takes the place of an
@@ -294,6 +308,7 @@ class Bus:
                 self._wire.end()
                 self._wire.keeper.wake()
                 _buses.discard(self)
+        self._wire.keeper.log()  # a short program would be gone before the keeper had written why something was refused
 
     def _drain(self, deadline: float) -> None:
         for lane in list(self._session.lanes.values()):
@@ -302,7 +317,7 @@ class Bus:
             idle = Waiter()
             self._idle = idle
             self._fence(deadline)  # what the bus had sent before it heard of the unsubscription is here now
-            self._wire.wait(lambda: not self._busy and not self._jobs, idle, deadline)
+            self._wire.wait(lambda: not (self._busy or self._jobs or self._session.services.requests), idle, deadline)
         if self._session.state is State.CONNECTED or self._outbox.waiting:
             self._fence(deadline)
 
@@ -414,31 +429,62 @@ class Bus:
             self._worker.wake()
 
     def _take_requests(self) -> None:
-        requests = self._session.services.requests
-        while requests:
-            responder, request = requests.popleft()
-            self._add_job(partial(responder._handle, request))
+        """Requests came. The worker looks for them where it read them itself."""
+        if self._worker is not None and self._worker.state != IDLE:
+            self._worker.wake()
 
     def _work(self) -> None:
         assert self._worker is not None
         self._worker_thread = _thread.get_ident()
-        jobs, session = self._jobs, self._session
-        self._lock.acquire()
+        jobs, requests, lock = self._jobs, self._session.services.requests, self._lock
+        lock.acquire()
         while True:
-            if self._idle is not None and not jobs:
-                self._idle.wake()
-            self._wire.wait(lambda: jobs or session.state is State.CLOSED, self._worker, None)
-            if not jobs:
-                break
-            job = jobs.popleft()
-            self._busy = True
-            self._lock.release()
-            try:
-                job()
-            finally:
-                self._lock.acquire()
-                self._busy = False
-        self._lock.release()
+            if requests:
+                self._handle(*requests.popleft())
+            if jobs:
+                job = jobs.popleft()
+                self._busy = True
+                lock.release()
+                try:
+                    job()
+                finally:
+                    lock.acquire()
+                    self._busy = False
+            elif not requests:
+                if self._idle is not None:
+                    self._idle.wake()
+                if self._session.state is State.CLOSED:
+                    break
+                self._wire.lead_or_follow(self._worker)
+        lock.release()
+
+    def _handle(self, responder: Responder, request: Request) -> None:
+        """On the worker: one request. Under the lock, which is free while the handler runs."""
+        if request.cancelled:
+            return
+        services, lock = self._session.services, self._lock
+        failure = None
+        self._busy = True
+        lock.release()
+        try:
+            value = responder._handler(request)
+        except Exception as error:  # noqa: BLE001  # the border to user code: it becomes an ERROR
+            failure = error
+        finally:
+            lock.acquire()
+            self._busy = False
+        if failure is None:
+            text = services.answer(request, value)
+            if text is not None:
+                self._session.remark(ERROR, f"{text}: its answer cannot be sent")
+        else:
+            text = services.refuse(request, failure)
+        if self._outbox.out:
+            self._wire.push()
+        if failure is not None and text is not None:
+            lock.release()
+            log_exception(text, failure)
+            lock.acquire()
 
 
 @atexit.register

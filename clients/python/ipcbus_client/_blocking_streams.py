@@ -7,7 +7,6 @@ from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from ._calls import ERROR
 from ._errors import Closed, Timeout
 from ._lanes import GRANT_S, Lane
 from ._message import Message, Request
@@ -167,21 +166,24 @@ class Subscription:
         """On the worker: some callbacks, then let others have a turn."""
         callback, group = self._callback, self._lane.group
         assert callback is not None
-        for _ in range(_TURN):
-            message = self._pop()
-            if message is None:
-                break
-            try:
-                callback(message)
-            except Exception as error:  # noqa: BLE001  # the border to user code: one message's trouble is not the next one's
-                self._bus._session.counters["handler_errors"] += 1
-                log_exception(f"callback of {self!r} raised {type(error).__name__}", error)
-            if group is not None:
-                self._handled()
+        messages = self._lane.messages
+        popleft = messages.popleft
+        try:
+            for _ in range(_TURN):
+                message = popleft()
+                try:
+                    callback(message)
+                except Exception as error:  # noqa: BLE001  # the border to user code: one message's trouble is not the next one's
+                    self._bus._session.counters["handler_errors"] += 1
+                    log_exception(f"callback of {self!r} raised {type(error).__name__}", error)
+                if group is not None:
+                    self._handled()
+        except IndexError:
+            pass  # no more are here
         with self._bus._lock:
             self._scheduled = False
             self._schedule()
-            self._bus._session.grant(self._lane, idle=not self._lane.messages)
+            self._bus._session.grant(self._lane, idle=not messages)
 
 
 class Inbox(Subscription):
@@ -223,27 +225,6 @@ class Responder:
 
     def _forget(self) -> bool:
         return self._bus._session.services.remove(self.name, self.method, self)
-
-    def _handle(self, request: Request) -> None:
-        """On the worker: one request."""
-        if request.cancelled:
-            return
-        bus, services = self._bus, self._bus._session.services
-        try:
-            value = self._handler(request)
-        except Exception as error:  # noqa: BLE001  # the border to user code: it becomes an ERROR
-            with bus._lock:
-                text = services.refuse(request, error)
-            if text is not None:
-                log_exception(text, error)
-        else:
-            with bus._lock:
-                text = services.answer(request, value)
-            if text is not None:
-                bus._session.remark(ERROR, f"{text}: its answer cannot be sent")
-        with bus._lock:
-            if bus._outbox.out:
-                bus._wire.push()
 
 
 def log_exception(text: str, error: Exception) -> None:

@@ -8,11 +8,10 @@ wait on them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ipcbus.protocol.messages import Meta
-from ipcbus.protocol.payloads import decode_value
+from ipcbus.protocol.payloads import RAW, decode_value
 
 from ._errors import BusError
 from ._lanes import Lane
@@ -21,17 +20,20 @@ from ._lanes import Lane
 class Call:
     """A request (or a ping, whose ``to`` is empty) that settles once: with an answer or with an error."""
 
-    __slots__ = ("declaration", "done", "error", "id", "meta", "notify", "payload", "to")
+    # (no slots: what most calls never set is cheapest as the class's)
+    declaration: Declaration | None = None
+    done = False
+    error: BusError | None = None
+    meta: Meta = None
+    payload = b""
+    notify: Callable[[], None] | None = None  #: told when it is done
+    deadline: float | None = None  #: asyncio: when nobody waits any more
 
     def __init__(self, identity: int, to: str, declaration: Declaration | None = None) -> None:
         self.id = identity
         self.to = to
-        self.declaration = declaration
-        self.done = False
-        self.error: BusError | None = None
-        self.meta: Meta = None
-        self.payload = b""
-        self.notify: Callable[[], None] | None = None  #: told when it is done
+        if declaration is not None:
+            self.declaration = declaration
 
     def settle(self, meta: Meta = None, payload: bytes = b"", error: BusError | None = None) -> None:
         """The answer. A second one is ignored."""
@@ -45,23 +47,24 @@ class Call:
         """The decoded answer of a call that is done; raises its error, or PayloadError."""
         if self.error is not None:
             raise self.error
-        return decode_value(self.meta, self.payload)
+        return self.payload if self.meta == RAW else decode_value(self.meta, self.payload)
 
 
-@dataclass(slots=True)
 class Declaration:
     """Something that the bus was told and must be told again after a reconnect."""
 
-    method: str  #: the bus's method: subscribe, own or serve
-    arguments: dict[str, Any]
-    call: Call  #: whoever waits for the first answer
-    lane: Lane | None = None  #: of a subscription
-    said: bool = False  #: this connection was told
-    owner: bool = False  #: of a name: it is ours, and not only waited for
+    __slots__ = ("arguments", "call", "lane", "method", "owner", "said")  # (no dataclass, here and elsewhere: importing those takes 13 ms)
+
+    def __init__(self, method: str, arguments: dict[str, Any], call: Call, lane: Lane | None = None) -> None:
+        self.method = method  #: the bus's method: subscribe, own or serve
+        self.arguments = arguments
+        self.call = call  #: whoever waits for the first answer
+        self.lane = lane  #: of a subscription
+        self.said = False  #: this connection was told
+        self.owner = False  #: of a name: it is ours, and not only waited for
 
 
-@dataclass(frozen=True, slots=True)
-class Remark:
+class Remark(NamedTuple):
     """Something for the log: the shell writes it where no lock is held."""
 
     level: int  #: of the logging module, which the session does not import

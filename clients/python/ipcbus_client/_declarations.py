@@ -67,7 +67,6 @@ class Declarations:
         if declaration.lane is not None:
             self._session.lanes.pop(declaration.lane.number, None)
             declaration.lane.close()
-            self._session.forget_lane(declaration.lane)
         arguments = declaration.arguments
         if declaration.method == "own":
             for other in [other for other in self._all if other[0] == "serve" and other[1] == key[1]]:

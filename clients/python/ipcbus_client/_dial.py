@@ -7,8 +7,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ipcbus.protocol.addresses import Address, TcpAddress, UnixAddress
 from ipcbus.protocol.limits import NONCE_BYTES
@@ -24,8 +23,7 @@ HANDSHAKE_S = 10.0
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """Where to connect, and with which secret."""
 
     address: Address

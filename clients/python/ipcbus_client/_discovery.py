@@ -34,7 +34,7 @@ def find_address(address: str | None, bus: str | None) -> Address:
     if bus is None:
         text = os.environ.get("IPCBUS_ADDRESS")
         if text:
-            return parse_address(text)
+            return parse_address(text.partition(",")[0].strip())  # the daemon may listen on more than one
     return default_address(runtime_dir(), bus or os.environ.get("IPCBUS_BUS") or DEFAULT_BUS)
 
 

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 from ._backoff import Backoff
 from ._dial import HANDSHAKE_S, UntrustedError, dial, explain
 from ._errors import ConnectError
-from ._outbox import BURST_S
+from ._outbox import BURST_MESSAGES, BURST_S
 from ._session import State
 from ._waiter import Waiter
 
 if TYPE_CHECKING:
     from ._wire import Wire
 
-#: Ticks without output after which a burst is over.
+#: Ticks with little output after which a burst is over.
 _QUIET_TICKS = 4
 #: So long nobody must have led before the keeper does: who waits again and again shall find the lead free.
 _IDLE_S = 0.005
@@ -42,7 +42,8 @@ class Keeper:
         self._attempt = 0
         self._backoff = Backoff()
         self._turned = (0, 0.0)  #: how often others had led, and when that number was new
-        self._quiet = (0, 0)  #: ticks without output, and how often others had flushed
+        self._quiet = (0, 0)  #: ticks with little output, and how often publishers had written
+        self._log_lock = threading.RLock()  #: who holds it writes the log
 
     def start(self) -> None:
         """Begin, by connecting."""
@@ -64,7 +65,7 @@ class Keeper:
         while session.state is not State.CLOSED:
             if session.remarks:
                 wire.lock.release()
-                self._log()
+                self.log()
                 wire.lock.acquire()
             elif wire.sock is None:
                 self._redial()
@@ -74,7 +75,12 @@ class Keeper:
         self.finished = True
         wire.close_retired()
         wire.lock.release()
-        self._log()
+        self.log()
+
+    def abandon(self) -> None:
+        """After fork, in the child, where the thread does not exist."""
+        self.finished = True
+        self._log_lock = threading.RLock()
 
     def _keep(self) -> None:
         """One round with a connection: what is due, then sleep. Under the lock, which is free meanwhile."""
@@ -121,19 +127,21 @@ class Keeper:
         wire = self._wire
         retry_at = self._session.declarations.tick(now)
         timeout = None if retry_at is None else max(retry_at - now, 0.0)
-        if wire.outbox.out:
+        outbox = wire.outbox
+        few = len(outbox.out) < 2 * BURST_MESSAGES
+        if outbox.out:
             wire.push()
         if self._session.state is not State.CONNECTED:
             left = wire.opened_at + HANDSHAKE_S - now
             if left <= 0:
                 wire.drop(f"no WELCOME within {HANDSHAKE_S:g} s")
             timeout = left if timeout is None else min(timeout, left)
-        if wire.ticking:
+        if outbox.batching:
             ticks, flushes = self._quiet
-            ticks = ticks + 1 if flushes == wire.flushes else 0
-            self._quiet = (ticks, wire.flushes)
-            wire.ticking = ticks < _QUIET_TICKS
-            if wire.ticking:
+            ticks = ticks + 1 if few and flushes == wire.flushes else 0
+            outbox.batching = ticks < _QUIET_TICKS
+            self._quiet = (ticks if outbox.batching else 0, wire.flushes)
+            if outbox.batching:
                 timeout = BURST_S
         return timeout
 
@@ -168,14 +176,21 @@ class Keeper:
             else:
                 wire.opened(made, opening)
 
-    def _log(self) -> None:
-        """Write the session's remarks to the log; not under the lock (a handler of the log may do anything)."""
-        remarks = self._session.remarks
-        while remarks:
-            remark = remarks.popleft()
-            import logging  # here: a program that never logs does not pay for it
+    def log(self) -> None:
+        """Write the session's remarks to the log; not under the lock of the bus (a handler of the log may do anything). When it returns
+        they are written, whoever did it; only for a handler that hangs nobody waits longer than a second.
+        """
+        if not self._log_lock.acquire(timeout=1.0):
+            return
+        try:
+            remarks = self._session.remarks
+            while remarks:
+                remark = remarks.popleft()
+                import logging  # here: a program that never logs does not pay for it
 
-            logging.getLogger("ipcbus_client").log(remark.level, "%s", remark.text)
+                logging.getLogger("ipcbus_client").log(remark.level, "%s", remark.text)
+        finally:
+            self._log_lock.release()
 
 
 def drain(fd: int) -> None:

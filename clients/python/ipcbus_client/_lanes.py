@@ -21,7 +21,7 @@ class Lane:
     """One subscription of this peer, or its inbox."""
 
     __slots__ = (
-        "_arrived", "_batches", "_handled", "_taken", "_unhandled",
+        "_batches", "_came", "_handled", "_taken", "_unhandled",
         "closed", "error", "gaps", "group", "held_bytes", "lost", "messages", "notify", "number", "pattern", "prefetch", "retained",
         "window_bytes",
     )  # fmt: skip
@@ -42,20 +42,23 @@ class Lane:
         self.error: BusError | None = None  #: why it ended, where the program did not close it
         self.notify: Callable[[], None] | None = None  #: told when messages came, or the lane was closed
         self.held_bytes = 0  #: came and was not granted again
-        self._arrived = 0
+        self._came = 0  #: messages so far
         self._batches: deque[tuple[int, int]] = deque()  #: (messages that had come after it, its bytes), until consumed
         self._taken = 0  #: bytes consumed and not granted yet
         self._unhandled = 0  #: group: messages that came and were not handled
         self._handled = 0  #: group: messages handled and not granted yet
 
-    def arrived(self, count: int, size: int) -> None:
-        """*count* messages of *size* bytes on the wire were put into ``messages``."""
-        self._arrived += count
+    def arrived(self, count: int, size: int) -> bool:
+        """*count* messages of *size* bytes on the wire were put into ``messages``; whether so much is here that grant() may say
+        something.
+        """
+        self._came = came = self._came + count
         self._unhandled += count
-        self.held_bytes += size
-        self._batches.append((self._arrived, size))
+        self.held_bytes = held = self.held_bytes + size
+        self._batches.append((came, size))
         if self.notify is not None:
             self.notify()
+        return held * 2 >= self.window_bytes
 
     def handled(self) -> None:
         """Group: one message was handled (L-6)."""
@@ -69,7 +72,7 @@ class Lane:
         Bytes when half of the window was consumed; messages when half of the prefetch was handled, or what was handled when the consumer
         is *idle*, so that the bus's idea of this member's load is right when it matters.
         """
-        done = self._arrived - len(self.messages)
+        done = self._came - len(self.messages)
         batches = self._batches
         while batches and batches[0][0] <= done:
             self._taken += batches.popleft()[1]

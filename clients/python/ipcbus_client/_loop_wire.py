@@ -11,19 +11,25 @@ import os
 import socket
 from collections.abc import Callable
 from functools import partial
+from math import inf
+from time import monotonic
 from typing import Any
 
 from ipcbus.protocol.addresses import UnixAddress
 from ipcbus.protocol.limits import READ_BYTES
 
 from ._backoff import Backoff
+from ._calls import Call
 from ._dial import ATTEMPT_S, HANDSHAKE_S, Target, UntrustedError, explain
 from ._errors import ConnectError, ConnectionLost, Timeout
 from ._names import took_nothing
-from ._outbox import BURST_S, FLUSH_BYTES
+from ._outbox import BURST_S, NEAR_S
 from ._session import Session, State
 
 Waiters = list["asyncio.Future[None]"]
+
+_CONNECTED = State.CONNECTED
+_NOSIGNAL = int(socket.MSG_NOSIGNAL)
 
 
 class LoopWire:
@@ -36,13 +42,15 @@ class LoopWire:
         self.timeout = timeout
         self.reconnect = reconnect
         self.loop = asyncio.get_running_loop()
-        self.ticking = False  #: a flush is due within BURST_S
         self.last_failure = ""  #: of an attempt to connect
         self.state_waiters: Waiters = []
         self._writable_waiters: Waiters = []
         self._sock: socket.socket | None = None
         self._writing = False  #: the loop watches for writability
-        self._flushed_at = 0.0
+        self._sent_at = 0.0  #: when a publisher last wrote
+        self._flushing = False  #: push() is due at the end of this round of the loop
+        self._sweep_at = inf  #: when the first call's deadline is; one timer serves them all
+        self._sweeper: asyncio.TimerHandle | None = None
         self._buffer = bytearray(READ_BYTES)
         self._view = memoryview(self._buffer)
         self._attempt = 0
@@ -77,15 +85,47 @@ class LoopWire:
                     timer.cancel()
         return True
 
-    def waker(self) -> tuple[asyncio.Future[None], Callable[[], None]]:
-        """A future, and what resolves it."""
-        future = self.loop.create_future()
-        return future, partial(_resolve, future)
+    def settled(self, call: Call, deadline: float | None) -> asyncio.Future[None]:
+        """What to await until *call* is done or its *deadline* (of monotonic()) has passed. Writes what is buffered: at once, or with
+        what else this round of the loop sends where other calls are in flight.
+        """
+        future: asyncio.Future[None] = asyncio.Future(loop=self.loop)
+        call.notify = partial(_resolve, future)
+        if deadline is not None:
+            call.deadline = deadline
+            if deadline < self._sweep_at:
+                self._sweep_soon(deadline)
+        if len(self.session.calls) > 1:
+            self.push_soon()
+        else:
+            self.push()
+        return future
+
+    def _sweep_soon(self, at: float) -> None:
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        self._sweep_at = at
+        self._sweeper = self.loop.call_later(max(at - monotonic(), 0.0), self._sweep)
+
+    def _sweep(self) -> None:
+        """Have those look again whose deadline has passed. (A timer per call would cost more than the rest of the call.)"""
+        self._sweeper = None
+        self._sweep_at = inf
+        now = monotonic()
+        first = inf
+        for call in (*self.session.calls.values(), *self.session.declarations.take_calls()):
+            if call.deadline is not None and call.notify is not None:
+                if call.deadline <= now:
+                    call.notify()
+                else:
+                    first = min(first, call.deadline)
+        if first < inf:
+            self._sweep_soon(first)
 
     async def wait_connected(self, deadline: float | None) -> bool:
         """Wait for a connection; raises what ended the bus."""
         session = self.session
-        if session.state is not State.CONNECTED:
+        if session.state is not _CONNECTED:
             await self.wait(lambda: session.state in (State.CONNECTED, State.CLOSED), self.state_waiters, deadline)
         session.check_open()
         return session.state is State.CONNECTED
@@ -114,8 +154,9 @@ class LoopWire:
         sock = self._sock
         if sock is None:
             return
+        session = self.session
         try:
-            count = sock.recv_into(self._buffer)
+            count = sock.recv_into(self._buffer, session.read_bytes)
         except BlockingIOError:
             return
         except OSError as error:
@@ -124,7 +165,6 @@ class LoopWire:
         if not count:
             self.drop("the bus closed the connection")
             return
-        session = self.session
         session.receive(self._view[:count])
         if session.hangup is not None:
             self.drop(session.hangup)
@@ -136,12 +176,23 @@ class LoopWire:
     def push(self) -> bool:
         """Write what is buffered as far as the kernel takes it; whether it took all."""
         outbox = self.outbox
-        while chunk := outbox.chunk():
+        while True:
+            blocked = outbox._sending
+            if not blocked and not outbox.out:
+                return True
             sock = self._sock
             if sock is None:
                 return False
             try:
-                outbox.wrote(sock.send(chunk, socket.MSG_NOSIGNAL))
+                if blocked:
+                    outbox.wrote(sock.send(outbox.chunk(), _NOSIGNAL))
+                else:
+                    data = outbox.begin()
+                    count = sock.send(data, _NOSIGNAL)
+                    if count == len(data):
+                        outbox._sending = b""
+                    else:
+                        outbox.wrote(count)
             except BlockingIOError:
                 if not self._writing:
                     self._writing = True
@@ -150,8 +201,18 @@ class LoopWire:
             except OSError as error:
                 self.drop(f"writing failed: {error.strerror}")
                 return False
-        self._flushed_at = self.loop.time()
-        return True
+
+    def push_soon(self) -> None:
+        """push() at the end of this round of the loop, with what others put into the outbox until then."""
+        if not self._flushing:
+            self._flushing = True
+            self.loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        self.outbox.batching = False
+        self.push()
+        self._sent_at = monotonic()
 
     def _writable(self) -> None:
         if self.push() and self._sock is not None:
@@ -163,23 +224,22 @@ class LoopWire:
             self.loop.remove_writer(sock.fileno())
             wake(self._writable_waiters)
 
-    def _flush_burst(self) -> None:
-        self.ticking = False
-        self.push()
-
-    async def published(self, buffered_bytes: int) -> None:
-        """A publication was put into the outbox: send it, or leave it to the burst that it is part of.
+    async def published(self) -> None:
+        """A publication was put into the outbox, and it is not just one more of a burst: write, begin a burst, or see why there is no
+        connection. A burst lasts for a round of the loop.
 
         Raises Timeout when the bus does not take what is buffered for the connect timeout; it stays buffered.
         """
-        if not buffered_bytes:
+        outbox = self.outbox
+        if not outbox.peer:
             self.session.check_open()
-        elif buffered_bytes < FLUSH_BYTES:
-            if self.loop.time() - self._flushed_at >= BURST_S:
+        elif not outbox.batching:
+            if monotonic() - self._sent_at < NEAR_S:
+                outbox.batching = True
+                self.push_soon()
+            else:
                 self.push()
-            elif not self.ticking:
-                self.ticking = True
-                self.loop.call_later(BURST_S, self._flush_burst)
+                self._sent_at = monotonic()
         elif self.push():
             await asyncio.sleep(0)  # a loop that only publishes must not starve the others
         else:
@@ -211,6 +271,8 @@ class LoopWire:
 
     def end(self) -> None:
         """The bus is closed: let go of the socket."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
         self._let_go()
         self.session.close()
 

@@ -30,15 +30,15 @@ class Message(tuple[Any, ...]):
     @property
     def data(self) -> Any:
         """The decoded payload, decoded anew at each access. Raises PayloadError, which concerns this message only (S-2)."""
-        meta, payload = self[3], self[4]
-        if meta == RAW:
-            return payload
-        if meta is None and 0 < len(payload) <= MAX_ELEMENTS:
+        meta = self[3]
+        if meta is None:  # most messages: nothing between the reader and the decoder (a LargeMessage checks first)
             try:
-                return _unpack(payload, strict_map_key=False)
+                return _unpack(self[4], strict_map_key=False)
             except (ValueError, TypeError, RecursionError, msgpack.UnpackException):
-                pass  # once more, for the error
-        return decode_value(meta, payload)
+                pass  # once more, for the error, or for None where it is empty
+        elif meta == RAW:
+            return self[4]
+        return decode_value(meta, self[4])
 
     @property
     def headers(self) -> dict[str, Any]:
@@ -59,6 +59,22 @@ class Message(tuple[Any, ...]):
         return f"<Message {self.topic!r} from :{self.sender}, {len(self.payload)} B>"
 
 
+class LargeMessage(Message):
+    """One whose payload may have more elements than S-2 allows: only what is over a million bytes can."""
+
+    __slots__ = ()
+
+    @property
+    def data(self) -> Any:
+        """As a Message's; counts before it decodes."""
+        return decode_value(self[3], self[4])
+
+
+def message_class(size_bytes: int) -> type[Message]:
+    """What messages of *size_bytes* together are made as."""
+    return Message if size_bytes <= MAX_ELEMENTS else LargeMessage
+
+
 def headers_of(meta: Meta) -> dict[str, Any]:
     """The headers of *meta* without ``encoding``, which is not the sender's word but the payload's form."""
     if isinstance(meta, dict):
@@ -69,20 +85,25 @@ def headers_of(meta: Meta) -> dict[str, Any]:
 class Request:
     """A request to be answered by a handler."""
 
-    __slots__ = ("cancelled", "epoch", "id", "meta", "method", "notify", "payload", "sender", "timeout", "to")
+    __slots__ = ("cancelled", "epoch", "id", "meta", "notify", "payload", "sender", "timeout", "to")
 
     def __init__(self, envelope: tuple[Any, ...], epoch: int) -> None:
         _, self.sender, self.to, self.id, timeout_ms, self.meta, self.payload = envelope
-        self.method: str = self.to.partition("/")[2]
         self.timeout: float = timeout_ms / 1000  #: seconds that the requester gave, counted by the bus from when it read the request
         self.cancelled = False  #: the requester gave up, died, or the time passed: the answer would go nowhere
         self.epoch = epoch  #: the connection that it came on; an answer on another one means nothing
-        self.notify: Callable[[], None] | None = None  #: told when it is cancelled
+        self.notify: Callable[[], object] | None = None  #: told when it is cancelled
+
+    @property
+    def method(self) -> str:
+        """The method that was asked for."""
+        to: str = self.to
+        return to.partition("/")[2]
 
     @property
     def data(self) -> Any:
         """The decoded payload. Raises PayloadError."""
-        return decode_value(self.meta, self.payload)
+        return self.payload if self.meta == RAW else decode_value(self.meta, self.payload)
 
     @property
     def headers(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ Knows no socket. The shell calls it under the lock of its bus.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgpack
@@ -26,8 +26,13 @@ from ._errors import BadName, bad_name
 
 #: Buffered publications are written when there are so many bytes of them: enough that the system call no longer matters.
 FLUSH_BYTES = 65_536
-#: A publication that follows another one within this time is part of a burst and waits as long for more.
+#: A publication that comes so soon after the last one was written begins a burst. Programs that publish thousands of times a second at
+#: even distances stay above it; a loop, also one that is preempted now and then, does not.
+NEAR_S = 0.000_15
+#: In a burst publications wait so long for more.
 BURST_S = 0.001
+#: A burst goes on while there are so many in each BURST_S.
+BURST_MESSAGES = 8
 #: Publications that wait for a connection; above it publish() waits (PROTOCOL.md has no part in this).
 WAITING_MAX_BYTES = 8 * 1024 * 1024
 #: Cached heads of frames, of some 100 bytes each.
@@ -36,7 +41,8 @@ _HEADS_MAX = 8192
 _PLAIN = {False: Kind.PUBLISH, True: Kind.RETAIN}
 _is_meta = dict(LAYOUTS[Kind.PUBLISH])["meta"]
 
-_Heads = dict[str, dict[int, bytes]]
+#: topic -> size of the payload -> all of a PUBLISH before its payload, and with how many parts in ``out`` there are FLUSH_BYTES of such
+_Heads = dict[str, dict[int, tuple[bytes, int]]]
 
 
 class OutboxFullError(Exception):
@@ -47,55 +53,63 @@ class Outbox:
     """The bytes that this connection still has to write, and the publications that wait for the next one."""
 
     __slots__ = (
-        "_at", "_heads_count", "_pack", "_raw", "_sending", "_value", "max_payload_bytes", "out", "peer", "waiting", "waiting_bytes",
+        "_at", "_heads_count", "_joining", "_raw", "_sending", "_value",
+        "batching", "max_payload_bytes", "out", "pack", "peer", "waiting", "waiting_bytes",
     )  # fmt: skip
 
     def __init__(self) -> None:
-        self.out = bytearray()  #: whole frames, not begun
-        self._sending = bytearray()  #: whole frames, written up to _at
+        self.out: list[bytes] = []  #: parts that make whole frames, not begun (a growing bytearray would copy itself again and again)
+        self.batching = False  #: a burst: what is buffered is written by the shell's flusher, or when it is much
+        self._joining: Sequence[bytes] = ()  #: parts on their way from out to _sending
+        self._sending = b""  #: whole frames, written up to _at
         self._at = 0
         self.peer = 0  #: this connection's id; 0 while there is none
         self.waiting: deque[tuple[Kind, str, Meta, bytes]] = deque()  #: for the next connection
         self.waiting_bytes = 0
         self.max_payload_bytes = 16 * 1024 * 1024
-        self._pack: Callable[[Any], bytes] = msgpack.Packer().pack
-        self._raw: _Heads = {}  #: topic -> payload size -> all of a PUBLISH frame before its payload
+        self.pack: Callable[[Any], bytes] = msgpack.Packer().pack
+        self._raw: _Heads = {}
         self._value: _Heads = {}
         self._heads_count = 0
 
     # --- what goes in ---
 
-    def publish(self, topic: str, data: Any, retain: bool, headers: Mapping[str, Any] | None) -> int:
-        """Encode one publication; returns how many bytes wait in ``out``, or 0 when it waits for a connection.
+    def publish(self, topic: str, data: Any, retain: bool, headers: Mapping[str, Any] | None) -> bool:
+        """Encode one publication; returns whether the shell has to look after it: write, begin a burst, or find that there is no
+        connection.
 
         Raises BadName, PayloadError or OutboxFullError; then nothing was sent.
         """
-        if data.__class__ is bytes:
+        shape = type(data)
+        if shape is bytes:
             payload = data
             heads = self._raw
+        elif shape is bytearray or shape is memoryview:
+            return self._publish_slowly(topic, data, retain, headers)
         else:
             try:
-                payload = self._pack(data) if data.__class__ not in _BYTES_LIKE else None
+                payload = self.pack(data)
             except (TypeError, ValueError, OverflowError, RecursionError) as error:
                 raise PayloadError(f"cannot pack {type(data).__name__}: {error}") from error
             heads = self._value
-        if retain or headers is not None or payload is None:
-            return self._publish_slowly(topic, data, _PLAIN[bool(retain)], headers)
-        out = self.out
+        if retain or headers is not None:
+            return self._publish_slowly(topic, data, retain, headers)
         try:
-            out += heads[topic][len(payload)]
+            head, enough = heads[topic][len(payload)]
         except (KeyError, TypeError):
             meta = RAW if heads is self._raw else None
             self._cache(heads, topic, meta, len(payload))
             return self._put(Kind.PUBLISH, topic, meta, payload)
-        out += payload  # nothing is called between the two, so no signal handler's exception can tear the frame
-        return len(out)
+        frame = head, payload
+        out = self.out
+        out += frame  # one step without a call since ``out`` was looked at: a signal handler may publish too
+        return len(out) >= enough or not self.batching
 
-    def put(self, frame: bytes) -> None:
-        """Send a whole frame. (A method, so that *frame* is made before ``out`` is looked at: a signal handler may write in between.)"""
+    def put(self, *frame: bytes) -> None:
+        """Send a whole frame, in one part or several. (A method, so that *frame* is made before ``out`` is looked at.)"""
         self.out += frame
 
-    def send(self, to: str, data: Any, headers: Mapping[str, Any] | None) -> int:
+    def send(self, to: str, data: Any, headers: Mapping[str, Any] | None) -> bool:
         """Encode one direct message, as publish() does a publication."""
         if parse_peer(to) is None:
             try:
@@ -105,18 +119,17 @@ class Outbox:
         meta, payload = self.encode(data, headers)
         return self._put(Kind.SEND, to, meta, payload)
 
-    def _publish_slowly(self, topic: str, data: Any, kind: Kind, headers: Mapping[str, Any] | None) -> int:
+    def _publish_slowly(self, topic: str, data: Any, retain: bool, headers: Mapping[str, Any] | None) -> bool:
         check_publication(topic)
         meta, payload = self.encode(data, headers)
-        return self._put(kind, topic, meta, payload)
+        return self._put(_PLAIN[bool(retain)], topic, meta, payload)
 
-    def _put(self, kind: Kind, to: str, meta: Meta, payload: bytes) -> int:
+    def _put(self, kind: Kind, to: str, meta: Meta, payload: bytes) -> bool:
         if not self.peer:
             return self._wait(kind, to, meta, payload)
         head = self._head(kind, to, meta, len(payload))
-        self.out += head
-        self.out += payload
-        return len(self.out)
+        self.put(head, payload)
+        return not self.batching or len(self.out) >= _enough(len(head) + len(payload))
 
     def encode(self, data: Any, headers: Mapping[str, Any] | None) -> tuple[Meta, bytes]:
         """The meta and payload of *data* with *headers*. Raises PayloadError."""
@@ -125,7 +138,7 @@ class Outbox:
             if isinstance(data, (bytes, bytearray, memoryview)):
                 meta, payload = RAW, bytes(data)
             else:
-                payload = self._pack(data)
+                payload = self.pack(data)
             if headers:
                 meta = dict(headers) if meta is None else {"encoding": meta, **headers}
                 if not _is_meta(meta):
@@ -134,10 +147,11 @@ class Outbox:
             raise
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise PayloadError(f"cannot pack {type(data).__name__}: {error}") from error
-        self._check_size(len(payload))
+        self.check_size(len(payload))
         return meta, payload
 
-    def _check_size(self, size: int) -> None:
+    def check_size(self, size: int) -> None:
+        """Raise PayloadError where a payload of *size* bytes is over the bus's limit."""
         if size > self.max_payload_bytes:
             raise PayloadError(f"payload of {size} bytes: this bus carries at most {self.max_payload_bytes}")
 
@@ -150,25 +164,26 @@ class Outbox:
         checks.
         """
         check_publication(topic)
-        self._check_size(size)
+        self.check_size(size)
         if not self.peer:
             return
         if self._heads_count >= _HEADS_MAX:
             self._forget_heads()
         self._heads_count += 1
-        heads.setdefault(topic, {})[size] = self._head(Kind.PUBLISH, topic, meta, size)
+        head = self._head(Kind.PUBLISH, topic, meta, size)
+        heads.setdefault(topic, {})[size] = head, _enough(len(head) + size)
 
     def _forget_heads(self) -> None:
         self._raw.clear()
         self._value.clear()
         self._heads_count = 0
 
-    def _wait(self, kind: Kind, to: str, meta: Meta, payload: bytes) -> int:
+    def _wait(self, kind: Kind, to: str, meta: Meta, payload: bytes) -> bool:
         if self.waiting_bytes >= WAITING_MAX_BYTES:
             raise OutboxFullError
         self.waiting.append((kind, to, meta, payload))
         self.waiting_bytes += len(payload) + len(to) + 64
-        return 0
+        return True
 
     # --- the connection ---
 
@@ -189,10 +204,14 @@ class Outbox:
         """The connection is gone. Publications and direct messages that the kernel never had wait for the next one, in order; everything
         else is void.
         """
-        unsent = [*_frames(self._sending, self._at), *_frames(self.out, 0)]
+        if self._joining:
+            self._sending = b"".join(self._joining)
+        unsent = [*_frames(self._sending, self._at), *_frames(b"".join(self.out), 0)]
         self.peer = 0
-        self.out = bytearray()
-        self._sending = bytearray()
+        self.batching = False
+        self.out = []
+        self._joining = ()
+        self._sending = b""
         self._at = 0
         self._forget_heads()
         again = deque((frame.kind, frame.elements[2], frame.elements[3], frame.payload) for frame in unsent if frame.kind in IN_RUNS)
@@ -210,23 +229,35 @@ class Outbox:
 
     # --- what goes out ---
 
+    def begin(self) -> bytes:
+        """The bytes to write next; empty when there are none. Call wrote() with how many the kernel took of them. Only where nothing is
+        ``blocked``.
+        """
+        if not self._joining:
+            if not self.out:
+                return b""
+            self._joining, self.out = self.out, []
+        data = self._sending = b"".join(self._joining)  # interrupted here by a signal handler, it is done again
+        self._joining = ()
+        return data
+
     def chunk(self) -> memoryview:
-        """The bytes to write next; empty when there are none. Call wrote() with how many the kernel took."""
+        """As begin(), also where something is blocked."""
         if not self._sending:
-            self._sending, self.out = self.out, bytearray()
+            self.begin()
         return memoryview(self._sending)[self._at :]
 
     def wrote(self, count: int) -> None:
         """The kernel took *count* bytes of chunk()."""
         self._at += count
         if self._at >= len(self._sending):
-            self._sending = bytearray()
+            self._sending = b""
             self._at = 0
 
     @property
     def unsent_bytes(self) -> int:
         """Bytes of this connection that the kernel does not have yet."""
-        return len(self._sending) - self._at + len(self.out)
+        return len(self._sending) - self._at + sum(map(len, self._joining)) + sum(map(len, self.out))
 
     @property
     def blocked(self) -> bool:
@@ -234,7 +265,9 @@ class Outbox:
         return bool(self._sending)
 
 
-_BYTES_LIKE = frozenset({bytearray, memoryview})
+def _enough(frame_bytes: int) -> int:
+    """With how many parts in ``out`` FLUSH_BYTES are there, where the frames, of two parts each, are as large as this one."""
+    return 2 * max(FLUSH_BYTES // frame_bytes, 1)
 
 
 def check_publication(topic: str) -> None:
@@ -249,13 +282,13 @@ def check_publication(topic: str) -> None:
         raise bad_name(error) from error
 
 
-def _frames(data: bytearray, begun: int) -> list[Any]:
+def _frames(data: bytes, begun: int) -> list[Any]:
     """The whole frames of *data* of which no byte was written, where *begun* bytes were."""
     frames = []
     at, end = 0, len(data)
     while at < end:
         size = HEADER_BYTES + int.from_bytes(data[at + 1 : at + HEADER_BYTES], "big")
         if at >= begun:
-            frames.append(decode(bytes(data[at : at + size])))
+            frames.append(decode(data[at : at + size]))
         at += size
     return frames

@@ -17,6 +17,7 @@ from ipcbus.protocol.payloads import PayloadError
 from ipcbus.protocol.topics import peer_address
 
 from ._errors import ServiceError
+from ._heads import HEADS_MAX, Head, call_head
 from ._message import Request
 
 if TYPE_CHECKING:
@@ -34,14 +35,18 @@ class Services:
         #: for the shell; bounded by the bus's limit of requests in flight at one callee
         self.requests: deque[tuple[Any, Request]] = deque()
         self._handlers: dict[str, dict[str, Any]] = {}
+        self._found: dict[str, Any] = {}  #: what find() said, until a handler comes or goes
         self._active: dict[tuple[int, int], Request] = {}
+        self._heads: dict[int, Head] = {}  #: of REPLYs, by requester
 
     def add(self, name: str, method: str, handler: Any) -> None:
         """Requests to ``name/method`` are for *handler* from now on."""
+        self._found.clear()
         self._handlers.setdefault(name, {})[method] = handler
 
     def remove(self, name: str, method: str, handler: Any) -> bool:
         """*handler* takes no more requests; whether it was the last one under *name*."""
+        self._found.clear()
         methods = self._handlers.get(name, {})
         if methods.get(method) is handler:
             del methods[method]
@@ -67,12 +72,18 @@ class Services:
     def take(self, envelope: tuple[Any, ...]) -> None:
         """A REQUEST came."""
         request = Request(envelope, self._session.epoch)
-        handler = self.find(request.to)
         self._active[request.sender, request.id] = request
-        if handler is None:
-            self.fail(request, "NoSuchMethod", f"{request.to} is not served any more")
-        else:
-            self.requests.append((handler, request))
+        try:
+            handler = self._found[request.to]
+        except KeyError:
+            handler = self.find(request.to)
+            if handler is None:
+                self.fail(request, "NoSuchMethod", f"{request.to} is not served any more")
+                return
+            if len(self._found) >= HEADS_MAX:
+                self._found.clear()
+            self._found[request.to] = handler
+        self.requests.append((handler, request))
 
     def cancel(self, sender: int, identity: int) -> None:
         """CANCEL came (R-3): nobody waits for the answer."""
@@ -84,14 +95,32 @@ class Services:
         """The connection is gone, and with it whoever waits for an answer on it."""
         active, self._active = self._active, {}
         self.requests.clear()
+        self._heads.clear()
         for request in active.values():
             request.cancel()
 
     def reply(self, request: Request, value: Any) -> None:
         """The answer of a handler. Does nothing where nobody waits for it. Raises PayloadError where *value* cannot be sent."""
-        if self._wanted(request):
-            meta, payload = self._session.outbox.encode(value, None)
-            self._put(request, payload, Kind.REPLY, meta)
+        session = self._session
+        outbox = session.outbox
+        key = request.sender, request.id
+        if request.cancelled or request.epoch != session.epoch or self._active.get(key) is not request:
+            return
+        meta, payload = (1, value) if type(value) is bytes else outbox.encode(value, None)
+        size = len(payload)
+        if size > outbox.max_payload_bytes:
+            outbox.check_size(size)
+        sender, identity = key
+        head = self._heads.get(sender)
+        if head is None or not head[2] <= identity <= head[3]:
+            if len(self._heads) >= HEADS_MAX:
+                self._heads.clear()
+            head = self._heads[sender] = call_head(identity, Kind.REPLY, session.peer, peer_address(sender))
+        pack, before, _, _, base, after, after_raw, _ = head
+        del self._active[key]
+        frame = pack(0xCE, base + size, before, identity, after_raw if meta else after, size), payload
+        out = outbox.out
+        out += frame
 
     def refuse(self, request: Request, error: Exception) -> str | None:
         """A handler raised *error*: send it as ERROR. Returns the text for the log where it was not a ServiceError, which is an answer

@@ -5,38 +5,46 @@ owns the socket and the waiting. It calls opened() when a socket is connected, r
 gone, and writes what is in ``outbox``; it learns what happened through the ``notify`` of calls, lanes and requests, and through
 ``on_state`` and ``on_requests``. All calls of one session are under one lock.
 
-A frame's way in: receive() decodes a whole read as one msgpack stream (S-1). A read with nothing but publications, the common case, goes
-to the lane in four calls that run in C; anything else goes frame by frame through ``_handlers``.
+A frame's way in: receive() decodes a read that is one whole frame by itself, for requests and replies come so, and each function called
+on their way is called with cold caches. Other reads it decodes as one msgpack stream (S-1). A read with nothing but publications of one
+lane goes there in a few calls that run in C; in other reads they are gathered by lane. The rest goes frame by frame through ``_handlers``.
 """
 
 from __future__ import annotations
 
 import enum
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Mapping
 from operator import itemgetter
+from struct import Struct
 from typing import Any
 
 import msgpack
 
 from ipcbus.protocol.errors import Code, code_label
-from ipcbus.protocol.limits import HEADER_BYTES, VERSION, Limits
+from ipcbus.protocol.limits import HEADER_BYTES, READ_BYTES, VERSION, Limits
 from ipcbus.protocol.messages import Kind, encode, encode_with_payload
 from ipcbus.protocol.payloads import PayloadError, decode_value
 
 from ._calls import ERROR, WARNING, Call, Remark
 from ._declarations import Declarations
 from ._errors import BusError, Closed, ConnectError, ConnectionLost, RequestError, Verdict, request_error, verdict
+from ._heads import HEADS_MAX, Head, call_head
 from ._lanes import INBOX, Lane
-from ._message import Message
+from ._message import Message, message_class
 from ._outbox import Outbox
 from ._services import Services
 
 _DEFAULTS = Limits()
 _first = itemgetter(0)
+_frame_head = Struct(">BI").unpack_from
+_unpack = msgpack.unpackb
+#: Kinds as plain ints, for what runs per frame: an enum's member costs a lookup in its class, its value two calls.
+_REPLY, _LANE = Kind.REPLY.value, Kind.LANE.value
 _PUBLISHES = {Kind.PUBLISH.value}
-_TUPLES = {tuple}
 _PUBLICATIONS = (Kind.PUBLISH.value, Kind.RETAIN.value)
+#: A read: some hundred messages, so that they are consumed, and their memory is used again, before the garbage collector looks at them.
+_READ_BYTES = 65_536
 _REMARKS_MAX = 100
 #: Direct messages that wait for an inbox's reader: they have no credit, so this is where they are bounded.
 INBOX_MAX_BYTES = 16 * 1024 * 1024
@@ -49,6 +57,9 @@ class State(enum.Enum):
     CONNECTED = "connected"
     RECONNECTING = "reconnecting"
     CLOSED = "closed"
+
+
+_CONNECTED, _CLOSED = State.CONNECTED, State.CLOSED
 
 
 class Session:
@@ -77,9 +88,8 @@ class Session:
             "received": 0, "received_bytes": 0, "lost": 0, "refused": 0, "late_replies": 0, "unclaimed": 0,
             "reconnects": 0, "handler_errors": 0, "dropped_waiting": 0,
         }  # fmt: skip
+        self.request_heads: dict[str, Head] = {}  #: by target: who is in here may be asked
         self._next_id = 0
-        self._nowhere = Lane(0, "", window_bytes=1)
-        self._nowhere.messages = deque(maxlen=0)
         self._secret: bytes | None = None
         self._hello = b""
         self._nonce: bytes | None = None
@@ -88,7 +98,8 @@ class Session:
         self._handlers: dict[int, Callable[[tuple[Any, ...]], None]] = {
             Kind.CHALLENGE: self._on_challenge, Kind.WELCOME: self._on_welcome, Kind.BYE: self._on_bye,
             Kind.PING: self._on_ping, Kind.PONG: self._on_pong, Kind.SEND: self._on_send, Kind.NOTICE: self._on_notice,
-            Kind.REQUEST: self._on_request, Kind.REPLY: self._on_reply, Kind.ERROR: self._on_error, Kind.CANCEL: self._on_cancel,
+            Kind.REQUEST: self.services.take, Kind.ERROR: self._on_error, Kind.CANCEL: self._on_cancel,
+            Kind.LANE: self._on_lane,
         }  # fmt: skip
 
     # --- the connection ---
@@ -116,6 +127,7 @@ class Session:
             return
         was_connected = self.state is State.CONNECTED
         self.outbox.lost()
+        self.request_heads.clear()
         calls, self.calls = self.calls, {}
         self.services.lost()
         self.declarations.lost()
@@ -132,6 +144,7 @@ class Session:
         """The end: nothing is sent or received any more, every wait settles. Idempotent."""
         if self.state is State.CLOSED:
             return
+        self.request_heads.clear()
         self.error = error
         final = error or Closed("the bus was closed")
         unsent = self.outbox.end()
@@ -188,17 +201,44 @@ class Session:
 
     def request(self, to: str, data: Any, headers: Mapping[str, Any] | None, timeout_s: float) -> Call:
         """Send a REQUEST; *to* is checked already. Raises PayloadError."""
-        meta, payload = self.outbox.encode(data, headers)
-        call = Call(self.new_id(), to)
-        self.put_request(call, meta, payload, timeout_s)
+        outbox = self.outbox
+        meta, payload = (1, data) if type(data) is bytes and headers is None else outbox.encode(data, headers)
+        size = len(payload)
+        if size > outbox.max_payload_bytes:
+            outbox.check_size(size)
+        self._next_id = identity = self._next_id + 1
+        call = Call(identity, to)
+        if type(meta) is dict:
+            self.put_request(call, meta, payload, timeout_s)
+            return call
+        try:
+            pack, before, _, highest, base, after, after_raw, made_for = self.request_heads[to]
+        except KeyError:
+            made_for = -1.0
+        if made_for != timeout_s or identity > highest:
+            pack, before, _, highest, base, after, after_raw, _ = self._request_head(identity, to, timeout_s)
+        frame = pack(0xCE, base + size, before, identity, after_raw if meta else after, size), payload
+        out = outbox.out
+        out += frame
+        self.calls[identity] = call
         return call
+
+    def _request_head(self, identity: int, to: str, timeout_s: float) -> Head:
+        if len(self.request_heads) >= HEADS_MAX:
+            self.request_heads.clear()
+        timeout_ms = self._timeout_ms(timeout_s)
+        head = self.request_heads[to] = call_head(identity, Kind.REQUEST, self.outbox.peer, to, timeout_ms, note=timeout_s)
+        return head
 
     def put_request(self, call: Call, meta: Any, payload: bytes, timeout_s: float) -> None:
         """Put the REQUEST of *call* into the outbox and wait for its answer."""
-        longest = self.limits.get("max_timeout_ms", _DEFAULTS.max_timeout_ms)
-        timeout_ms = max(1, min(int(timeout_s * 1000), longest))
+        timeout_ms = self._timeout_ms(timeout_s)
         self.outbox.put(encode_with_payload(payload, Kind.REQUEST, self.outbox.peer, call.to, call.id, timeout_ms, meta))
         self.calls[call.id] = call
+
+    def _timeout_ms(self, timeout_s: float) -> int:
+        longest: int = self.limits.get("max_timeout_ms", _DEFAULTS.max_timeout_ms)
+        return max(1, int(min(timeout_s * 1000, longest)))
 
     def ping(self) -> Call:
         """Send a PING: it settles after everything sent before was routed (H-12)."""
@@ -227,92 +267,140 @@ class Session:
 
     def _begin_stream(self) -> None:
         self._max_frame = _DEFAULTS.max_frame_bytes
-        self._unpacker = msgpack.Unpacker(use_list=False, max_buffer_size=2**31 - 1)  # F-3 is checked by the lengths
+        # F-3 is checked by the lengths. (A larger read_size, the decoder's own buffer, would only spread what is read over more memory.)
+        self._unpacker = msgpack.Unpacker(use_list=False, read_size=READ_BYTES, max_buffer_size=2**31 - 1)
         self._length: int | None = None  #: a length whose envelope is not whole yet
-        self._position = 0  #: bytes of the stream in whole frames
-        self._lane: Lane = self._nowhere  #: L-3
-
-    def forget_lane(self, lane: Lane) -> None:
-        """*lane* was withdrawn: what still comes for it goes nowhere, although no LANE says so."""
-        if self._lane is lane:
-            self._lane = self._nowhere
+        self._position = 0  #: bytes of the decoder's stream in whole frames
+        self._whole = True  #: everything that came was whole frames
+        self._lane = 0  #: L-3: the number of the lane whose publications come
+        self.read_bytes = _READ_BYTES  #: how much to read next; more in the middle of a large frame
 
     def receive(self, data: bytes | bytearray | memoryview) -> None:
         """What came from the bus. Never raises for it: what is wrong ends in ``hangup``."""
-        if self.hangup is not None or self.state is State.CLOSED:
+        if self.hangup is not None or self.state is _CLOSED:
             return
-        unpacker = self._unpacker
-        unpacker.feed(data)
         try:
-            objects = list(unpacker)
-            if self._length is not None:
-                objects.insert(0, self._length)
-                self._length = None
-            if len(objects) & 1:
-                self._length = objects.pop()
-            lengths, envelopes = objects[::2], objects[1::2]
-            size = sum(lengths) + HEADER_BYTES * len(lengths)
-            self._position += size
-            kinds = set(map(_first, envelopes))
-            if envelopes and set(map(type, envelopes)) != _TUPLES:
-                raise ValueError("an envelope is not an array")
-            self._check_position()
+            size = len(data)
+            if self._whole and size > HEADER_BYTES:
+                mark, length = _frame_head(data)
+                if length + HEADER_BYTES == size and mark == 0xCE and length <= self._max_frame:
+                    self._one(_unpack(data[HEADER_BYTES:], use_list=False), size)
+                    return
+            lengths, envelopes, kinds = self._decode(data)
         except (ValueError, TypeError, LookupError, msgpack.UnpackException) as error:
             self.hangup = f"what came from the bus is not a stream of frames: {error or type(error).__name__}"
             return
-        self.counters["received"] += len(envelopes)
-        self.counters["received_bytes"] += size
+        count = len(envelopes)
+        size = sum(lengths) + HEADER_BYTES * count
+        counters = self.counters
+        counters["received"] += count
+        counters["received_bytes"] += size
         if kinds == _PUBLISHES:
-            lane = self._lane
-            lane.messages.extend(map(Message, envelopes))
-            self._arrived(lane, len(envelopes), size)
-        elif envelopes:
-            self._one_by_one(lengths, envelopes)
+            lane = self.lanes.get(self._lane)
+            if lane is not None:
+                lane.messages.extend(map(message_class(size), envelopes))
+                if lane.arrived(count, size):
+                    self.grant(lane)
+        elif count:
+            self._mixed(lengths, envelopes, message_class(size))
             if self.services.requests:
                 self.on_requests()
 
-    def _check_position(self) -> None:
-        """S-1: the decoder must stand where the lengths say, or a payload was taken for a frame."""
-        ahead = self._unpacker.tell() - self._position
-        if self._length is None:
-            agrees = 0 <= ahead < HEADER_BYTES
+    def _one(self, envelope: tuple[Any, ...], size: int) -> None:
+        """One frame, which was a whole read."""
+        counters = self.counters
+        counters["received"] += 1
+        counters["received_bytes"] += size
+        kind = envelope[0]
+        if kind in _PUBLICATIONS:
+            lane = self.lanes.get(self._lane)
+            if lane is not None:
+                lane.messages.append(Message(envelope))
+                if lane.arrived(1, size):
+                    self.grant(lane)
         else:
-            if type(self._length) is not int or self._length > self._max_frame:
-                raise ValueError("a frame's length is over the limit")
-            agrees = HEADER_BYTES <= ahead < HEADER_BYTES + max(self._length, 1)
-        if not agrees:
-            raise ValueError("lengths and envelopes disagree")
+            self._handle(kind, envelope)
+            if self.services.requests:
+                self.on_requests()
 
-    def _arrived(self, lane: Lane, count: int, size: int) -> None:
-        if lane is not self._nowhere:
-            lane.arrived(count, size)
-            self.grant(lane)
-
-    def _one_by_one(self, lengths: list[int], envelopes: list[tuple[Any, ...]]) -> None:
-        lane = self._lane
-        count = size = 0
+    def _handle(self, kind: int, envelope: tuple[Any, ...]) -> None:
+        """A frame that is no publication."""
         try:
-            for length, envelope in zip(lengths, envelopes, strict=True):
-                kind = envelope[0]
-                if kind in _PUBLICATIONS:
-                    lane.messages.append(Message(envelope))
-                    count += 1
-                    size += length + HEADER_BYTES
-                    continue
-                if count:
-                    self._arrived(lane, count, size)
-                    count = size = 0
-                if kind == Kind.LANE:
-                    lane = self._lane = self.lanes.get(envelope[2], self._nowhere)
-                else:
-                    self._handlers[kind](envelope)
-                if self.hangup is not None:
-                    return
+            if kind != _REPLY:
+                self._handlers[kind](envelope)
+                return
+            call = self.calls.pop(envelope[3], None)
+            if call is None or call.declaration is not None:
+                self._settle(call, envelope[4], envelope[5], None)
+            else:  # what settle() does; the call is in `calls`, so it is not done
+                call.meta, call.payload = envelope[4], envelope[5]
+                call.done = True
+                if call.notify is not None:
+                    call.notify()
         except (KeyError, IndexError, TypeError, ValueError) as error:
             self.hangup = f"the bus sent a frame that is not in PROTOCOL.md: {error!r}"
-        finally:
-            if count:
-                self._arrived(lane, count, size)
+
+    def _decode(self, data: bytes | bytearray | memoryview) -> tuple[list[int], list[tuple[Any, ...]], set[int]]:
+        """The lengths and envelopes that are whole now, and the envelopes' kinds. Raises where it is no stream of frames."""
+        unpacker = self._unpacker
+        unpacker.feed(data)
+        objects: list[Any] = list(unpacker)
+        length = self._length
+        if length is not None:
+            objects.insert(0, length)
+        self._length = length = objects.pop() if len(objects) & 1 else None
+        lengths, envelopes = objects[::2], objects[1::2]
+        kinds = set(map(_first, envelopes))  # raises for an int where an array should be
+        self._position += sum(lengths) + HEADER_BYTES * len(lengths)
+        # S-1: the decoder must stand where the lengths say, or a payload was taken for a frame.
+        ahead: int = unpacker.tell() - self._position
+        if length is None:
+            agrees = 0 <= ahead < HEADER_BYTES
+            self._whole = not ahead
+            self.read_bytes = _READ_BYTES
+        else:
+            if type(length) is not int or length > self._max_frame:
+                raise ValueError("a frame's length is over the limit")
+            agrees = HEADER_BYTES <= ahead < HEADER_BYTES + max(length, 1)
+            self._whole = False
+            self.read_bytes = _READ_BYTES if length < READ_BYTES else READ_BYTES
+        if not agrees:
+            raise ValueError("lengths and envelopes disagree")
+        return lengths, envelopes, kinds
+
+    def _mixed(self, lengths: list[int], envelopes: list[tuple[Any, ...]], make: type[Message]) -> None:
+        """Frames of all kinds. Publications are gathered by lane, and given to it before anything else is done and at the end."""
+        gathered: defaultdict[int, list[Any]] = defaultdict(list)  #: lane: length, envelope, length, envelope, …
+        into = gathered[self._lane]
+        try:
+            for frame in zip(lengths, envelopes, strict=True):
+                envelope = frame[1]
+                kind = envelope[0]
+                if kind in _PUBLICATIONS:
+                    into += frame
+                elif kind == _LANE:
+                    self._lane = number = envelope[2]
+                    into = gathered[number]
+                else:
+                    self._deliver(gathered, make)
+                    self._handle(kind, envelope)
+                    if self.hangup is not None:
+                        return
+                    into = gathered[self._lane]
+        except (IndexError, TypeError) as error:
+            self.hangup = f"the bus sent a LANE that is not in PROTOCOL.md: {error!r}"
+        self._deliver(gathered, make)
+
+    def _deliver(self, gathered: defaultdict[int, list[Any]], make: type[Message]) -> None:
+        for number, frames in gathered.items():
+            lane = self.lanes.get(number)
+            if frames and lane is not None:
+                envelopes = frames[1::2]
+                lane.messages.extend(map(make, envelopes))
+                count = len(envelopes)
+                if lane.arrived(count, sum(frames[::2]) + HEADER_BYTES * count):
+                    self.grant(lane)
+        gathered.clear()
 
     def _on_challenge(self, envelope: tuple[Any, ...]) -> None:
         """H-5: the bus's proof first, then ours."""
@@ -333,6 +421,7 @@ class Session:
         _, _, _, _, peer, incarnation, info = envelope
         again = self.incarnation != b""
         self.peer, self.incarnation, self.limits = peer, incarnation, dict(info)
+        self.request_heads.clear()
         self._max_frame = info.get("max_frame_bytes", self._max_frame)
         self.outbox.peer = peer
         self.declarations.replay()  # TCP: all of them; Unix: what was declared since HELLO
@@ -386,23 +475,20 @@ class Session:
             inbox.lost += 1
             self.counters["lost"] += 1
             return
-        inbox.messages.append(Message(envelope))
+        inbox.messages.append(message_class(size)(envelope))
         inbox.arrived(1, size)
 
-    def _on_request(self, envelope: tuple[Any, ...]) -> None:
-        self.services.take(envelope)
+    def _on_lane(self, envelope: tuple[Any, ...]) -> None:
+        self._lane = envelope[2]
 
     def _on_cancel(self, envelope: tuple[Any, ...]) -> None:
         self.services.cancel(envelope[1], envelope[3])
 
-    def _on_reply(self, envelope: tuple[Any, ...]) -> None:
-        self._settle(envelope[3], envelope[4], envelope[5], None)
-
     def _on_error(self, envelope: tuple[Any, ...]) -> None:
         _, _, _, identity, code, text, meta, payload = envelope
         if identity:
-            call = self.calls.get(identity)
-            self._settle(identity, meta, payload, request_error(code, text, call.to if call else ""))
+            call = self.calls.pop(identity, None)
+            self._settle(call, meta, payload, request_error(code, text, call.to if call else ""))
             return
         about = self.map_of(meta, payload)
         count = about.get("count", 1)
@@ -410,8 +496,7 @@ class Session:
         if code != Code.NO_SUCH_REQUEST:
             self.remark(WARNING, f"the bus refused {count} message(s) to {about.get('to')!r}: {code_label(code)}: {text}")
 
-    def _settle(self, identity: int, meta: Any, payload: bytes, error: RequestError | None) -> None:
-        call = self.calls.pop(identity, None)
+    def _settle(self, call: Call | None, meta: Any, payload: bytes, error: RequestError | None) -> None:
         if call is None:
             self.counters["late_replies"] += 1
         elif call.declaration is not None:

@@ -20,18 +20,25 @@ import select
 import socket
 import threading
 from collections.abc import Callable
+from select import POLLIN, POLLOUT
 from time import monotonic
 from typing import Any
 
 from ipcbus.protocol.limits import READ_BYTES
 
+from ._calls import Call
 from ._dial import Target
 from ._errors import ConnectionLost, Timeout
 from ._keeper import Keeper, drain
 from ._names import took_nothing
-from ._outbox import BURST_S, FLUSH_BYTES
+from ._outbox import NEAR_S
 from ._session import Session, State
-from ._waiter import FOLLOWING, IDLE, Waiter
+from ._waiter import FOLLOWING, IDLE, LEADING, Waiter
+
+_CONNECTED = State.CONNECTED
+_NOSIGNAL = int(socket.MSG_NOSIGNAL)
+#: The longest poll(), in its own unit; who waits longer looks again.
+_POLL_MAX_MS = 1e9
 
 
 class Wire:
@@ -44,9 +51,8 @@ class Wire:
         self.timeout = timeout
         self.reconnect = reconnect
         self.lock = threading.RLock()
-        self.ticking = False  #: the keeper flushes every BURST_S
         self.turns = 0  #: times that somebody else than the keeper led
-        self.flushes = 0
+        self.flushes = 0  #: times that a publisher wrote
         self.opened_at = 0.0
         self.leader: Waiter | None = None
         self.keeper = Keeper(self)
@@ -58,7 +64,8 @@ class Wire:
         self._retired: list[socket.socket] = []  #: shut down, to be closed when nobody polls them
         self.pollers = 0
         self._followers: dict[Waiter, None] = {}
-        self._flushed_at = 0.0
+        self._sent_at = 0.0  #: when a publisher last wrote
+        self._caller = Waiter()  #: of whoever leads in lead_for()
         self._buffer = bytearray(READ_BYTES)
         self._view = memoryview(self._buffer)
         session.on_state = self._on_state
@@ -75,7 +82,10 @@ class Wire:
         Writes what is buffered first. Returns the last ready(). An exception from a signal handler leaves everything usable.
         """
         try:
-            while not ready():
+            while True:
+                turns = self.turns
+                if ready():
+                    return True
                 timeout = None
                 if deadline is not None:
                     timeout = deadline - monotonic()
@@ -83,45 +93,90 @@ class Wire:
                         return False
                 if self.outbox.out and self.sock is not None:
                     self.push()
-                if self.sock is not None and self._may_lead():
-                    self._lead(waiter, timeout)
+                    if self.sock is None:
+                        continue  # the connection ended with it, and so did what we wait for, perhaps
+                leader = self.leader
+                # (a signal handler that waits while the thread that it interrupted leads goes on in its place)
+                if self.sock is not None and (
+                    leader is None or leader is self.keeper.waiter or leader.thread == _thread.get_ident()
+                ):
+                    self._lead(waiter, None if timeout is None else timeout * 1000 + 1, turns)
                 else:
                     self._follow(waiter, timeout)
-            return True
         finally:
-            self.hand_over()
+            if self.leader is None or self.session.remarks:
+                self.hand_over()
+
+    def lead_for(self, call: Call, timeout_s: float) -> bool:
+        """The common case of waiting for a reply, flat: nobody else leads, what is buffered goes out in one piece, and what is read next
+        is the reply. Whether it was; if not, wait() goes on. Under the lock.
+        """
+        turns = self.turns
+        leader = self.leader
+        if (leader is None or leader is self.keeper.waiter) and self.push() and self.sock is not None:
+            self._lead(self._caller, timeout_s * 1000 + 1, turns)
+            if self.leader is None and (self._followers or self.keeper.deep or self.session.remarks):
+                self.hand_over()
+        return call.done
+
+    def lead_or_follow(self, waiter: Waiter) -> None:
+        """wait() for the worker, which looks for work itself and comes back: once, without a deadline. Under the lock."""
+        turns = self.turns
+        if self.outbox.out:
+            self.push()
+        leader = self.leader
+        if self.sock is not None and (leader is None or leader is self.keeper.waiter):
+            self._lead(waiter, None, turns)
+            if self.leader is None and (self._followers or self.keeper.deep or self.session.remarks):
+                self.hand_over()
+        else:
+            self._follow(waiter, None)
 
     def _may_lead(self) -> bool:
         leader = self.leader
-        # (a signal handler that waits while the thread that it interrupted leads goes on in its place)
         return leader is None or leader is self.keeper.waiter or leader.thread == _thread.get_ident()
 
-    def _lead(self, waiter: Waiter, timeout: float | None) -> None:
-        sock = self.sock
-        assert sock is not None
-        before = self.leader if self.leader is not self.keeper.waiter else None
+    def _lead(self, waiter: Waiter, timeout_ms: float | None, turns: int) -> None:
+        """Poll, and read once. Does nothing where others led since the caller looked at *turns* and, after that, at what it waits for: a
+        signal handler's wait, for one, may have read it.
+        """
+        keeper = self.keeper
+        before = self.leader
         poller = self._poller
-        if before is not None or self.outbox.blocked:
+        if before is keeper.waiter:
+            before = None
+        if before is not None or self.outbox._sending:
             poller = select.poll()
-            poller.register(sock, select.POLLIN | (select.POLLOUT if self.outbox.blocked else 0))
-            poller.register(self.leader_fd, select.POLLIN)
+            assert self.sock is not None
+            poller.register(self.sock, POLLIN | (POLLOUT if self.outbox._sending else 0))
+            poller.register(self.leader_fd, POLLIN)
+        events: list[tuple[int, int]] = []
         try:
+            waiter.fd = self.leader_fd
+            waiter.thread = _thread.get_ident()
+            waiter.state = LEADING
             self.leader = waiter
-            waiter.lead(self.leader_fd)
-            self.pollers += 1
-            self.lock.release()
-            try:
-                events = poller.poll(None if timeout is None else int(timeout * 1000) + 1)
-            finally:
-                self.lock.acquire()
-                self.polled()
+            if self.turns == turns:
+                self.pollers += 1
+                self.lock.release()
+                try:
+                    events = poller.poll(timeout_ms if timeout_ms is None or timeout_ms < _POLL_MAX_MS else _POLL_MAX_MS)
+                finally:
+                    self.lock.acquire()
+                    self.pollers -= 1
+                    if self._retired or keeper.finished:
+                        self.close_retired()
         finally:
             waiter.state = IDLE
-            self.leader = before or (self.keeper.waiter if self.keeper.polls else None)
+            self.leader = before or (keeper.waiter if keeper.polls else None)
             self.turns += 1
+            if before is not None:
+                os.eventfd_write(self.leader_fd, 1)  # whom we interrupted must look again: we may have read what it waits for
         for fd, mask in events:
             if fd == self.leader_fd:
                 drain(fd)
+            elif mask == POLLIN:
+                self.read()
             else:
                 self.act(mask)
 
@@ -154,7 +209,7 @@ class Wire:
     def wait_connected(self, deadline: float | None) -> bool:
         """Wait for a connection; raises what ended the bus. Under the lock."""
         session = self.session
-        if session.state is not State.CONNECTED:
+        if session.state is not _CONNECTED:
             waiter = Waiter()
             self.state_waiters.append(waiter)
             try:
@@ -162,14 +217,15 @@ class Wire:
             finally:
                 self.state_waiters.remove(waiter)
         session.check_open()
-        return session.state is State.CONNECTED
+        return session.state is _CONNECTED
 
     # --- reading and writing ---
 
     def act(self, mask: int) -> None:
-        if mask & select.POLLOUT:
+        """Do what the socket's *mask* of poll() says."""
+        if mask & POLLOUT:
             self.push()
-        if mask & ~select.POLLOUT:
+        if mask & ~POLLOUT:
             self.read()
 
     def read(self) -> None:
@@ -177,12 +233,13 @@ class Wire:
         sock = self.sock
         if sock is None:
             return
+        session = self.session
         try:
-            count = sock.recv_into(self._buffer)
+            count = sock.recv_into(self._buffer, session.read_bytes)
             if count:
-                self.session.receive(self._view[:count])
-                if self.session.hangup is not None:
-                    self.drop(self.session.hangup)
+                session.receive(self._view[:count])
+                if session.hangup is not None:
+                    self.drop(session.hangup)
                 elif self.outbox.out:
                     self.push()  # PONG, CREDIT: the bus must not wait for them until we wait
             else:
@@ -198,12 +255,23 @@ class Wire:
     def push(self) -> bool:
         """Write what is buffered as far as the kernel takes it; whether it took all. Under the lock."""
         outbox = self.outbox
-        while chunk := outbox.chunk():
+        while True:
+            blocked = outbox._sending
+            if not blocked and not outbox.out:
+                return True
             sock = self.sock
             if sock is None:
                 return False
             try:
-                outbox.wrote(sock.send(chunk, socket.MSG_NOSIGNAL))
+                if blocked:
+                    outbox.wrote(sock.send(outbox.chunk(), _NOSIGNAL))
+                else:
+                    data = outbox.begin()
+                    count = sock.send(data, _NOSIGNAL)
+                    if count == len(data):
+                        outbox._sending = b""
+                    else:
+                        outbox.wrote(count)
             except BlockingIOError:
                 if self.leader is not None or not self.keeper.polls:
                     self.keeper.wake()  # to go on when the socket is writable
@@ -214,22 +282,23 @@ class Wire:
             except BaseException:
                 self.drop("interrupted while writing")
                 raise
-        self.flushes += 1
-        self._flushed_at = monotonic()
-        return True
 
-    def published(self, buffered_bytes: int) -> None:
-        """A publication was put into the outbox: send it, or leave it to the burst that it is part of. Under the lock.
+    def published(self) -> None:
+        """A publication was put into the outbox, and it is not just one more of a burst: write, begin a burst, or see why there is no
+        connection. Under the lock.
 
         Raises Timeout when the bus does not take what is buffered for the connect timeout; it stays buffered.
         """
-        if not buffered_bytes:
+        outbox = self.outbox
+        if not outbox.peer:
             self.session.check_open()
-        elif buffered_bytes < FLUSH_BYTES and monotonic() - self._flushed_at < BURST_S:
-            self.ticking = True
+        elif not outbox.batching and monotonic() - self._sent_at < NEAR_S:
+            outbox.batching = True
             self.keeper.wake()
         else:
+            self.flushes += 1
             self.publish_all()
+            self._sent_at = monotonic()
 
     def publish_all(self) -> None:
         """Write all that is buffered, waiting where the kernel is full. Under the lock. Raises Timeout."""
@@ -245,10 +314,10 @@ class Wire:
                 if timeout is not None and timeout <= 0:
                     raise Timeout(took_nothing(self.timeout, self.outbox.unsent_bytes))
                 if self._may_lead():
-                    self._lead(Waiter(), timeout)
+                    self._lead(Waiter(), None if timeout is None else timeout * 1000 + 1, self.turns)
                     continue
                 poller = select.poll()
-                poller.register(self.sock, select.POLLOUT)
+                poller.register(self.sock, POLLOUT)
                 self.pollers += 1
                 self.lock.release()
                 try:
@@ -283,6 +352,7 @@ class Wire:
         self.keeper.wake()
 
     def polled(self) -> None:
+        """A poll() with the socket is over."""
         self.pollers -= 1
         if self._retired or self.keeper.finished:
             self.close_retired()
@@ -321,7 +391,7 @@ class Wire:
         if self.sock is not None:
             self._retired.append(self.sock)
             self.sock = None
-        self.keeper.finished = True
+        self.keeper.abandon()
         self.close_retired()
         self.session.on_state = _nothing
         for waiter in (self.leader, *self._followers):
@@ -334,8 +404,8 @@ class Wire:
         self.sock = made
         self.opened_at = monotonic()
         self._poller = select.poll()
-        self._poller.register(made, select.POLLIN)
-        self._poller.register(self.leader_fd, select.POLLIN)
+        self._poller.register(made, POLLIN)
+        self._poller.register(self.leader_fd, POLLIN)
         self.session.opened(**opening)
         self.push()
         self.hand_over()

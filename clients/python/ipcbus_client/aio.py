@@ -12,6 +12,7 @@ import os
 import weakref
 from collections.abc import Callable, Coroutine, Generator, Mapping
 from functools import partial
+from time import monotonic
 from types import TracebackType
 from typing import Any
 
@@ -24,11 +25,12 @@ from ._lanes import INBOX, Lane
 from ._loop_wire import LoopWire
 from ._message import Message, Request
 from ._names import GRACE_S
-from ._outbox import FLUSH_BYTES, OutboxFullError
+from ._outbox import OutboxFullError
 from ._session import INBOX_MAX_BYTES, Session, State
 
 __all__ = ["Bus", "Inbox", "Message", "Request", "Responder", "Subscription", "connect"]
 
+_CONNECTED = State.CONNECTED
 _buses: weakref.WeakSet[Bus] = weakref.WeakSet()
 
 
@@ -103,7 +105,8 @@ class Bus:
             self._name_call = self._session.declarations.own(_names.check_name(name), "exclusive", False, False)
         self._wire = LoopWire(self._session, Target(found, secret_path), timeout=timeout, reconnect=reconnect)
         self._loop = self._wire.loop
-        self._tasks: set[asyncio.Task[None]] = set()  #: handlers and callbacks at work
+        self._tasks: set[asyncio.Task[None]] = set()  #: callbacks at work
+        self._handling: dict[Request, asyncio.Task[None]] = {}  #: handlers at work; a request that is answered takes itself out
         self._closing = False
         self._session.on_requests = self._take_requests
         _buses.add(self)
@@ -127,12 +130,12 @@ class Bus:
         Waits only where the bus does not read, or gives other tasks a turn in a long burst. As ipcbus_client.Bus.publish() in all else.
         """
         try:
-            buffered = self._outbox.publish(topic, data, retain, headers)
+            due = self._outbox.publish(topic, data, retain, headers)
         except OutboxFullError:
             await self._ready()
-            buffered = self._outbox.publish(topic, data, retain, headers)
-        if buffered >= FLUSH_BYTES or not self._wire.ticking or not buffered:
-            await self._wire.published(buffered)
+            due = self._outbox.publish(topic, data, retain, headers)
+        if due:
+            await self._wire.published()
 
     async def subscribe(
         self,
@@ -163,18 +166,29 @@ class Bus:
 
         As ipcbus_client.Bus.request() in all else.
         """
-        _names.check_request(to)
-        call = await self._request(to, data, headers, self._loop.time() + timeout, timeout)
+        session = self._session
+        if to not in session.request_heads:
+            _names.check_request(to)
+        started = monotonic()
+        if session.state is _CONNECTED:
+            call = session.request(to, data, headers, timeout)
+        else:
+            call = await self._request_later(to, data, headers, started, timeout)
+        try:
+            await self._wire.settled(call, started + timeout + GRACE_S)
+        finally:
+            if not call.done:
+                session.cancel(call)
+                self._wire.push()
+        if not call.done:
+            raise Expired(24, f"no answer within {timeout:g} s, not even from the bus", to)
         return call.result()
 
-    async def _request(self, to: str, data: Any, headers: Mapping[str, Any] | None, deadline: float, timeout: float) -> Call:
-        if self._session.state is not State.CONNECTED and not await self._wire.wait_connected(deadline):
+    async def _request_later(self, to: str, data: Any, headers: Mapping[str, Any] | None, started: float, timeout: float) -> Call:
+        """Where there is no connection: wait for it, then send the request with the time that is left."""
+        if not await self._wire.wait_connected(self._loop.time() + timeout):
             raise ConnectionLost(f"{to}: not connected, for {timeout:g} s: {self._wire.last_failure}")
-        call = self._session.request(to, data, headers, max(deadline - self._loop.time(), 0.001))
-        try:
-            return await self._wait(call, deadline + GRACE_S)
-        except Timeout:
-            raise Expired(24, f"no answer within {timeout:g} s, not even from the bus", to) from None
+        return self._session.request(to, data, headers, max(started + timeout - monotonic(), 0.001))
 
     async def respond(self, to: str, handler: Callable[[Request], Any], *, mode: str = "exclusive") -> Responder:
         """Answer requests to ``name/method`` (``name/*``: any method) with what *handler* returns; it may be a coroutine function.
@@ -199,11 +213,12 @@ class Bus:
         publish() does.
         """
         try:
-            buffered = self._outbox.send(to, data, headers)
+            due = self._outbox.send(to, data, headers)
         except OutboxFullError:
             await self._ready()
-            buffered = self._outbox.send(to, data, headers)
-        await self._wire.published(buffered)
+            due = self._outbox.send(to, data, headers)
+        if due:
+            await self._wire.published()
 
     async def inbox(self, callback: Callable[[Message], Any] | None = None) -> Inbox:
         """The direct messages to this program, as a subscription is used. A new one takes the place of an earlier one."""
@@ -296,7 +311,7 @@ class Bus:
     async def _drain(self, deadline: float) -> None:
         for lane in list(self._session.lanes.values()):
             self._session.declarations.withdraw("subscribe", lane.number)
-        if self._tasks:
+        if self._tasks or self._handling:
             await self._fence(deadline)  # what the bus had sent before it heard of the unsubscription is here now
             while (tasks := self._others()) and (left := deadline - self._loop.time()) > 0:
                 await asyncio.wait(tasks, timeout=left)
@@ -305,7 +320,7 @@ class Bus:
 
     def _others(self) -> list[asyncio.Task[None]]:
         """The tasks at work, without the one that asks."""
-        return [task for task in self._tasks if task is not asyncio.current_task()]
+        return [task for task in (*self._tasks, *self._handling.values()) if task is not asyncio.current_task()]
 
     async def __aenter__(self) -> Bus:
         return self
@@ -355,16 +370,10 @@ class Bus:
     async def _wait(self, call: Call, deadline: float | None) -> Call:
         """Wait until *call* is done; cancels it when the wait ends otherwise. Raises Timeout."""
         if not call.done:
-            future, wake = self._wire.waker()
-            call.notify = wake
-            timer = None if deadline is None else self._loop.call_at(deadline, wake)
-            self._wire.push()
             try:
-                await future
+                await self._wire.settled(call, None if deadline is None else monotonic() + deadline - self._loop.time())
             finally:
                 call.notify = None
-                if timer is not None:
-                    timer.cancel()
                 if not call.done:
                     self._session.cancel(call)
                     self._wire.push()
@@ -411,18 +420,23 @@ class Bus:
         requests = self._session.services.requests
         while requests:
             responder, request = requests.popleft()
-            task = self._spawn(responder._handle(request))
-            request.notify = partial(_cancel, task)
+            handling = responder._handle(request)
+            if handling is not None:
+                self._handling[request] = self._loop.create_task(handling)
+                request.notify = partial(self._cancel, request)
+
+    def _cancel(self, request: Request) -> None:
+        """Nobody waits for the answer any more."""
+        task = self._handling.get(request)
+        if task is not None:
+            task.cancel()
+            task.add_done_callback(lambda _: self._handling.pop(request, None))  # where it had not begun it cannot do that itself
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-
-def _cancel(task: asyncio.Task[None]) -> None:
-    task.cancel()
 
 
 def _after_fork() -> None:
