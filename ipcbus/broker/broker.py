@@ -63,6 +63,7 @@ class Broker:
         self._secret = secret
         self._log = log
         self._delivery = Delivery(self.limits, self.counters, log)
+        self._offer = self._delivery.offer
         self._strangers: Timeouts[Peer] = Timeouts(self.limits.handshake_timeout_s)
         self._leaving: Timeouts[Peer] = Timeouts(self.limits.half_close_linger_s)
         self._last_peer = 0
@@ -261,9 +262,11 @@ class Broker:
             piece = data[start:end]  # cheaper than a view, and pins nothing
         else:
             piece = data if size == len(data) else memoryview(data)[start:end]
-        if isinstance(route, PublishRoute):
+        if route.__class__ is PublishRoute and route.lanes and not route.groups:
+            self._offer(route.lanes, piece, size, count, peer)  # the usual case, without a call more than it needs
+        elif isinstance(route, PublishRoute):
             self._publish(route, piece, size, count, peer)
-            if route.__class__ is RetainRoute:
+            if isinstance(route, RetainRoute):
                 self._retain(peer, route, data[last:end])
         elif isinstance(route, Refusal):
             self._refuse(peer, route.kind, route.to, count, route.code, route.text)
