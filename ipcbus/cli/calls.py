@@ -98,6 +98,8 @@ class Server:
                 self._answered += 1
                 if self._answered == arguments.count:
                     self.done.set()
+        if output.failure and self._stopped:  # it was we who killed it
+            raise ServiceError("stopping", "the service is being stopped")
         if output.failure:
             raise ServiceError(output.failure, output.why)
         return self._reply(output.stdout)

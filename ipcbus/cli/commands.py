@@ -11,6 +11,8 @@ from typing import Any
 
 from .connection import ANSWER_TIMEOUT_S
 
+MAX_SECONDS = 2_000_000  #: 23 days; poll(2) takes milliseconds in an int, so about 2,147,483 are the most that it can wait
+
 
 @dataclass(frozen=True, slots=True)
 class Argument:
@@ -38,13 +40,13 @@ def _argument(*flags: str, **options: Any) -> Argument:
 
 
 def seconds(text: str) -> float:
-    """An option's time: a number of seconds above 0."""
+    """An option's time: a number of seconds above 0, and at most MAX_SECONDS."""
     try:
         value = float(text)
     except ValueError:
         value = -1.0
-    if not 0 < value < 1e9:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    if not 0 < value <= MAX_SECONDS:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0 and up to {MAX_SECONDS}")
     return value
 
 
@@ -240,7 +242,8 @@ Requests are answered one after the other; start it more than once with --mode s
 
 It starts a daemon of its own, a publisher of this machine's figures from /proc, and a service that answers requests
 about them. In the middle it kills the daemon with SIGKILL, starts it again, and counts what was lost. It exits 0 only
-if everybody came back and every message is accounted for. Nothing is left behind.""",
+if everybody came back and every message is accounted for. Nothing is left behind, unless the demo itself is killed with
+SIGKILL: its processes end with it then, but its directory ipcbus-demo-… stays in $TMPDIR (or /tmp).""",
         (
             _argument("--seconds", type=seconds, default=12.0, metavar="S", help="how long, at least 4 (default 12)"),
             _argument("--plain", action="store_true", help="print lines instead of redrawing the screen"),

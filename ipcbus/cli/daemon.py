@@ -12,6 +12,7 @@ from typing import Any
 from .. import __version__
 from ..daemon.config import Config, ConfigError, as_toml, load
 from ..daemon.options import OPTIONS
+from .text import prepare_streams
 
 OK, INTERNAL, USAGE, ALREADY_RUNNING, CANNOT_LISTEN = 0, 1, 2, 3, 4
 
@@ -63,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the daemon until it is told to stop; returns the exit code (see --help)."""
+    prepare_streams()
     given = _parser().parse_args(arguments)
     flags = {option.name: getattr(given, option.name) for option in OPTIONS if option.flag is not None}
 
@@ -76,11 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"ipcbusd: {line}", file=sys.stderr)
         return USAGE
     if given.print_config:
-        sys.stdout.write(as_toml(config))
-        return OK
+        return _write(as_toml(config))
     if given.check_config:
-        print(f"ipcbusd: the configuration is good ({config.path or 'no file'})")
-        return OK
+        return _write(f"ipcbusd: the configuration is good ({config.path or 'no file'})\n")
     from ..daemon import logs
     from ..daemon.lifecycle import Daemon
     from ..daemon.listeners import AlreadyRunningError, ListenError
@@ -108,6 +108,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         if daemon is not None:
             daemon.close()
+
+
+def _write(text: str) -> int:
+    """Print *text*. A reader that left has what it wanted, as in ``| head -1``."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+        return OK
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more, which cannot fail there
+        if isinstance(error, BrokenPipeError):
+            return OK
+        print(f"ipcbusd: {error}", file=sys.stderr)
+        return INTERNAL
 
 
 def _tell_ready(descriptor: int, addresses: list[str]) -> None:

@@ -19,13 +19,18 @@ from .failures import CommandError, Exit, explain
 from .parsing import parse_arguments
 from .text import complain, prepare_streams
 
+#: SIGHUP: the terminal was closed; the kernel and the shell may each send one
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``ipcbus`` with *argv* (default: sys.argv) and return its exit code. Errors are one line on stderr."""
     prepare_streams()
     arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
     command: Command = arguments.chosen
-    signal.signal(signal.SIGTERM, _terminate)
+    for number in _ENDING:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            signal.signal(number, _terminate)
     try:
         run = getattr(importlib.import_module(f".{command.module}", __package__), command.function)
         code = int(run(arguments))
@@ -33,6 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except KeyboardInterrupt:
         return _leave_quietly(Exit.INTERRUPTED)
+    except SystemExit as leaving:
+        _leave_quietly(Exit.OK)
+        raise leaving
     except BrokenPipeError:
         return _leave_quietly(Exit.OK)  # the reader of our output has what it wanted, as in `| head -1`
     except CommandError as error:
@@ -46,9 +54,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return known.exit if known else Exit.INTERNAL
 
 
-def _terminate(_signal: int, _frame: object) -> NoReturn:
-    """SIGTERM unwinds the stack, so that no command or daemon that we started is left behind."""
-    raise SystemExit(128 + signal.SIGTERM)
+def _terminate(number: int, _frame: object) -> NoReturn:
+    """The signal unwinds the stack, so that no command or daemon that we started is left behind. A second one must not end that."""
+    for ending in _ENDING:
+        signal.signal(ending, signal.SIG_IGN)
+    raise SystemExit(128 + number)
 
 
 def _leave_quietly(code: Exit) -> int:

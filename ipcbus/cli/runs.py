@@ -6,6 +6,7 @@ Knows nothing about the bus.
 
 from __future__ import annotations
 
+import functools
 import os
 import selectors
 import signal
@@ -16,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..protocol.limits import Limits
+from .demo.child import die_with_parent
 
 MAX_OUTPUT_BYTES = Limits().max_payload_bytes  #: the most that a reply may have
 STDERR_TAIL_BYTES = 1024  #: what an error's text may have (E-1)
@@ -56,6 +58,7 @@ class Run:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 env={**os.environ, **environment},
+                preexec_fn=functools.partial(die_with_parent, os.getpid()),  # we may be killed, and then nobody calls kill()
                 start_new_session=True,  # Ctrl-C is for us, and kill() reaches what the command started
             )
         finally:

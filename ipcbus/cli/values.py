@@ -29,7 +29,7 @@ RENDERING = """values that JSON lacks are printed as
 def parse(text: str | bytes, where: str = "VALUE") -> Any:
     """The value of a JSON *text*; a CommandError that says what to do otherwise. *where* names the text in it."""
     try:
-        return json.loads(text, parse_constant=_no_constant)
+        return json.loads(text, parse_constant=_no_constant, parse_float=_finite)
     except RecursionError:
         raise usage(f"{where} is nested too deeply") from None
     except ValueError as error:
@@ -41,6 +41,13 @@ def parse(text: str | bytes, where: str = "VALUE") -> Any:
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if value - value != 0:
+        raise ValueError(f"{text} is too large for a number")
+    return value
 
 
 def render(value: Any) -> str:

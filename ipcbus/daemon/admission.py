@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("ipcbus.daemon")
 
 _UCRED = struct.Struct("3i")
+_OTHERS_MAY_WRITE = 0o022  #: connecting takes the right to write to the socket file
 _NO_DESCRIPTOR = frozenset({errno.EMFILE, errno.ENFILE})
 _NO_MEMORY = frozenset({errno.ENOBUFS, errno.ENOMEM})
 
@@ -33,9 +34,9 @@ _NO_MEMORY = frozenset({errno.ENOBUFS, errno.ENOMEM})
 class Admission:
     """Lets connections in at the listeners of one daemon."""
 
-    __slots__ = ("_broker", "_full", "_gates", "_loop", "_open", "_refused", "_spare", "_uids")
+    __slots__ = ("_broker", "_full", "_gates", "_loop", "_open", "_refused", "_socket_mode", "_spare", "_uids")
 
-    def __init__(self, broker: Broker, loop: Loop) -> None:
+    def __init__(self, broker: Broker, loop: Loop, *, socket_mode: int = 0o600) -> None:
         self._broker = broker
         self._loop = loop
         self._gates: list[Gate] = []
@@ -43,12 +44,22 @@ class Admission:
         self._spare = _spare_descriptor()
         self._full = False  #: there is no room, and the log says so
         self._refused = 0  #: connections refused since then
-        self._uids = frozenset({os.geteuid(), 0})  #: a user bus serves its user and root
+        self._socket_mode = socket_mode
+        self._uids = frozenset({os.geteuid(), 0})  #: whom a bus serves that is for its user only
 
     def open(self, listeners: list[Listener]) -> None:
         """Begin to accept at *listeners*."""
         self._gates = [Gate(self, listener) for listener in listeners]
         self._resume(0.0)
+
+    @property
+    def serves_others(self) -> bool:
+        """Whether socket_mode says who may connect to a Unix socket, which the kernel sees to; else it is the bus's user and root."""
+        return bool(self._socket_mode & _OTHERS_MAY_WRITE)
+
+    def set_mode(self, mode: int) -> None:
+        """Another socket_mode (SIGHUP). Who is connected stays."""
+        self._socket_mode = mode
 
     def close(self) -> None:
         """Accept nobody any more. Idempotent; the listeners themselves stay their owner's."""
@@ -104,9 +115,10 @@ class Admission:
         try:
             if listener.transport == "unix":
                 credentials = Credentials(*_UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)))
-                if credentials.uid not in self._uids:
+                if credentials.uid not in self._uids and not self.serves_others:
                     log.warning("refused pid %d uid %d at %s: not the bus's user", credentials.pid, credentials.uid, listener.address)
-                    raise ProtocolError(Code.DENIED, f"this bus serves uid {os.geteuid()} and root; you are uid {credentials.uid}")
+                    served = f"this bus serves uid {os.geteuid()} and root (see its socket_mode)"
+                    raise ProtocolError(Code.DENIED, f"{served}; you are uid {credentials.uid}")
                 peer = self._broker.connect(now, transport="unix", credentials=credentials)
             else:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

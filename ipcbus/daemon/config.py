@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..broker.lanes import OUTPUT_HIGH_BYTES
 from ..protocol.addresses import Address, AddressError, TcpAddress, UnixAddress, default_address, default_secret_path
-from ..protocol.limits import Limits
+from ..protocol.limits import ENVELOPE_MAX_BYTES, Limits
 from .options import BY_NAME, OPTIONS, Option
-from .places import default_config_path, runtime_dir
+from .places import PlaceError, default_config_path, runtime_dir
 
 _LIMITS = "limits."
 _LAYERS = ("default", "file", "environment", "flag")  #: the first word of a source; later ones win
@@ -36,7 +37,7 @@ class Config:
     poller: str
     log_level: str
     log_format: str
-    secret_file: str
+    secret_file: str | None  #: None: nowhere, and no listener needs it
     socket_mode: int
     socket_group: int | None
     drain_s: float
@@ -75,11 +76,12 @@ def load(*, flags: Mapping[str, Any], environ: Mapping[str, str], path: str | No
         values["listen"], sources["listen"] = None, "default"
     group = _group_id(values["socket_group"], sources["socket_group"], errors)
     _fill_in(values, errors)
+    limits = Limits(**{name.removeprefix(_LIMITS): value for name, value in values.items() if name.startswith(_LIMITS)})
+    errors.extend(conflicts(limits))
     if errors:
         raise ConfigError(errors)
-    limits = {name.removeprefix(_LIMITS): value for name, value in values.items() if name.startswith(_LIMITS)}
     rest = {name: value for name, value in values.items() if not name.startswith(_LIMITS)}
-    return Config(**{**rest, "socket_group": group}, limits=Limits(**limits), path=path, values=values, sources=sources)
+    return Config(**{**rest, "socket_group": group}, limits=limits, path=path, values=values, sources=sources)
 
 
 def _take(
@@ -143,14 +145,28 @@ def _fill_in(values: dict[str, Any], errors: list[str]) -> None:
     try:
         if values["listen"] is None:
             values["listen"] = (default_address(runtime_dir(), values["bus"]),)
-        if values["secret_file"] is None:
-            values["secret_file"] = default_secret_path(runtime_dir(), values["bus"])
-    except AddressError as error:
+    except (AddressError, PlaceError) as error:
         errors.append(f"listen: {error}")
         return
-    paths = [address.path for address in values["listen"] if isinstance(address, UnixAddress)]
+    try:
+        if values["secret_file"] is None:
+            values["secret_file"] = default_secret_path(runtime_dir(), values["bus"])
+    except PlaceError as error:
+        if any(isinstance(address, TcpAddress) for address in values["listen"]):
+            errors.append(f"secret_file: {error}")
+    paths = [os.path.realpath(address.path) for address in values["listen"] if isinstance(address, UnixAddress)]
     ports = [str(address) for address in values["listen"] if isinstance(address, TcpAddress) and address.port]
     errors.extend(f"listen: {twice} is given twice" for twice in sorted({x for x in paths + ports if (paths + ports).count(x) > 1}))
+
+
+def conflicts(limits: Limits) -> list[str]:
+    """What is wrong with limits that are good one by one."""
+    # A peer gets publications up to OUTPUT_HIGH_BYTES; a reply of the largest size must fit beside them, or its reader is closed.
+    least = OUTPUT_HIGH_BYTES + limits.max_payload_bytes + ENVELOPE_MAX_BYTES
+    if limits.max_output_bytes >= least:
+        return []
+    payload = f"limits.max_payload_bytes of {limits.max_payload_bytes}"
+    return [f"limits.max_output_bytes: {limits.max_output_bytes} is too little for {payload}: give it at least {least}"]
 
 
 def _group_id(name: str | None, source: str, errors: list[str]) -> int | None:

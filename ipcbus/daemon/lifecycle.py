@@ -18,7 +18,7 @@ from ..broker import Broker
 from ..protocol.limits import INCARNATION_BYTES
 from . import logs
 from .admission import Admission
-from .config import Config, ConfigError, difference
+from .config import Config, ConfigError, conflicts, difference
 from .limits import DRAIN_INTERRUPT_S
 from .listeners import Listener, open_listeners
 from .loop import Loop
@@ -72,7 +72,7 @@ class Daemon:
         self._reload = reload
         self._listeners: list[Listener] = []
         self._stopping = False
-        secret = load_secret(config.secret_file) if config.needs_secret else None
+        secret = load_secret(config.secret_file) if config.needs_secret and config.secret_file is not None else None
         now = time.monotonic()
         self._broker = Broker(
             incarnation=os.urandom(INCARNATION_BYTES),
@@ -85,7 +85,7 @@ class Daemon:
             log=log.log,
         )
         self._loop = Loop(self._broker, config.poller, time.monotonic)
-        self._admission = Admission(self._broker, self._loop)
+        self._admission = Admission(self._broker, self._loop, socket_mode=config.socket_mode)
         self._signals = SignalPipe(self._on_signal)
 
     def start(self) -> list[str]:
@@ -97,7 +97,19 @@ class Daemon:
         addresses = [str(listener.address) for listener in self._listeners]
         for address in addresses:
             log.info("listening on %s (bus %s, %s, pid %d)", address, config.bus, config.poller, os.getpid())
+        self._tell_who_may_connect()
         return addresses
+
+    def _tell_who_may_connect(self) -> None:
+        """One line in the log where it is not just the bus's user and root, or where socket_group is of no use."""
+        if not any(listener.transport == "unix" for listener in self._listeners):
+            return
+        group = self._config.values["socket_group"]
+        mode = f"socket mode {self._config.socket_mode:04o}" + (f", group {group}" if group else "")
+        if self._admission.serves_others:
+            log.info("%s: whoever can reach the socket and write to it may connect, not only uid %d and root", mode, os.geteuid())
+        elif group:
+            log.warning("%s: the group may not connect; socket_mode 0660 would let it", mode)
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT has been obeyed."""
@@ -142,12 +154,17 @@ class Daemon:
         """Read the configuration again, take over what can change, and say what needs a restart. A broken one changes nothing."""
         try:
             new = self._reload()
+            live, fixed = difference(self._config, new)
+            of_limits = [option.name for option in live if option.name.startswith("limits.")]
+            in_force = {name.removeprefix("limits."): new.values[name] for name in of_limits}
+            limits = dataclasses.replace(self._broker.limits, **in_force)
+            if errors := conflicts(limits):  # what needs a restart stays as it was, and the rest must go with that
+                raise ConfigError(errors)
         except ConfigError as error:
             for line in error.errors:
                 log.error("SIGHUP: %s", line)
             log.error("SIGHUP: the configuration stays as it was")
             return
-        live, fixed = difference(self._config, new)
         kept = {option.name: self._config.values[option.name] for option in fixed}
         self._apply(new)
         for option in live:
@@ -157,8 +174,7 @@ class Daemon:
             log.warning("SIGHUP: %s changed in the configuration; that needs a restart", option.name)
         if not live and not fixed:
             log.info("SIGHUP: nothing changed in the configuration")
-        in_force = {option.name.removeprefix("limits."): new.values[option.name] for option in live if option.name.startswith("limits.")}
-        self._broker.reconfigure(dataclasses.replace(self._broker.limits, **in_force), time.monotonic())
+        self._broker.reconfigure(limits, time.monotonic())
         self._config = dataclasses.replace(
             self._config,
             log_level=new.log_level,
@@ -168,10 +184,13 @@ class Daemon:
             limits=self._broker.limits,
             values={**new.values, **kept},
         )
+        if any(option.name == "socket_mode" for option in live):
+            self._tell_who_may_connect()
 
     def _apply(self, new: Config) -> None:
         logs.set_up(new.log_level, new.log_format)
         if new.socket_mode != self._config.socket_mode:
+            self._admission.set_mode(new.socket_mode)
             for listener in self._listeners:
                 try:
                     listener.set_mode(new.socket_mode)

@@ -17,7 +17,9 @@ ACCEPT_BATCH = 64  #: connections accepted from one listener in one round, so th
 ACCEPT_PAUSE_S = 0.2  #: how long no listener is looked at when the process has no file descriptor left
 SELECT_MAX_FD = 1024  #: FD_SETSIZE: select(2) cannot hold this file descriptor or a higher one
 
+WAIT_MAX_S = 3600.0  #: one wait for sockets: poll(2) takes milliseconds in an int; a wait that is over too early is begun anew
 WARM_UP_BYTES = 4 * 1024 * 1024  #: see loop.warm_up
 
+LOG_WRITE_BYTES = 4096  #: PIPE_BUF: a pipe that is writable takes this much without waiting
 LOG_BURST_LINES = 500  #: a peer that makes the bus log cannot fill the disk: this many at once …
 LOG_LINES_PER_S = 50.0  #: … and this many after it; the rest is counted and told in one line

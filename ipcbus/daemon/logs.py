@@ -1,18 +1,22 @@
-"""The log: one line per event on standard error, as text or JSON, never more than the disk can bear.
+"""The log: one line per event on standard error, as text or JSON, never more than the disk can bear, and never waited for.
 
-Owns the format and the rate. Must not know what is logged. Text of strangers (program names, topics) is made harmless here, at the border.
+Owns the format, the rate and the writing. Must not know what is logged. Text of strangers (program names, topics) is made harmless here, at the border.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
+import os
 import re
+import select
+import stat
 import sys
 import time
 from collections.abc import Callable
 
-from .limits import LOG_BURST_LINES, LOG_LINES_PER_S
+from .limits import LOG_BURST_LINES, LOG_LINES_PER_S, LOG_WRITE_BYTES
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
@@ -69,18 +73,96 @@ class RateLimit(logging.Filter):
             return False
         self._tokens -= 1
         if self._kept_back:
-            record.msg = f"({self._kept_back} lines kept back, more than {LOG_LINES_PER_S:g} a second) {record.getMessage()}"
-            record.args = None
+            _put_before(record, f"({self._kept_back} lines kept back, more than {LOG_LINES_PER_S:g} a second)")
             self._kept_back = 0
         return True
+
+
+def _put_before(record: logging.LogRecord, text: str) -> None:
+    record.msg, record.args = f"{text} {record.getMessage()}", None
+
+
+class StderrHandler(logging.Handler):
+    """Writes to a descriptor without ever waiting for its reader, because the thread that logs is the one that serves the bus.
+
+    Records come out whole: of one that the kernel takes a part of, the rest goes first next time. Until it is gone others are dropped,
+    and the next one that is written says how many.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__()
+        self._own = _own_description(descriptor)
+        self._fd = descriptor if self._own is None else self._own
+        self._poll = select.poll()
+        self._poll.register(self._fd, select.POLLOUT)
+        self._rest = b""  #: of one record
+        self._kept_back = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write *record*, or count it. An error of the descriptor (its reader left, the disk is full) is no more than a lost line."""
+        if not self._push():
+            self._kept_back += 1
+            return
+        if self._kept_back:
+            record = copy.copy(record)  # other handlers have it too
+            _put_before(record, f"({self._kept_back} lines kept back, standard error took no more)")
+        self._rest = self.format(record).encode(errors="backslashreplace") + b"\n"
+        try:
+            self._write()
+            self._kept_back = 0
+        except OSError:
+            self._rest = b""
+            self._kept_back += 1
+
+    def flush(self) -> None:
+        """Offer the rest of the last record once more."""
+        self._push()
+
+    def close(self) -> None:
+        """Give back what the constructor opened. Idempotent; the descriptor that it got stays open."""
+        if self._own is not None:
+            os.close(self._own)
+            self._own = None
+        self._rest = b""
+        super().close()
+
+    def _push(self) -> bool:
+        """Whether nothing of former records is left."""
+        try:
+            self._write()
+        except OSError:
+            self._rest = b""
+        return not self._rest
+
+    def _write(self) -> None:
+        """Write what the kernel takes now. Raises OSError for anything but that it takes no more."""
+        while self._rest and self._poll.poll(0):
+            try:
+                self._rest = self._rest[os.write(self._fd, self._rest[:LOG_WRITE_BYTES]) :]
+            except BlockingIOError:
+                return
+
+
+def _own_description(descriptor: int) -> int | None:
+    """A non-blocking descriptor for the same pipe or terminal, None for what cannot be opened again (a socket) or needs not (a file).
+
+    O_NONBLOCK belongs to the open file description, which an inherited standard error shares with the shell and others. Without one of
+    our own a poll must do, which somebody who writes to the same pipe at the same moment can make wrong.
+    """
+    try:
+        if not stat.S_ISFIFO(os.fstat(descriptor).st_mode) and not os.isatty(descriptor):
+            return None
+        return os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:  # another user's, or /proc is not there
+        return None
 
 
 def set_up(level: str, form: str) -> None:
     """Write the log to standard error at *level* (an option's word), as *form* (``text`` or ``json``). May be called again (SIGHUP)."""
     logger = logging.getLogger("ipcbus")
     if not logger.handlers:
-        logging.raiseExceptions = False  # standard error may be gone: that must not stop the bus
-        handler = logging.StreamHandler(sys.stderr)
+        logging.raiseExceptions = False  # a line that cannot be made into text must not stop the bus
+        handler = StderrHandler(sys.stderr.fileno())
         handler.addFilter(RateLimit(time.monotonic))
         logger.addHandler(handler)
         logger.propagate = False

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ..protocol.errors import Code
 from ..protocol.limits import READ_BYTES
-from .limits import CLOSE_FLUSH_S, SELECT_MAX_FD, WARM_UP_BYTES, WRITE_PASSES
+from .limits import CLOSE_FLUSH_S, SELECT_MAX_FD, WAIT_MAX_S, WARM_UP_BYTES, WRITE_PASSES
 from .links import Link, hung_up, offer, part, settle
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ class Loop:
                 return
 
     def _timeout(self, now: float) -> float | None:
-        """Seconds until the next deadline, None where there is none."""
+        """Seconds until the next deadline, at most WAIT_MAX_S, and None where there is none."""
         deadline = self._deadline = self._broker.next_deadline()
         if self._more:
             return 0.0
@@ -157,7 +157,9 @@ class Loop:
             deadline = self._timers[0][0]
         if deadline is None:
             return None
-        return deadline - now if deadline > now else 0.0
+        if deadline <= now:
+            return 0.0
+        return deadline - now if deadline - now < WAIT_MAX_S else WAIT_MAX_S
 
     def _expire(self, now: float) -> None:
         """Run what is due: the broker's deadlines and the loop's own timers."""

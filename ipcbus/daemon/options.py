@@ -133,6 +133,7 @@ def _limit(name: str, kind: Type, doc: str, *, live: bool = False) -> Option:
     return Option(f"limits.{name}", kind, getattr(_DEFAULTS, name), doc, live=live)
 
 
+_MODE_DOC = "mode of Unix sockets: who may write to one may connect (0600: the bus's user and root)"
 _ANY = _count(1, MAX_ID)
 _WAIT = _seconds(0.01, 86_400)
 
@@ -143,8 +144,8 @@ OPTIONS: tuple[Option, ...] = (
     Option("log_level", _LEVEL, "info", "least important line to log", "IPCBUS_LOG_LEVEL", "--log-level", live=True),
     Option("log_format", _choice("text", "json"), "text", "how a line of the log looks", "IPCBUS_LOG_FORMAT", "--log-format", live=True),
     Option("secret_file", _PATH, None, "what TCP peers must know; not set: BUS.secret beside it", "IPCBUS_SECRET_FILE", "--secret-file"),
-    Option("socket_mode", _MODE, 0o600, "mode of Unix sockets", "IPCBUS_SOCKET_MODE", "--socket-mode", live=True),
-    Option("socket_group", _checked("a group name", str), None, "group of Unix sockets", "IPCBUS_SOCKET_GROUP", "--socket-group"),
+    Option("socket_mode", _MODE, 0o600, _MODE_DOC, "IPCBUS_SOCKET_MODE", "--socket-mode", live=True),
+    Option("socket_group", _checked("a group name", str), None, "group of Unix sockets; see mode", "IPCBUS_SOCKET_GROUP", "--socket-group"),
     Option("drain_s", _seconds(0, 3600), 5.0, "how long SIGTERM waits for peers to read", "IPCBUS_DRAIN_S", "--drain-s", live=True),
     _limit("max_payload_bytes", _count(0, 2**32 - 1 - ENVELOPE_MAX_BYTES), "largest payload of a message"),
     _limit("max_peers", _ANY, "connections at a time", live=True),
@@ -155,7 +156,7 @@ OPTIONS: tuple[Option, ...] = (
     _limit("max_callee_requests", _ANY, "requests in flight at one callee", live=True),
     _limit("max_timeout_ms", _count(1, 2**32 - 1), "longest timeout of a request"),
     _limit("max_credit_bytes", _ANY, "byte credit of one lane"),
-    _limit("max_output_bytes", _ANY, "output that may wait for one peer", live=True),
+    _limit("max_output_bytes", _ANY, "output that may wait for one peer; 4 MiB + 64 KiB + max_payload_bytes at least", live=True),
     _limit("lane_high_bytes", _ANY, "backlog above which a lane holds its publishers", live=True),
     _limit("lane_stall_s", _WAIT, "how long it may hold them", live=True),
     _limit("max_retained_topics", _count(0, MAX_ID), "topics with a kept message", live=True),

@@ -12,12 +12,15 @@ class PlaceError(Exception):
 
 
 def runtime_dir() -> str:
-    """The platform's runtime directory for ipcbus; it need not exist. Clients work it out in the same way."""
+    """The platform's runtime directory for ipcbus; it need not exist. Clients work it out in the same way. Raises PlaceError."""
     import platformdirs
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns where XDG_RUNTIME_DIR is not set; the place it then names is checked below
-        return platformdirs.user_runtime_dir("ipcbus", appauthor=False)
+        try:
+            return platformdirs.user_runtime_dir("ipcbus", appauthor=False)
+        except PermissionError as error:  # where it would fall back on a directory in /tmp that somebody else made
+            raise PlaceError(str(error)) from error
 
 
 def default_config_path() -> str:

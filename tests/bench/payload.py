@@ -17,7 +17,7 @@ unpack = struct.Struct(">Q112x8s").unpack
 
 #: Numbers begin here, so that msgpack gives each the same width and every value is SIZE bytes long.
 FIRST = 100_000
-_PAD_BYTES = SIZE - len(msgpack.packb({"seq": FIRST, "pad": "x" * 64, "tail": TAIL.decode()})) + 64
+_PAD_BYTES = SIZE - len(msgpack.packb([FIRST, "x" * 64, TAIL.decode()])) + 64
 PAD = ("0123456789abcdef" * 8)[:_PAD_BYTES]
 TAIL_TEXT = TAIL.decode()
 
@@ -31,9 +31,9 @@ def raw(number: int) -> bytes:
     return _LAYOUT.pack(number, _FILL, TAIL)
 
 
-def value(number: int) -> dict[str, Any]:
+def value(number: int) -> list[Any]:
     """Message *number* as a value whose msgpack form has 128 bytes."""
-    return {"seq": FIRST + number, "pad": PAD, "tail": TAIL_TEXT}
+    return [FIRST + number, PAD, TAIL_TEXT]
 
 
 def make(form: str, count: int) -> list[Any]:

@@ -68,9 +68,9 @@ def _check_bytes(subscription: ipcbus_client.Subscription, count: int) -> None:
 def _check_values(subscription: ipcbus_client.Subscription, count: int) -> None:
     tail_wanted, pad_wanted, first, last = payload.TAIL_TEXT, len(payload.PAD), payload.FIRST, payload.FIRST + count - 1
     for number, message in enumerate(subscription, first):
-        data = message.data
-        if data["seq"] != number or data["tail"] != tail_wanted or len(data["pad"]) != pad_wanted:
-            raise payload.MessageError(f"message {number} came as {data!r}")
+        sequence, pad, tail = message.data
+        if sequence != number or tail != tail_wanted or len(pad) != pad_wanted:
+            raise payload.MessageError(f"message {number} came as {message.data!r}")
         if number == last:
             return
 

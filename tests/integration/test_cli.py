@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,8 +20,10 @@ import msgpack
 import pytest
 
 import ipcbus_client
+from ipcbus.cli.connection import open_bus
 from tests.conftest import DaemonFactory
 from tests.daemons import RunningDaemon, environment
+from tests.wire import Wire
 
 WAIT_S = 20.0  #: far above what anything here takes
 
@@ -235,6 +240,30 @@ def test_what_the_bus_refuses_is_told(daemon_factory: DaemonFactory) -> None:
     assert "ipcbus: the bus refused 1 of the messages to a: it keeps no more" in done.stderr
 
 
+def test_pub_waits_while_the_bus_holds_it(daemon_factory: DaemonFactory) -> None:
+    """L-7: a subscriber that does not read holds publishers for lane_stall_s, which is no reason to give up."""
+    daemon = daemon_factory(config="[limits]\nlane_stall_s = 1.5\n")
+    cli = Cli(daemon)
+    with Wire(daemon.address) as stuck:
+        stuck.hello("stuck")
+        stuck.subscribe("log")
+        begun = time.monotonic()
+        cli.ok("pub", "log", "--lines", "--raw", stdin=(b"x" * 99_999 + b"\n") * 200)
+        assert time.monotonic() - begun > 1.0, "it was held"
+
+
+def test_a_bad_line_is_told_although_the_bus_is_gone(cli: Cli, bus: ipcbus_client.Bus, daemon: RunningDaemon) -> None:
+    subscription = bus.subscribe("log")
+    child = cli.start("pub", "log", "--lines", stdin=subprocess.PIPE)
+    assert child.stdin is not None
+    child.stdin.write(b"1\n")
+    child.stdin.flush()
+    assert subscription.get(timeout=WAIT_S).data == 1
+    daemon.kill()
+    _, err = child.communicate(b"three\n", timeout=WAIT_S)
+    assert (child.returncode, err.startswith(b"ipcbus: line 2 of stdin is not JSON")) == (2, True), err
+
+
 # --- call and serve -----------------------------------------------------------------------------------------------
 
 
@@ -276,15 +305,41 @@ def test_a_command_is_killed_when_its_caller_gives_up(cli: Cli, short_dir: Path)
     until(lambda: gone(int(pid_file.read_text())))
 
 
-def test_a_service_that_is_terminated_leaves_no_command_behind(cli: Cli, bus: ipcbus_client.Bus, short_dir: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
+def test_a_service_that_is_ended_leaves_no_command_behind(cli: Cli, short_dir: Path, number: int, code: int) -> None:
     pid_file = short_dir / "pid"
     child = cli.serve("slow/method", "--", "sh", "-c", f"echo $$ > {pid_file}; exec sleep 100")
     caller = cli.start("call", "slow/method", "--timeout", "50")
     until(lambda: pid_file.exists() and pid_file.read_text() != "")
-    child.terminate()
-    assert child.wait(WAIT_S) == 143
+    child.send_signal(number)
+    assert child.wait(WAIT_S) == code
     assert gone(int(pid_file.read_text()))
     assert caller.wait(WAIT_S) == 6
+    assert b"stopping" in caller.communicate()[1]
+
+
+def test_nohup(cli: Cli) -> None:
+    line = f"trap '' HUP; exec {shlex.join(command('sub', 'x', '--timeout', '1'))}"
+    child = subprocess.Popen(["sh", "-c", line], env=cli.env, stdout=subprocess.DEVNULL)
+    with ipcbus_client.connect(cli.address, program="test") as bus:
+        until(lambda: bus.stats()["lanes"] > 0)
+    child.send_signal(signal.SIGHUP)
+    assert child.wait(WAIT_S) == 4
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_requests_that_wait_at_the_end_start_no_command(cli: Cli, short_dir: Path, number: int, code: int) -> None:
+    pids = short_dir / "pids"
+    child = cli.serve("slow/method", "--", "sh", "-c", f"echo $$ >> {pids}; exec sleep 100")
+    callers = [cli.start("call", "slow/method", "--timeout", "50") for _ in range(4)]
+    until(lambda: pids.exists() and pids.read_text() != "")
+    with ipcbus_client.connect(cli.address, program="test") as bus:
+        until(lambda: bus.stats()["requests"] == 4)
+    child.send_signal(number)
+    assert child.wait(WAIT_S) == code
+    started = pids.read_text().split()
+    assert (len(started), [gone(int(pid)) for pid in started]) == (1, [True])
+    assert [caller.wait(WAIT_S) for caller in callers] == [6, 6, 6, 6]
 
 
 def gone(pid: int) -> bool:
@@ -357,6 +412,19 @@ def test_ping(cli: Cli) -> None:
     figures = json.loads(cli.ok("ping", "--count", "3", "--interval", "0.001", "--json"))
     assert set(figures) == {"count", "min_ms", "avg_ms", "p50_ms", "p99_ms", "max_ms"}
     assert 0 < figures["min_ms"] <= figures["p50_ms"] <= figures["p99_ms"] <= figures["max_ms"]
+
+
+def test_a_bus_that_answers_late_is_waited_for(daemon: RunningDaemon) -> None:
+    """Without --timeout it is 5 s, as --help says, however soon the bus was connected."""
+    arguments = argparse.Namespace(address=daemon.address, bus=None, secret_file=None)
+    with open_bus(arguments, program="test", wait_s=None) as bus:
+        daemon.signal(signal.SIGSTOP)
+        later = threading.Timer(1.0, daemon.signal, (signal.SIGCONT,))
+        later.start()
+        try:
+            assert bus.stats()["pid"] == daemon.pid
+        finally:
+            later.join()
 
 
 # --- errors and the parser ----------------------------------------------------------------------------------------

@@ -9,6 +9,8 @@ import socket
 import stat
 import subprocess
 import time
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -154,23 +156,111 @@ def test_directory_of_somebody_else(short_dir: Path) -> None:
     assert run_ipcbusd("--listen", f"unix:{short_dir}/theirs/ours/bus.sock").returncode == 4
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="needs root to become somebody else")
-def test_other_users_are_refused(daemon_factory: DaemonFactory, short_dir: Path) -> None:
-    daemon = daemon_factory("--socket-mode", "0666")
-    short_dir.chmod(0o711)
-    daemon.directory.chmod(0o711)
+def as_user(uid: int, gid: int, action: Callable[[], None]) -> int:
+    """Run *action* in a child that is *uid* and in the group *gid* only; returns the child's pid when it did not raise."""
     pid = os.fork()
     if pid == 0:
-        os.setgid(4242)
-        os.setuid(4242)
         try:
-            with Wire(daemon.address) as wire:
-                wire.expect_bye(Code.DENIED)
+            os.setgroups([])
+            os.setgid(gid)
+            os.setuid(uid)
+            action()
             os._exit(0)
+        except BaseException:  # noqa: BLE001 - this is a child: whatever it is, it must not go on as the test
+            traceback.print_exc()
         finally:
             os._exit(1)
     assert os.waitpid(pid, 0)[1] == 0
+    return pid
+
+
+def reachable(daemon: RunningDaemon) -> None:
+    """Let others as far as the socket, whose mode then decides."""
+    daemon.directory.parent.chmod(0o711)
+    daemon.directory.chmod(0o711)
+
+
+needs_root = pytest.mark.skipif(os.getuid() != 0, reason="needs root to become somebody else")
+
+
+@needs_root
+def test_other_users_are_refused(daemon: RunningDaemon) -> None:
+    """By the kernel, and by the bus where somebody changed the mode behind its back."""
+    reachable(daemon)
+
+    def stopped_by_the_kernel() -> None:
+        with pytest.raises(PermissionError):
+            Wire(daemon.address)
+
+    def refused() -> None:
+        with Wire(daemon.address) as wire:
+            wire.expect_bye(Code.DENIED)
+
+    as_user(4242, 4242, stopped_by_the_kernel)
+    os.chmod(daemon.path, 0o666)
+    pid = as_user(4242, 4242, refused)
     assert f"refused pid {pid} uid 4242" in daemon.log()
+    assert "whoever can reach" not in daemon.log()
+
+
+@needs_root
+def test_socket_mode_lets_other_users_in(daemon_factory: DaemonFactory) -> None:
+    daemon = daemon_factory("--socket-mode", "0666")
+    reachable(daemon)
+
+    def uses_it() -> None:
+        with Wire(daemon.address) as wire:
+            wire.hello("guest")
+            (item,) = wire.call("peers")["items"]
+            assert (item["pid"], item["uid"], item["gid"]) == (os.getpid(), 4242, 4243)
+
+    as_user(4242, 4243, uses_it)
+    assert "socket mode 0666: whoever can reach the socket and write to it may connect, not only uid 0 and root" in daemon.log()
+
+
+@needs_root
+def test_socket_group_lets_its_members_in(daemon_factory: DaemonFactory) -> None:
+    group = next(item for item in grp.getgrall() if item.gr_gid not in (0, os.getgid()))
+    daemon = daemon_factory("--socket-mode", "0660", "--socket-group", group.gr_name)
+    reachable(daemon)
+
+    def member() -> None:
+        with Wire(daemon.address) as wire:
+            wire.hello()
+
+    def stranger() -> None:
+        with pytest.raises(PermissionError):
+            Wire(daemon.address)
+
+    as_user(4242, group.gr_gid, member)
+    as_user(4242, group.gr_gid + 1, stranger)
+    assert f"socket mode 0660, group {group.gr_name}: whoever" in daemon.log()
+
+
+@needs_root
+def test_reload_changes_who_may_connect(daemon_factory: DaemonFactory) -> None:
+    daemon = daemon_factory()
+    reachable(daemon)
+
+    def let_in() -> None:
+        with Wire(daemon.address) as wire:
+            wire.hello()
+
+    def refused() -> None:
+        with Wire(daemon.address) as wire:
+            wire.expect_bye(Code.DENIED)
+
+    def reload(config: str, expected: str) -> None:
+        daemon.config_file.write_text(config)
+        daemon.signal(signal.SIGHUP)
+        wait_until(lambda: expected in daemon.log(), f"{expected!r} should be logged")
+
+    reload('socket_mode = "0666"', 'socket_mode is now "0666"')
+    as_user(4242, 4242, let_in)
+    assert "socket mode 0666: whoever can reach the socket" in daemon.log()
+    reload('socket_mode = "0600"', 'socket_mode is now "0600"')
+    os.chmod(daemon.path, 0o666)
+    as_user(4242, 4242, refused)
 
 
 def test_several_addresses(daemon_factory: DaemonFactory, short_dir: Path) -> None:
@@ -185,6 +275,12 @@ def test_socket_mode_and_group(daemon_factory: DaemonFactory) -> None:
     daemon = daemon_factory("--socket-mode", "0660", "--socket-group", group)
     found = os.stat(daemon.path)
     assert (stat.S_IMODE(found.st_mode), found.st_gid) == (0o660, os.getgid())
+
+
+def test_a_group_that_may_not_connect_is_told(daemon_factory: DaemonFactory) -> None:
+    group = grp.getgrgid(os.getgid()).gr_name
+    daemon = daemon_factory("--socket-group", group)
+    assert f"socket mode 0600, group {group}: the group may not connect; socket_mode 0660 would let it" in daemon.log()
 
 
 def test_nothing_leaks(daemon: RunningDaemon) -> None:

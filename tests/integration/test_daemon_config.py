@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import stat
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import pytest
 from ipcbus.protocol.errors import Code
 from ipcbus.protocol.messages import Kind, encode
 from tests.conftest import DaemonFactory
-from tests.daemons import RunningDaemon, run_ipcbusd, wait_until
+from tests.daemons import RunningDaemon, command, environment, run_ipcbusd, wait_until
 from tests.wire import Wire
 
 TCP = ["tcp:127.0.0.1:0"]
@@ -71,6 +73,21 @@ def test_print_config_round_trip(short_dir: Path) -> None:
     assert tomllib.loads(second.stdout) == values
 
 
+
+@pytest.mark.parametrize("flag", ["--print-config", "--check-config"])
+@pytest.mark.parametrize(
+    ("where", "code", "says"), [("> /dev/full", 1, "No space left"), (">&-", 0, ""), ("| true", 0, ""), (">&- 2>&-", 0, "")]
+)
+def test_output_that_nobody_takes(flag: str, where: str, code: int, says: str) -> None:
+    line = shlex.join(command(flag, "--config", "/dev/null", "--listen", "unix:/x/y.sock")) + " " + where
+    done = subprocess.run(
+        ["/bin/bash", "-o", "pipefail", "-c", line], env=environment(), capture_output=True, text=True, timeout=20, check=False
+    )
+    assert done.returncode == code, done
+    assert says in done.stderr
+    assert len(done.stderr.splitlines()) == (1 if says else 0)
+
+
 def test_usage(short_dir: Path) -> None:
     assert run_ipcbusd("--no-such-flag").returncode == 2
     assert run_ipcbusd("--config", f"{short_dir}/missing.toml").returncode == 2
@@ -116,6 +133,35 @@ def test_reload(daemon_factory: DaemonFactory) -> None:
         assert (event["level"], event["message"]) == ("info", 'SIGHUP: log_format is now "json" (was "text")')
         reload(daemon, 'log_format = "json"\nsocket_mode = "0660"\n[limits]\nmax_peers = 2\n', "nothing changed")
         first.ping()
+
+
+def test_reload_checks_what_will_be_in_force(daemon_factory: DaemonFactory) -> None:
+    """limits.max_payload_bytes needs a restart, so what is new must fit the old one."""
+    daemon = daemon_factory()
+    reload(daemon, "[limits]\nmax_payload_bytes = 1000\nmax_output_bytes = 5000000\nmax_peers = 7\n", "stays as it was")
+    assert "limits.max_output_bytes: 5000000 is too little for limits.max_payload_bytes of 16777216" in daemon.log()
+    assert "is now" not in daemon.log()
+
+
+def test_reload_survives_a_place_that_is_lost(daemon_factory: DaemonFactory, short_dir: Path) -> None:
+    """platformdirs raises where somebody else made the directory that it falls back on."""
+    made = short_dir / "platformdirs.py"
+    made.write_text(
+        "import os\n"
+        "def user_config_dir(*args, **options): return '/nonexistent'\n"
+        "def user_runtime_dir(*args, **options):\n"
+        f"    if os.path.exists('{short_dir}/taken'): raise PermissionError('/x is not ours; set XDG_RUNTIME_DIR instead')\n"
+        f"    return '{short_dir}/ipcbus'\n"
+    )
+    daemon = daemon_factory(listen=[], env={"PYTHONPATH": f"{short_dir}:{environment()['PYTHONPATH']}"})
+    assert daemon.address == f"unix:{short_dir}/ipcbus/default.sock"
+    (short_dir / "taken").touch()
+    reload(daemon, "", "set XDG_RUNTIME_DIR instead")
+    with Wire(daemon.address) as wire:
+        wire.hello()
+    done = run_ipcbusd("--bus", "other", PYTHONPATH=f"{short_dir}:{environment()['PYTHONPATH']}")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done
+    assert "/x is not ours; set XDG_RUNTIME_DIR instead" in done.stderr
 
 
 def test_reload_keeps_saying_what_needs_a_restart(daemon_factory: DaemonFactory) -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import struct
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from ipcbus.protocol.errors import Code
 from ipcbus.protocol.messages import Kind, encode, encode_with_payload, pack
 from tests.conftest import DaemonFactory
-from tests.daemons import RunningDaemon, wait_until
+from tests.daemons import RunningDaemon, command, environment, wait_until
 from tests.wire import Wire
 
 
@@ -273,3 +274,46 @@ def test_handshake_timeout(daemon_factory: DaemonFactory) -> None:
     daemon = daemon_factory(config="[limits]\nhandshake_timeout_s = 0.2\n")
     with Wire(daemon.address) as wire:
         wire.expect_bye(Code.HANDSHAKE_TIMEOUT)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "terminal"])
+def test_a_log_that_nobody_reads_stops_nothing(short_dir: Path, kind: str) -> None:
+    """More log than the kernel holds for standard error; then it is read again, and says what is missing."""
+    if kind == "socket":
+        reader, writer = (sock.detach() for sock in socket.socketpair())
+    else:
+        reader, writer = os.openpty() if kind == "terminal" else os.pipe()
+    path = f"{short_dir}/bus.sock"
+    daemon = subprocess.Popen(
+        command("--config", "/dev/null", "--listen", f"unix:{path}", "--log-level", "debug"),
+        env=environment(), stdin=subprocess.DEVNULL, stderr=writer,
+    )  # fmt: skip
+    try:
+        wait_until(lambda: os.path.exists(path), "it listens")
+        for _ in range(300):  # each makes the bus write a line of 300 bytes; a socket holds more of them, so the lines below are longer
+            with Wire(f"unix:{path}") as wire:
+                wire.hello("\N{CYRILLIC SMALL LETTER ZHE}" * 127)
+                assert wire.call("stats")["pid"] == daemon.pid
+        assert os.get_blocking(writer), "whom it shares standard error with was not asked"
+        os.set_blocking(reader, False)
+        wait_until(lambda: _read_out(reader, daemon, path), "it says how many lines it kept back")
+        daemon.terminate()
+        assert daemon.wait(20) == 0
+    finally:
+        os.close(writer)
+        os.close(reader)
+        daemon.kill()
+        daemon.wait(20)
+
+
+def _read_out(reader: int, daemon: subprocess.Popen[bytes], path: str) -> bool:
+    """Read what there is and have it log one line more; whether it told of lines that it kept back."""
+    found = b""
+    try:
+        while data := os.read(reader, 1 << 16):
+            found += data
+    except BlockingIOError:
+        pass
+    with Wire(f"unix:{path}") as wire:
+        wire.hello("again")
+    return b"lines kept back, standard error took no more) peer" in found

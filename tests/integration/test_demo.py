@@ -74,7 +74,7 @@ def test_plain_lines_tell_the_story(short_dir: Path) -> None:
     assert places == sorted(places)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGKILL, -9)])
 def test_it_leaves_nobody_behind(short_dir: Path, number: signal.Signals, code: int) -> None:
     child = start(short_dir, "--seconds", "30", "--plain")
     assert child.stdout is not None
@@ -87,3 +87,22 @@ def test_it_leaves_nobody_behind(short_dir: Path, number: signal.Signals, code: 
     assert b"Traceback" not in err
     wait_for_nobody(short_dir)
     assert (list(short_dir.iterdir()) == []) is (number != signal.SIGKILL)
+
+
+def test_a_terminal_that_is_closed_leaves_nothing(short_dir: Path) -> None:
+    """Its screen is gone too (EIO), and SIGHUP comes more than once."""
+    leader, follower = os.openpty()
+    env = environment(TMPDIR=str(short_dir), TERM="xterm")
+    child = subprocess.Popen(
+        [sys.executable, "-m", "ipcbus.cli.main", "demo", "--seconds", "30"], env=env, stdin=follower, stdout=follower, stderr=follower
+    )
+    os.close(follower)
+    seen = b""
+    while b"the service answers" not in seen:
+        seen += os.read(leader, 65536)
+    os.close(leader)
+    for _ in range(3):
+        child.send_signal(signal.SIGHUP)
+    assert child.wait(WAIT_S) == 129
+    wait_for_nobody(short_dir)
+    assert list(short_dir.iterdir()) == []

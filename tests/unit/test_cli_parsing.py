@@ -34,7 +34,7 @@ def test_patterns_around_options() -> None:
 
 @pytest.mark.parametrize(
     "words",
-    ["", "nonsense", "pub", "pub a b c", "sub", "names x", "sub a --count", "pub a --nonsense", "ping --count 0"],
+    ["", "nonsense", "pub", "pub a b c", "sub", "names x", "sub a --count", "pub a --nonsense", "ping --count 0", "sub x --timeout 3000000", "call a/b --timeout nan"],
 )
 def test_usage_errors(words: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:

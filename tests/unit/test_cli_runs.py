@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -62,3 +65,26 @@ def test_a_command_that_cannot_start_raises() -> None:
     with pytest.raises(OSError, match="nothing"):
         finish("/nothing/here")
     assert finish(sys.executable, "-c", "").failure == ""
+
+
+def test_a_command_does_not_outlive_who_started_it(tmp_path: Path) -> None:
+    script = f"import os; from ipcbus.cli.runs import Run; Run(['/bin/sh', '-c', 'echo $$ > {tmp_path}/pid; exec sleep 100'], b'', {{}}, None, None)"
+    wait = f"import time; [time.sleep(0.01) for _ in range(2000) if not os.path.exists('{tmp_path}/pid') or not os.path.getsize('{tmp_path}/pid')]"
+    code = f"{script}; {wait}; os.kill(os.getpid(), 9)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=20).returncode == -9
+    pid = int((tmp_path / "pid").read_text())
+    deadline = time.monotonic() + 20
+    while _runs(pid):
+        assert time.monotonic() < deadline, "left behind"
+        time.sleep(0.01)
+
+
+def _runs(pid: int) -> bool:
+    """Whether *pid* does more than wait for somebody to take its exit code."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+    except ProcessLookupError:
+        return os.path.exists(f"/proc/{pid}")

@@ -68,7 +68,7 @@ def test_undecodable() -> None:
     assert dump(plain({"$undecodable": "x"})) == '{"$map": [["$undecodable", "x"]]}'
 
 
-@pytest.mark.parametrize("text", ["", "hello", "{'t': 1}", "NaN", "-Infinity", "[1", b"\xff", "[" * 100_000])
+@pytest.mark.parametrize("text", ["", "hello", "{'t': 1}", "NaN", "-Infinity", "1e999", '{"t": [-1e999]}', "[1", b"\xff", "[" * 100_000])
 def test_what_is_not_json_says_what_to_do(text: str | bytes) -> None:
     with pytest.raises(CommandError) as caught:
         parse(text)

@@ -45,6 +45,20 @@ def test_exceptions_survive_pickling() -> None:
     assert (made.code, made.text, made.to) == ("code", "text", "to/x")
 
 
+def test_a_connect_error_says_why_to_a_program() -> None:
+    made = pickle.loads(pickle.dumps(ipcbus_client.ConnectError("text", reason="secret")))
+    assert (str(made), made.reason) == ("text", "secret")
+    assert ipcbus_client.ConnectError("text").reason == "timeout"
+
+
+def test_timeouts() -> None:
+    for good in (None, 0, 0.0, 5, 1e7, float("inf")):
+        _names.check_timeout(good)
+    for bad in (-1, -0.001, float("nan"), float("-inf")):
+        with pytest.raises(ValueError, match="timeout of"):
+            _names.check_timeout(bad)
+
+
 RETRIED_BYES = {Code.OK, Code.SLOW_READER, Code.HANDSHAKE_TIMEOUT, Code.SHUTTING_DOWN, Code.TOO_MANY_PEERS, Code.INTERNAL}
 RETRIED_DECLARATIONS = {Code.INTERNAL, Code.NAME_TAKEN, Code.OVER_LIMIT, Code.OVERLOADED, Code.NOT_OWNER, Code.EXPIRED}
 

@@ -123,6 +123,7 @@ def test_another_bus_does_not_take_the_first_ones_address(tmp_path: Path) -> Non
         ("listen = [1]", "listen: [1] is not a list of addresses"),
         ('listen = ["unix:x"]', "give an absolute path"),
         ('listen = ["unix:/x", "unix:/x"]', "/x is given twice"),
+        ('listen = ["unix:/x", "unix:/nowhere/../x"]', "/x is given twice"),
         ('poller = "Epoll"', "poller: 'Epoll' is not one of epoll, poll, select"),
         ("drain_s = true", "drain_s: True is not a number of seconds"),
         ("drain_s = nan", "drain_s: nan is not a number of seconds"),
@@ -135,12 +136,39 @@ def test_another_bus_does_not_take_the_first_ones_address(tmp_path: Path) -> Non
         ("[limits]\nmax_peers = 1.0", "limits.max_peers: 1.0 is not a whole number"),
         ("[limits]\nmax_payload_bytes = 4294967295", "limits.max_payload_bytes: 4294967295 is not a whole number from 0 to 4294901759"),
         ("[limits]\nlane_stall_s = 0", "limits.lane_stall_s: 0 is not a number of seconds"),
+        (
+            "[limits]\nmax_output_bytes = 21037055",
+            "limits.max_output_bytes: 21037055 is too little for limits.max_payload_bytes of 16777216: give it at least 21037056",
+        ),
+        (
+            "[limits]\nmax_payload_bytes = 200_000_000\nmax_output_bytes = 150_000_000",
+            "limits.max_output_bytes: 150000000 is too little for limits.max_payload_bytes of 200000000: give it at least 204259840",
+        ),
         ("drain_s = ", "not TOML"),
     ],
 )
 def test_messages(tmp_path: Path, text: str, expected: str) -> None:
     (line,) = errors(tmp_path, text)
     assert expected in line
+
+
+def test_output_that_just_holds_the_largest_message(tmp_path: Path) -> None:
+    assert configure(tmp_path, "[limits]\nmax_output_bytes = 21037056\n").limits.max_output_bytes == 21_037_056
+    text = "[limits]\nmax_payload_bytes = 0\nmax_output_bytes = 4259840\n"
+    assert configure(tmp_path, text).limits.max_output_bytes == 4_259_840
+
+
+def test_a_runtime_directory_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any, **options: Any) -> str:
+        raise PermissionError("runtime directory /tmp/runtime-1 is a symlink; set XDG_RUNTIME_DIR instead")
+
+    monkeypatch.setattr("platformdirs.user_runtime_dir", refuse)
+    (line,) = errors(tmp_path)
+    assert line == "listen: runtime directory /tmp/runtime-1 is a symlink; set XDG_RUNTIME_DIR instead"
+    (line,) = errors(tmp_path, 'listen = ["tcp:127.0.0.1:0"]')
+    assert line == "secret_file: runtime directory /tmp/runtime-1 is a symlink; set XDG_RUNTIME_DIR instead"
+    assert configure(tmp_path, 'listen = ["tcp:127.0.0.1:0"]\nsecret_file = "/run/a.secret"').secret_file == "/run/a.secret"
+    assert configure(tmp_path, 'listen = ["unix:/run/a.sock"]').secret_file is None, "nobody needs it"
 
 
 def test_messages_name_the_place(tmp_path: Path) -> None:

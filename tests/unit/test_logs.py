@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import errno
 import logging
+import os
+import select
 import sys
 
+import pytest
+
+from ipcbus.daemon import logs
 from ipcbus.daemon.limits import LOG_BURST_LINES
-from ipcbus.daemon.logs import JsonFormatter, RateLimit, TextFormatter
+from ipcbus.daemon.logs import JsonFormatter, RateLimit, StderrHandler, TextFormatter
 
 
 def record(text: str, *args: object, fault: bool = False) -> logging.LogRecord:
@@ -53,3 +59,66 @@ def test_rate_limit_tells_what_it_kept_back() -> None:
     assert limit.filter(made)
     assert made.getMessage() == "(70 lines kept back, more than 50 a second) after all"
     assert limit.filter(record("next"))
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_pipe_that_is_full_is_not_waited_for(own: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not own:  # a standard error that cannot be opened anew: another user's, a socket
+        monkeypatch.setattr(logs, "_own_description", lambda fd: None)
+    reader, writer = os.pipe()
+    handler = StderrHandler(writer)
+    try:
+        for number in range(3000):
+            handler.emit(record("%d %s", number, "x" * 100))
+        assert os.get_blocking(writer)
+        assert not select.select([], [writer], [], 0)[1]
+        first = os.read(reader, 1 << 20)
+        written = first.count(b"\n")
+        handler.emit(record("after"))
+        handler.emit(record("last"))
+        text = (first + os.read(reader, 1 << 20)).decode().splitlines()
+    finally:
+        handler.close()
+        os.close(reader)
+        os.close(writer)
+    assert [int(line.split()[0]) for line in text[:-2]] == list(range(len(text) - 2))  # all of them whole
+    assert len(text) - 2 in (written, written + 1)
+    assert text[-2:] == [f"({3000 - (len(text) - 2)} lines kept back, standard error took no more) after", "last"]
+
+
+def test_a_record_longer_than_a_pipe_goes_on_later() -> None:
+    reader, writer = os.pipe()
+    handler = StderrHandler(writer)
+    try:
+        handler.emit(record("%s", "x" * 300_000))
+        read = b""
+        while b"end" not in read:
+            read += os.read(reader, 1 << 20)
+            handler.emit(record("end"))
+    finally:
+        handler.close()
+        os.close(reader)
+        os.close(writer)
+    first, second = read.decode().splitlines()[:2]
+    assert first == "x" * 300_000
+    assert second.endswith("lines kept back, standard error took no more) end")
+
+
+@pytest.mark.parametrize("number", [errno.EPIPE, errno.ENOSPC])
+def test_a_standard_error_that_fails_is_no_fault(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+    handler = StderrHandler(writer)
+
+    def fail(fd: int, data: bytes) -> int:
+        raise OSError(number, os.strerror(number))
+
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(logs.os, "write", fail)
+            handler.emit(record("lost"))
+        handler.emit(record("there"))
+        assert os.read(reader, 1000) == b"(1 lines kept back, standard error took no more) there\n"
+    finally:
+        handler.close()
+        os.close(reader)
+        os.close(writer)

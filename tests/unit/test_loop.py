@@ -14,6 +14,7 @@ import pytest
 
 from ipcbus.broker import Broker, Credentials, Peer
 from ipcbus.daemon.admission import Admission
+from ipcbus.daemon.limits import WAIT_MAX_S
 from ipcbus.daemon.links import Link
 from ipcbus.daemon.loop import POLLERS, Loop
 from ipcbus.protocol.errors import Code
@@ -135,7 +136,7 @@ def test_fault_in_one_peers_work_stays_there(bench: Bench, caplog: pytest.LogCap
     assert [frame.kind for frame in frames(good)] == [Kind.PONG]
     (record,) = [record for record in caplog.records if record.exc_info]
     assert record.levelno == logging.ERROR
-    assert "peer 2 (unit, pid 1 uid 2)" in record.getMessage()
+    assert "peer 2 ('unit', pid 1 uid 2)" in record.getMessage()
 
 
 @pytest.mark.parametrize("fail", [{"receive", "expel"}, {"receive", "disconnect"}, {"receive", "expel", "disconnect"}])
@@ -387,3 +388,17 @@ def test_stranger_that_is_gone_before_it_is_judged(bench: Bench, offer: Any) -> 
     assert offer.ours.recv(10) == b""
     assert offer.theirs.fileno() == -1
     admission.close()
+
+
+@pytest.mark.parametrize("poller", POLLERS)
+def test_a_deadline_beyond_what_a_poller_can_wait(poller: str) -> None:
+    """max_timeout_ms goes up to 2**32 - 1, poll(2) to 2**31 - 1: the wait is cut, and a round without events begins anew."""
+    bench = Bench(poller)
+    try:
+        now = time.monotonic()
+        bench.loop.at(now + 2**32 / 1000, lambda _: pytest.fail("too early"))
+        bench.loop._more = False
+        assert bench.loop._timeout(now) == WAIT_MAX_S
+        bench.run()
+    finally:
+        bench.close()

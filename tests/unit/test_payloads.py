@@ -181,3 +181,15 @@ def test_a_large_payload_that_ends_too_early_is_the_decoders_to_refuse(end: byte
     filler = b"\xc6" + MAX_ELEMENTS.to_bytes(4, "big") + bytes(MAX_ELEMENTS)
     with pytest.raises(PayloadError):
         decode_value(None, _array(filler + end, 3))
+
+
+def test_large_json_is_counted_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    import json
+
+    for bomb in (b"[" + b"0," * MAX_ELEMENTS + b"0]", b"[" * (MAX_ELEMENTS + 1), b"[" + b"{}," * MAX_ELEMENTS + b"{}]"):
+        with monkeypatch.context() as patch:
+            patch.setattr(json, "loads", lambda data: pytest.fail("it was decoded"))
+            with pytest.raises(PayloadError, match="elements"):
+                decode_value(3, bomb)
+    assert decode_value(3, b'["' + b"x" * MAX_ELEMENTS + b'", 1]') == ["x" * MAX_ELEMENTS, 1]
+    assert len(decode_value(3, b"[" + b"0, " * (MAX_ELEMENTS // 2 - 2) + b"0]")) == MAX_ELEMENTS // 2 - 1

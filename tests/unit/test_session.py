@@ -131,6 +131,116 @@ def test_challenge_on_unix_is_the_end_of_the_connection() -> None:
     assert session.hangup is not None
 
 
+def on_tcp() -> Session:
+    session = Session(program="p", library="l")
+    session.declarations.own("me", "exclusive", False, False)
+    session.outbox.publish("secret.topic", b"private", False, None)
+    session.opened(secret=b"s" * 32, nonce=b"n" * 32, bus_address="127.0.0.1:1", client_address="127.0.0.1:2")
+    sent(session)
+    return session
+
+
+def on_unix() -> Session:
+    session = Session(program="p", library="l")
+    session.opened()
+    sent(session)
+    return session
+
+
+def challenge() -> bytes:
+    hello = encode(Kind.HELLO, 0, 1, 1, [], {"program": "p", "library": "l"}, b"n" * 32)[5:]
+    shown = proof(b"s" * 32, "bus", hello, 1, [], b"m" * 32, "127.0.0.1:1", "127.0.0.1:2")
+    return encode(Kind.CHALLENGE, 0, 1, [], b"m" * 32, shown)
+
+
+OF_A_READY_BUS = {
+    "ping": encode(Kind.PING, 0, 1),
+    "pong": encode(Kind.PONG, 0, 1),
+    "publish": encode_with_payload(b"x", Kind.PUBLISH, 9, "t", 1),
+    "retain": encode_with_payload(b"x", Kind.RETAIN, 9, "t", 1),
+    "send": encode_with_payload(b"x", Kind.SEND, 9, "me", 1),
+    "request": encode_with_payload(b"x", Kind.REQUEST, 9, "me/do", 1, 1000, 1),
+    "reply": encode_with_payload(b"", Kind.REPLY, 0, ":7", 1, None),
+    "error": encode_with_payload(b"", Kind.ERROR, 0, ":7", 1, 20, "", None),
+    "cancel": encode(Kind.CANCEL, 9, "me/do", 1),
+    "lane": encode(Kind.LANE, 0, 1),
+    "notice": encode_with_payload(b"\x80", Kind.NOTICE, 0, "lost", None),
+    "unknown kind": b"\xce\x00\x00\x00\x03\x92\x63\x00",
+}
+
+
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("frame", OF_A_READY_BUS.values(), ids=OF_A_READY_BUS)
+@pytest.mark.parametrize("begun", ["unix", "tcp", "proved"])
+def test_before_welcome_the_bus_has_nothing_to_say(begun: str, frame: bytes, times: int) -> None:
+    session = on_unix() if begun == "unix" else on_tcp()
+    if begun == "proved":
+        session.receive(challenge())
+        assert [kind for kind, *_ in elements(session)] == [Kind.PROOF]
+    called: list[int] = []
+    session.on_requests = lambda: called.append(1)
+    session.receive(frame * times + WELCOME)
+    assert session.hangup is not None
+    assert session.state is State.CONNECTING
+    assert (elements(session), called, session.inbox, len(session.services.requests)) == ([], [], None, 0)
+    assert len(session.outbox.waiting) == (0 if begun == "unix" else 1)
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_on_tcp_a_welcome_without_a_challenge_gets_nothing(split: bool) -> None:
+    session = on_tcp()
+    for part in (WELCOME[:9], WELCOME[9:]) if split else (WELCOME,):
+        session.receive(part)
+    assert session.hangup is not None
+    assert "H-5" in session.hangup
+    assert session.state is State.CONNECTING
+    assert elements(session) == []
+
+
+def test_on_tcp_challenge_and_welcome_may_come_in_one_read() -> None:
+    session = on_tcp()
+    session.receive(challenge() + WELCOME + encode(Kind.PING, 0, 5))
+    assert session.hangup is None
+    assert [frame[0] for frame in elements(session)] == [Kind.PROOF, Kind.REQUEST, Kind.PUBLISH, Kind.PONG]
+
+
+def test_a_second_challenge_is_the_end_of_the_connection() -> None:
+    session = on_tcp()
+    session.receive(challenge())
+    sent(session)
+    session.receive(challenge())
+    assert session.hangup is not None
+    assert elements(session) == []
+
+
+def test_bye_may_come_at_any_time() -> None:
+    for session in (on_unix(), on_tcp()):
+        session.receive(encode(Kind.BYE, 0, Code.TOO_MANY_PEERS.value, "full"))
+        assert session.hangup == "the bus said too_many_peers: full"
+        assert session.said_bye == Code.TOO_MANY_PEERS
+
+
+@pytest.mark.parametrize("frame", [WELCOME, encode(Kind.CHALLENGE, 0, 1, [], b"m" * 32, b"x" * 32)], ids=["welcome", "challenge"])
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_handshake_is_over_after_welcome(frame: bytes, times: int) -> None:
+    session = connected()
+    session.receive(frame * times)
+    assert session.hangup is not None
+    assert session.epoch == 0
+
+
+@pytest.mark.parametrize(
+    "elements_of",
+    [(0, 1, [], 0, b"i" * 16, {}), (0, 1, [], "7", b"i" * 16, {}), (0, 1, [], 7, "i", {}), (0, 1, [], 7, b"i" * 16, []), (0, 1)],
+)
+def test_a_malformed_welcome_is_the_end_of_the_connection(elements_of: tuple[Any, ...]) -> None:
+    session = on_unix()
+    envelope = msgpack.packb([4, *elements_of])
+    session.receive(b"\xce" + len(envelope).to_bytes(4, "big") + envelope)
+    assert session.hangup is not None
+    assert session.state is State.CONNECTING
+
+
 @pytest.mark.parametrize(
     ("code", "ends"),
     [
@@ -580,6 +690,123 @@ def test_a_no_on_replay_is_tried_again_or_given_up() -> None:
     assert answer_all(session) == ["own"]
     assert len([r for r in session.remarks if "trying again" in r.text]) == 1
     assert len([r for r in session.remarks if "given up" in r.text]) == 1
+
+
+def refused_after_a_restart() -> tuple[Session, list[str]]:
+    """A session whose name another peer took meanwhile; it serves a method under it."""
+    session = connected()
+    session.declarations.own("me", "exclusive", False, False)
+    session.declarations.serve("me", "m")
+    answer_all(session)
+    session.lost("gone", again=True)
+    session.opened()
+    session.receive(WELCOME)
+    asked = answer_all(session, own=b"%d" % Code.NAME_TAKEN, serve=b"%d" % Code.NOT_OWNER)
+    assert session.declarations.tick(10.0) == 11.0
+    return session, asked
+
+
+def test_a_refused_name_can_be_withdrawn_with_its_methods() -> None:
+    session, _ = refused_after_a_restart()
+    assert session.declarations.withdraw("own", "me") is None  # the bus said that it is not ours: there is nothing to tell it
+    assert session.declarations.tick(100.0) is None
+    assert sent(session) == []
+
+
+def test_a_refused_method_can_be_withdrawn_alone() -> None:
+    session, _ = refused_after_a_restart()
+    session.declarations.withdraw("serve", "me", "m")
+    session.declarations.tick(100.0)
+    assert answer_all(session) == ["own"]
+
+
+def test_a_refused_name_that_is_declared_anew_is_said_once() -> None:
+    session, _ = refused_after_a_restart()
+    session.declarations.own("me", "queue", False, False)
+    session.declarations.tick(100.0)
+    assert sorted(answer_all(session)) == ["own", "serve"]
+
+
+def test_a_refusal_is_logged_once_an_episode() -> None:
+    session, _ = refused_after_a_restart()
+    taken = b"%d" % Code.NAME_TAKEN
+
+    def warnings() -> int:
+        return len([remark for remark in session.remarks if "bus/own: name_taken" in remark.text])
+
+    for now in range(20, 200, 10):
+        session.declarations.tick(float(now))
+        answer_all(session, own=taken)
+    assert warnings() == 1
+    for now in range(200, 220, 5):
+        session.declarations.tick(float(now))
+        answer_all(session)
+    session.lost("gone", again=True)
+    session.opened()
+    session.receive(WELCOME)
+    answer_all(session, own=taken)
+    assert warnings() == 2
+
+
+def test_what_is_withdrawn_while_somebody_waits_for_it_settles() -> None:
+    session = connected()
+    session.lost("gone", again=True)
+    lane = Lane(session.new_id(), "x", window_bytes=10)
+    waits = [session.declarations.subscribe(lane), session.declarations.own("n", "exclusive", False, False)]
+    waits.append(session.declarations.serve("n", "m"))
+    told: list[int] = []
+    for call in waits:
+        call.notify = lambda: told.append(1)
+    session.declarations.withdraw("subscribe", lane.number)
+    session.declarations.withdraw("own", "n")
+    assert told == [1, 1, 1]
+    for call in waits:
+        with pytest.raises(Closed):
+            call.result()
+
+
+def test_what_is_withdrawn_in_flight_settles_once() -> None:
+    session = connected()
+    call = session.declarations.own("n", "exclusive", False, False)
+    (request,) = sent(session)
+    session.declarations.withdraw("own", "n")
+    assert isinstance(call.error, Closed)
+    session.receive(reply(request.elements[3], {"owner": True}))
+    assert isinstance(call.error, Closed)
+
+
+@pytest.mark.parametrize("online", [False, True])
+def test_what_is_declared_anew_settles_for_both_who_wait(online: bool) -> None:
+    session = connected()
+    if not online:
+        session.lost("gone", again=True)
+    one = session.declarations.own("n", "exclusive", False, False)
+    two = session.declarations.own("n", "queue", False, False)
+    if online:
+        session.lost("gone", again=True)
+    session.opened()
+    session.receive(WELCOME)
+    assert answer_all(session) == ["own"]
+    assert one.result() == two.result() == {"owner": True}
+
+
+def test_timeouts_up_to_for_ever() -> None:
+    session = connected()
+    for timeout in (1e7, 1e300, float("inf")):
+        session.request("a/b", None, None, timeout)
+        session.request("a/b", None, {"h": 1}, timeout)
+    assert [frame[4] for frame in elements(session)] == [60_000] * 6
+    early = Session(program="p", library="l")
+    early.opened()
+    early.request("bus/ping", None, None, float("inf"))
+    assert elements(early)[1][4] == 86_400_000
+
+
+def test_a_credit_above_the_busses_limit_is_just_said() -> None:
+    session = connected(encode(Kind.WELCOME, 0, 1, [], 7, b"i" * 16, {**INFO, "max_credit_bytes": 1000}))
+    session.declarations.subscribe(Lane(session.new_id(), "x", window_bytes=64 * 1024 * 1024))
+    (frame,) = sent(session)
+    assert msgpack.unpackb(frame.payload)["credit"] == 64 * 1024 * 1024
 
 
 def test_a_declaration_in_flight_is_replayed_not_failed() -> None:

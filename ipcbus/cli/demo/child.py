@@ -12,11 +12,15 @@ import signal
 import sys
 
 _PR_SET_PDEATHSIG = 1
+_prctl = ctypes.CDLL(None).prctl  # now: between fork and exec it may not be looked up
 
 
 def die_with_parent(parent: int) -> None:
-    """Have the kernel kill this process when the one that started it, *parent*, ends in whatever way."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    """Have the kernel kill this process when the one that started it, *parent*, ends in whatever way.
+
+    It is the thread that started it whose end counts. May be called between fork and exec.
+    """
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:  # it ended before the call above
         os._exit(1)
 

@@ -34,7 +34,7 @@ LAST_MESSAGES_S = 5.0  #: for what is still on its way at the end
 
 
 def demo(arguments: argparse.Namespace) -> int:
-    """Run the demo; 0 if every check held, 1 otherwise. Nothing is left behind, however it ends."""
+    """Run the demo; 0 if every check held, 1 otherwise. Nothing is left behind, unless it is SIGKILL that ends it."""
     if arguments.seconds < MIN_SECONDS:
         raise usage(f"--seconds {arguments.seconds:g} is too short to lose a daemon and get it back; use {MIN_SECONDS:g}")
     logging.getLogger("ipcbus_client").addHandler(logging.NullHandler())  # the story is told by the view

@@ -139,5 +139,8 @@ class View:
         """Give the terminal back as it was; the last screen stays."""
         if self._form == "screen":
             self._form = "silent"
-            sys.stdout.write("\x1b[?25h")
-            sys.stdout.flush()
+            try:
+                sys.stdout.write("\x1b[?25h")
+                sys.stdout.flush()
+            except OSError:
+                pass  # it was closed, which ends the demo; there is nothing to give back
