@@ -1,6 +1,7 @@
 """The log: one line per event on standard error, as text or JSON, never more than the disk can bear, and never waited for.
 
-Owns the format, the rate and the writing. Must not know what is logged. Text of strangers (program names, topics) is made harmless here, at the border.
+Owns the format, the rate and the writing. Must not know what is logged. Text of strangers (program names, topics) is made harmless here,
+at the border.
 """
 
 from __future__ import annotations

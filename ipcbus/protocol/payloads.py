@@ -54,6 +54,9 @@ def decode_value(meta: Meta, payload: bytes) -> Any:
         if encoding == TEXT:
             return payload.decode()
         if encoding == JSON:
+            # Each element but the first follows one of these; those in strings are counted too, which a million allows.
+            if len(payload) > MAX_ELEMENTS and sum(map(payload.count, (b",", b"[", b"{", b":"))) >= MAX_ELEMENTS:
+                raise PayloadError(f"payload has more than {MAX_ELEMENTS} elements")
             import json  # here: most programs never meet any
 
             return json.loads(payload)

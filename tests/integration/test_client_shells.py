@@ -356,6 +356,221 @@ def test_a_slow_reader_of_its_own_publications_does_not_deadlock(connect: Connec
     run(body())
 
 
+def test_what_a_handler_or_callback_raises_stays_there(connect: Connect, daemon: RunningDaemon, caplog: pytest.LogCaptureFixture) -> None:
+    class WordlessError(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    raised = {"exit": SystemExit(3), "wordless": WordlessError(), "generator": GeneratorExit()}
+
+    async def body() -> None:
+        bus, seen = await connect(daemon.address), []
+
+        def handle(request: ipcbus_client.Request) -> str:
+            if request.data in raised:
+                raise raised[request.data]
+            return "fine"
+
+        async def handle_later(request: ipcbus_client.Request) -> str:
+            await asyncio.sleep(0)
+            return handle(request)
+
+        def call_back(message: ipcbus_client.Message) -> None:
+            seen.append(message.data)
+            if message.data in raised:
+                raise raised[message.data]
+
+        await bus.respond("svc/do", handle)
+        if connect is _connect_aio:
+            await bus.respond("svc/later", handle_later)
+        await bus.subscribe("t", call_back)
+        for to in ("svc/do", "svc/later") if connect is _connect_aio else ("svc/do",):
+            for data, code in (("exit", "SystemExit"), ("wordless", "WordlessError")):
+                with pytest.raises(ipcbus_client.ServiceError) as caught:
+                    await bus.request(to, data, timeout=WAIT_S)
+                assert caught.value.code == code
+            assert await bus.request(to, "else", timeout=WAIT_S) == "fine"
+        for data in ("exit", "wordless", "else"):
+            await bus.publish("t", data)
+        await until(lambda: seen == ["exit", "wordless", "else"])
+        assert bus.stats_local()["handler_errors"] >= 4
+        started = time.monotonic()
+        await bus.close(WAIT_S)
+        assert time.monotonic() - started < WAIT_S / 2
+        assert "handler of svc/do raised SystemExit" in caplog.text
+
+    run(body())
+
+
+def test_a_name_that_another_took_meanwhile_can_be_given_up(connect: Connect, daemon_factory: DaemonFactory) -> None:
+    async def body() -> None:
+        first = daemon_factory()
+        bus = await connect(first.address)
+        responder = await bus.respond("svc/do", lambda r: 1)
+        await bus.respond("own/do", lambda r: 1)
+        first.kill()
+        await until(lambda: bus.state == "reconnecting")
+        inner = bus.inner if isinstance(bus, Blocking) else bus
+        said: list[Any] = []
+        # the other one is first, as it may be with another back-off
+        session, thief = inner._session, None
+        replay = session.declarations.replay
+        session.declarations.replay = lambda: said.append(1)
+        daemon_factory(at=first.directory)
+        thief = await connect(first.address, name="svc")
+        await thief.own("own")
+        await until(lambda: bus.state == "connected")
+        session.declarations.replay = replay
+        replay()
+        await bus.flush()
+        await until(lambda: len(session.declarations._refused) == 4)
+        await responder.close()
+        await bus.release("own")
+        await asyncio.sleep(1.2)
+        assert await bus.own("svc", mode="queue") is False
+        await bus.release("svc")
+        await bus.release("never")
+        assert (await bus.ping()) < WAIT_S
+        await bus.close()
+        await thief.close()
+
+    run(body())
+
+
+@pytest.mark.parametrize("timeout", [1e7, 1e18, float("inf")])
+def test_timeouts_may_be_as_long_as_you_like(connect: Connect, daemon: RunningDaemon, timeout: float) -> None:
+    async def body() -> None:
+        bus = await connect(daemon.address, timeout=timeout)
+        sub = await bus.subscribe("t", window_bytes=64 * 1024 * 1024)
+        await bus.respond("svc/do", lambda r: r.timeout)
+        assert await bus.request("svc/do", timeout=timeout) == 86_400.0
+        assert await bus.request("svc/do", timeout=None) == 86_400.0
+        if isinstance(bus, Blocking):
+            threading.Timer(0.1, lambda: bus.inner.publish("t", 1)).start()
+        else:
+            asyncio.get_running_loop().call_later(0.1, lambda: asyncio.ensure_future(bus.publish("t", 1)))
+        assert (await sub.get(timeout)).data == 1
+        await bus.flush(timeout)
+        await bus.stats()
+        await bus.close(timeout)
+
+    run(body())
+
+
+def test_timeouts_that_mean_nothing_are_refused(connect: Connect, daemon: RunningDaemon) -> None:
+    async def body() -> None:
+        bus = await connect(daemon.address)
+        sub = await bus.subscribe("t")
+        for timeout in (-1.0, float("nan")):
+            for make in (
+                lambda timeout=timeout: connect(daemon.address, timeout=timeout),
+                lambda timeout=timeout: bus.request("bus/ping", timeout=timeout),
+                lambda timeout=timeout: bus.flush(timeout),
+                lambda timeout=timeout: bus.close(timeout),
+                lambda timeout=timeout: sub.get(timeout),
+            ):
+                with pytest.raises(ValueError, match="timeout of"):
+                    await make()
+        await bus.close()
+
+    run(body())
+
+
+def test_connect_errors_name_their_cause(connect: Connect, daemon_factory: DaemonFactory, short_dir: Any) -> None:
+    async def fails(*arguments: Any, **options: Any) -> tuple[str, str, float]:
+        started = time.monotonic()
+        with pytest.raises(ipcbus_client.ConnectError) as caught:
+            await connect(*arguments, **options)
+        return caught.value.reason, str(caught.value), time.monotonic() - started
+
+    async def body() -> None:
+        assert (await fails(f"unix:{short_dir}/none.sock", timeout=0.1))[0] == "nothing_listens"
+        tcp = daemon_factory(listen=["tcp:127.0.0.1:0"])
+        short, wrong, unreadable = short_dir / "short", short_dir / "wrong", short_dir
+        short.write_bytes(b"x")
+        wrong.write_bytes(b"x" * 32)
+        for path, words in ((short, "32 bytes"), (wrong, "H-5"), (unreadable, "cannot read the secret"), (short_dir / "none", "no secret in")):
+            reason, text, took_s = await fails(tcp.address, secret_file=str(path), timeout=WAIT_S)
+            assert (reason, words in text, "no bus at" in text) == ("secret", True, False), text
+            assert took_s < WAIT_S / 2
+        full = daemon_factory(config="[limits]\nmax_peers = 1\n")
+        bus = await connect(full.address)
+        reason, text, _ = await fails(full.address, timeout=0.5)
+        assert (reason, "no bus at" in text) == ("refused", False), text
+        assert "too_many_peers" in text
+        assert "End a program" in text
+        await bus.close()
+        full.signal(signal.SIGSTOP)
+        reason, text, _ = await fails(full.address, timeout=0.3)
+        assert (reason, "did not answer" in text) == ("timeout", True), text
+
+    run(body())
+
+
+def test_close_while_reconnecting_does_not_wait_for_the_bus(connect: Connect, daemon_factory: DaemonFactory) -> None:
+    async def body() -> None:
+        daemon = daemon_factory()
+        bus, idle = await connect(daemon.address), await connect(daemon.address)
+        await bus.subscribe("t", lambda m: None)
+        await bus.respond("svc/do", lambda r: 1)
+        daemon.kill()
+        for one in (bus, idle):
+            await until(lambda one=one: one.state == "reconnecting")
+            started = time.monotonic()
+            await one.close()
+            assert time.monotonic() - started < 2.5
+
+    run(body())
+
+
+def test_a_listener_that_skips_its_proof_gets_nothing(connect: Connect, short_dir: Any) -> None:
+    import socket
+
+    from ipcbus.protocol.messages import Kind, encode
+
+    secret = short_dir / "secret"
+    secret.write_bytes(b"s" * 32)
+    got = bytearray()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            made, _ = listener.accept()
+            with made:
+                got.extend(made.recv(65536))
+                made.sendall(encode(Kind.WELCOME, 0, 1, [], 7, b"i" * 16, {}))
+                while more := made.recv(65536):
+                    got.extend(more)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+
+        async def body() -> None:
+            with pytest.raises(ipcbus_client.ConnectError, match="H-5"):
+                await connect(f"tcp:127.0.0.1:{listener.getsockname()[1]}", name="me", secret_file=str(secret), timeout=0.3)
+
+        run(body())
+        thread.join(WAIT_S)
+    assert int.from_bytes(got[1:5], "big") + 5 == len(got)  # HELLO and nothing else
+
+
+def test_a_fault_in_the_keeper_closes_the_bus(
+    connect: Connect, daemon_factory: DaemonFactory, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def body() -> None:
+        daemon = daemon_factory()
+        bus = await connect(daemon.address)
+        sub = await bus.subscribe("t")
+        monkeypatch.setattr("ipcbus_client._backoff.Backoff.delay_s", lambda self, attempt, jitter: 1 / 0)
+        daemon.kill()
+        with pytest.raises(ipcbus_client.ConnectionLost, match="keeps the connection failed: ZeroDivisionError"):
+            await sub.get(WAIT_S)
+        assert bus.state == "closed"
+        await bus.close()
+        assert "Traceback" in caplog.text
+
+    run(body())
+
+
 # --- what only the blocking shell promises ---
 
 
@@ -383,6 +598,43 @@ def test_close_from_another_thread_settles_every_wait(daemon: RunningDaemon) -> 
         assert time.monotonic() - started < WAIT_S / 2
         block.set()
         assert sorted(map(str, results)) == sorted(map(str, [ipcbus_client.Closed, [], [], ipcbus_client.Closed]))
+
+
+def test_close_settles_a_subscribe_that_waits_for_the_bus(daemon_factory: DaemonFactory) -> None:
+    daemon = daemon_factory()
+    bus = ipcbus_client.connect(daemon.address, timeout=WAIT_S)
+    daemon.kill()
+    wait_for(lambda: bus.state == "reconnecting", "it did not notice")
+    results: list[Any] = []
+
+    def wait(what: Callable[[], Any]) -> None:
+        try:
+            results.append(what())
+        except ipcbus_client.BusError as error:
+            results.append(type(error))
+
+    waits = [lambda: bus.subscribe("t"), lambda: bus.own("n"), lambda: bus.respond("m/do", print)]
+    threads = [threading.Thread(target=wait, args=(what,)) for what in waits]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.2)
+    started = time.monotonic()
+    bus.release("n")
+    bus.close(0.5)
+    for thread in threads:
+        thread.join(WAIT_S)
+    assert time.monotonic() - started < WAIT_S / 2
+    assert results == [ipcbus_client.Closed] * 3
+
+
+def test_a_fault_in_the_worker_closes_the_bus(daemon: RunningDaemon, caplog: pytest.LogCaptureFixture) -> None:
+    with ipcbus_client.connect(daemon.address, name="svc") as bus:
+        bus.respond("svc/do", print)
+        bus._session.services.answer = lambda request, value: 1 / 0  # type: ignore[method-assign, assignment, return-value]
+        with pytest.raises(ipcbus_client.ConnectionLost, match="ZeroDivisionError"):
+            bus.request("svc/do", timeout=WAIT_S)
+        assert bus.state == "closed"
+    wait_for(lambda: "Traceback" in caplog.text, "nothing was logged")
 
 
 def test_many_threads_share_one_bus(daemon: RunningDaemon) -> None:
@@ -487,3 +739,38 @@ def test_cancelling_an_await_loses_no_message(daemon: RunningDaemon) -> None:
             assert inspect.iscoroutinefunction(sub.get)
 
     run(body())
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_a_keyboard_interrupt_in_a_handler_is_the_programs_and_the_bus_goes_on(daemon: RunningDaemon, later: bool) -> None:
+    loop = asyncio.new_event_loop()
+
+    def handle(request: ipcbus_client.Request) -> Any:
+        if request.data == "interrupt":
+            raise KeyboardInterrupt
+        return request.data
+
+    async def handle_later(request: ipcbus_client.Request) -> Any:
+        await asyncio.sleep(0)
+        return handle(request)
+
+    async def ask(bus: aio.Bus) -> list[Any]:
+        asked = [asyncio.ensure_future(bus.request("svc/do", data, timeout=WAIT_S)) for data in ("interrupt", 1, 2)]
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    async def begin() -> aio.Bus:
+        bus = await aio.connect(daemon.address)
+        await bus.respond("svc/do", handle_later if later else handle)
+        return bus
+
+    try:
+        bus = loop.run_until_complete(begin())
+        asking = loop.create_task(ask(bus))
+        with pytest.raises(KeyboardInterrupt):
+            loop.run_until_complete(asking)
+        first, *rest = loop.run_until_complete(asyncio.wait_for(asking, WAIT_S))
+        assert isinstance(first, ipcbus_client.ServiceError)
+        assert (first.code, rest) == ("KeyboardInterrupt", [1, 2])
+        loop.run_until_complete(bus.close())
+    finally:
+        loop.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import socket
@@ -280,9 +281,14 @@ def test_handshake_timeout(daemon_factory: DaemonFactory) -> None:
 def test_a_log_that_nobody_reads_stops_nothing(short_dir: Path, kind: str) -> None:
     """More log than the kernel holds for standard error; then it is read again, and says what is missing."""
     if kind == "socket":
-        reader, writer = (sock.detach() for sock in socket.socketpair())
+        ours, theirs = socket.socketpair()
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16384)
+        reader, writer = ours.detach(), theirs.detach()
+    elif kind == "terminal":
+        reader, writer = os.openpty()
     else:
-        reader, writer = os.openpty() if kind == "terminal" else os.pipe()
+        reader, writer = os.pipe()
+        fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 8192)
     path = f"{short_dir}/bus.sock"
     daemon = subprocess.Popen(
         command("--config", "/dev/null", "--listen", f"unix:{path}", "--log-level", "debug"),
@@ -290,9 +296,9 @@ def test_a_log_that_nobody_reads_stops_nothing(short_dir: Path, kind: str) -> No
     )  # fmt: skip
     try:
         wait_until(lambda: os.path.exists(path), "it listens")
-        for _ in range(300):  # each makes the bus write a line of 300 bytes; a socket holds more of them, so the lines below are longer
+        for _ in range(300):  # each makes the bus write a line of 150 bytes
             with Wire(f"unix:{path}") as wire:
-                wire.hello("\N{CYRILLIC SMALL LETTER ZHE}" * 127)
+                wire.hello("p" * 100)
                 assert wire.call("stats")["pid"] == daemon.pid
         assert os.get_blocking(writer), "whom it shares standard error with was not asked"
         os.set_blocking(reader, False)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import select
+
 import pytest
 
+from ipcbus.cli.commands import MAX_SECONDS
 from ipcbus.cli.parsing import parse_arguments
 
 
@@ -34,10 +38,23 @@ def test_patterns_around_options() -> None:
 
 @pytest.mark.parametrize(
     "words",
-    ["", "nonsense", "pub", "pub a b c", "sub", "names x", "sub a --count", "pub a --nonsense", "ping --count 0", "sub x --timeout 3000000", "call a/b --timeout nan"],
+    [
+        "", "nonsense", "pub", "pub a b c", "sub", "names x", "sub a --count", "pub a --nonsense", "ping --count 0",
+        "sub x --timeout 3000000", "call a/b --timeout nan",
+    ],
 )
 def test_usage_errors(words: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         parse_arguments(words.split())
     assert caught.value.code == 2
     assert capsys.readouterr().err
+
+
+def test_the_longest_timeout_is_one_that_poll_takes() -> None:
+    longest = parse_arguments(["sub", "x", "--timeout", str(MAX_SECONDS)]).timeout
+    reader, writer = os.pipe()
+    os.close(writer)
+    poll = select.poll()
+    poll.register(reader)
+    assert poll.poll(longest * 1000)
+    os.close(reader)

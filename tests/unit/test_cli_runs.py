@@ -68,9 +68,14 @@ def test_a_command_that_cannot_start_raises() -> None:
 
 
 def test_a_command_does_not_outlive_who_started_it(tmp_path: Path) -> None:
-    script = f"import os; from ipcbus.cli.runs import Run; Run(['/bin/sh', '-c', 'echo $$ > {tmp_path}/pid; exec sleep 100'], b'', {{}}, None, None)"
-    wait = f"import time; [time.sleep(0.01) for _ in range(2000) if not os.path.exists('{tmp_path}/pid') or not os.path.getsize('{tmp_path}/pid')]"
-    code = f"{script}; {wait}; os.kill(os.getpid(), 9)"
+    code = f"""
+import os, time
+from ipcbus.cli.runs import Run
+run = Run(['/bin/sh', '-c', 'echo $$ > {tmp_path}/pid; exec sleep 100'], b'', {{}}, None, None)
+while not os.path.exists('{tmp_path}/pid') or not os.path.getsize('{tmp_path}/pid'):
+    time.sleep(0.01)
+os.kill(os.getpid(), 9)
+"""
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=20).returncode == -9
     pid = int((tmp_path / "pid").read_text())
     deadline = time.monotonic() + 20

@@ -13,6 +13,7 @@ from ._errors import Closed, Timeout
 from ._lanes import GRANT_S, Lane
 from ._loop_wire import Waiters, wake
 from ._message import Message, Request
+from ._names import check_timeout
 from ._session import State
 
 if TYPE_CHECKING:
@@ -59,7 +60,11 @@ class Subscription:
         """The next message. Raises Timeout after *timeout* seconds (None: never), Closed or what ended the subscription when there is
         nothing more to come.
         """
-        return await self._next(None if timeout is None else self._bus._loop.time() + timeout)
+        if timeout is None:
+            return await self._next(None)
+        if not timeout >= 0:
+            check_timeout(timeout)
+        return await self._next(self._bus._loop.time() + timeout)
 
     async def close(self) -> None:
         """End it: unsubscribe. What was received already can still be taken. Idempotent."""
@@ -146,9 +151,14 @@ class Subscription:
                     result = callback(message)
                     if result is not None and hasattr(result, "__await__"):
                         await result
-                except Exception as error:  # noqa: BLE001  # the border to user code: one message's trouble is not the next one's
+                except (asyncio.CancelledError, GeneratorExit):
+                    raise
+                except BaseException as error:  # the border to user code: one message's trouble is not the next one's
                     session.counters["handler_errors"] += 1
                     _log_exception(f"callback of {self!r} raised {type(error).__name__}", error)
+                    if isinstance(error, KeyboardInterrupt):  # it is the program's; where that goes on, so does this
+                        self._bus._loop.call_soon(self._schedule)
+                        raise
                 if self._grouped:
                     lane.handled()
                     self._grant()
@@ -206,8 +216,10 @@ class Responder:
             return self._finish(request, None)
         try:
             value = self._handler(request)
-        except Exception as error:  # noqa: BLE001  # the border to user code: it becomes an ERROR
+        except BaseException as error:  # the border to user code: it becomes an ERROR
             self._refuse(request, error)
+            if isinstance(error, KeyboardInterrupt):  # it is the program's
+                raise
             return None
         if hasattr(value, "__await__"):
             return self._finish(request, value)
@@ -218,8 +230,12 @@ class Responder:
         """The task of one request, whose handler may have begun."""
         try:
             value = await (self._handler(request) if value is None else value)
-        except Exception as error:  # noqa: BLE001  # the border to user code: it becomes an ERROR
+        except (asyncio.CancelledError, GeneratorExit):
+            raise  # nobody waits for the answer
+        except BaseException as error:  # the border to user code: it becomes an ERROR
             self._refuse(request, error)
+            if isinstance(error, KeyboardInterrupt):  # it is the program's
+                raise
         else:
             self._answer(request, value)
         finally:
@@ -233,7 +249,7 @@ class Responder:
             bus._wire.log_soon()
         self._push()
 
-    def _refuse(self, request: Request, error: Exception) -> None:
+    def _refuse(self, request: Request, error: BaseException) -> None:
         text = self._bus._session.services.refuse(request, error)
         if text is not None:
             _log_exception(text, error)
@@ -248,7 +264,7 @@ class Responder:
             bus._wire.push()
 
 
-def _log_exception(text: str, error: Exception) -> None:
+def _log_exception(text: str, error: BaseException) -> None:
     import logging  # here: the blocking shell does it so too
 
     logging.getLogger("ipcbus_client").error("%s", text, exc_info=error)

@@ -11,6 +11,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
+from math import inf
 from time import monotonic
 from types import TracebackType
 from typing import Any
@@ -19,7 +20,7 @@ from . import _discovery, _names
 from ._blocking_streams import Inbox, Responder, Subscription, log_exception
 from ._calls import ERROR, Call
 from ._dial import Target
-from ._errors import BusError, ConnectError, ConnectionLost, Expired, Timeout
+from ._errors import BusError, ConnectionLost, Expired, Refused, Timeout, is_gone
 from ._lanes import INBOX, Lane
 from ._message import Message, Request
 from ._names import GRACE_S
@@ -50,7 +51,7 @@ def connect(
     its own. With *reconnect* a lost connection comes back by itself and everything declared is declared again; without it the bus is
     closed then.
 
-    Raises ConnectError, AddressError (a ValueError), BadName, or Refused where another peer owns the name.
+    Raises ConnectError (at once where there is no secret), AddressError (a ValueError), BadName, or Refused where another peer owns the name.
     """
     made = Bus(address, bus=bus, name=name, program=program, secret_file=secret_file, timeout=timeout, reconnect=reconnect)
     try:
@@ -75,6 +76,7 @@ class Bus:
         timeout: float | None,
         reconnect: bool,
     ) -> None:
+        _names.check_timeout(timeout)
         found = _discovery.find_address(address, bus)
         secret_path = _discovery.find_secret_path(secret_file, bus) if _discovery.is_tcp(found) else None
         self._address = str(found)
@@ -99,7 +101,8 @@ class Bus:
         with self._lock:
             self._wire.start()
             if not self._wire.wait_connected(deadline):
-                raise ConnectError(_names.no_bus(self._address, self._timeout, self._wire.last_failure))
+                wire = self._wire
+                raise _names.no_bus(self._address, self._timeout, wire.last_failure, wire.last_reason, wire.last_bye)
             if self._name_call is not None:
                 self._wait(self._name_call, deadline).result()
 
@@ -147,13 +150,17 @@ class Bus:
             self._declared(self._session.declarations.subscribe(lane), "subscribe", lane.number)
         return subscription
 
-    def request(self, to: str, data: Any = None, *, timeout: float = 5.0, headers: Mapping[str, Any] | None = None) -> Any:
+    def request(self, to: str, data: Any = None, *, timeout: float | None = 5.0, headers: Mapping[str, Any] | None = None) -> Any:
         """Ask ``name/method`` (or ``:42/method``) and return the decoded answer.
 
         Raises a RequestError that says what happened: NoSuchName, NoSuchMethod, NoSuchPeer, ResponderDied, Expired, Denied, Overloaded,
         Refused, ServiceError; ConnectionLost at once when the connection ends (whether the service acted on it is unknown); BadName,
-        PayloadError, Closed. The timeout covers everything.
+        PayloadError, Closed. The timeout covers everything; None is as long as the bus allows.
         """
+        if timeout is None:
+            timeout = inf
+        elif not timeout >= 0:
+            _names.check_timeout(timeout)
         session = self._session
         if to not in session.request_heads:
             _names.check_request(to)
@@ -282,6 +289,7 @@ class Bus:
         """Return when everything sent before was routed by the bus (H-12). Raises Timeout, ConnectionLost (whether it was routed is
         unknown), Closed.
         """
+        _names.check_timeout(timeout)
         with self._lock:
             self._fence(None if timeout is None else monotonic() + timeout)
 
@@ -291,6 +299,7 @@ class Bus:
 
         Every wait of other threads settles: iterations end after what was received, calls raise Closed.
         """
+        _names.check_timeout(timeout)
         deadline = monotonic() + timeout
         with self._lock:
             if self._closing or self._session.state is State.CLOSED:
@@ -316,7 +325,8 @@ class Bus:
         if self._worker is not None and self._worker_thread != _thread.get_ident():
             idle = Waiter()
             self._idle = idle
-            self._fence(deadline)  # what the bus had sent before it heard of the unsubscription is here now
+            if self._session.state is State.CONNECTED:
+                self._fence(deadline)  # what the bus had sent before it heard of the unsubscription is here now
             self._wire.wait(lambda: not (self._busy or self._jobs or self._session.services.requests), idle, deadline)
         if self._session.state is State.CONNECTED or self._outbox.waiting:
             self._fence(deadline)
@@ -389,12 +399,15 @@ class Bus:
             raise
 
     def _settled(self, call: Call | None) -> None:
-        """Wait for the end of a declaration. A connection that is lost meanwhile ends it too."""
+        """Wait for the end of a declaration. A connection that is lost meanwhile ends it too, and what the bus has forgotten is ended."""
         if call is not None:
             try:
                 self._wait(call, monotonic() + self._patience()).result()
             except ConnectionLost:
                 pass
+            except Refused as error:
+                if not is_gone(error):
+                    raise
 
     def _fence(self, deadline: float | None) -> None:
         """Wait until everything sent before was routed. Under the lock, taken once: a wait lets go of it once."""
@@ -434,10 +447,25 @@ class Bus:
             self._worker.wake()
 
     def _work(self) -> None:
+        fault: BaseException | None = None
+        self._lock.acquire()
+        try:
+            self._worker_thread = _thread.get_ident()
+            self._work_until_closed()
+        except BaseException as error:  # noqa: BLE001  # a fault of ours: nobody would answer requests, and close() would wait in vain
+            fault = error
+            self._session.close(ConnectionLost(f"the thread that runs callbacks and handlers failed: {type(error).__name__}: {error}"))
+            self._wire.keeper.wake()
+        finally:
+            self._worker_thread = 0
+            self._lock.release()
+        if fault is not None:
+            log_exception(f"{self!r} is closed: the thread that runs callbacks and handlers failed", fault)
+
+    def _work_until_closed(self) -> None:
+        """Under the lock, also where it raises."""
         assert self._worker is not None
-        self._worker_thread = _thread.get_ident()
         jobs, requests, lock = self._jobs, self._session.services.requests, self._lock
-        lock.acquire()
         while True:
             if requests:
                 self._handle(*requests.popleft())
@@ -456,7 +484,6 @@ class Bus:
                 if self._session.state is State.CLOSED:
                     break
                 self._wire.lead_or_follow(self._worker)
-        lock.release()
 
     def _handle(self, responder: Responder, request: Request) -> None:
         """On the worker: one request. Under the lock, which is free while the handler runs."""
@@ -468,7 +495,7 @@ class Bus:
         lock.release()
         try:
             value = responder._handler(request)
-        except Exception as error:  # noqa: BLE001  # the border to user code: it becomes an ERROR
+        except BaseException as error:  # noqa: BLE001  # the border to user code, also for sys.exit(): it becomes an ERROR
             failure = error
         finally:
             lock.acquire()
@@ -483,8 +510,10 @@ class Bus:
             self._wire.push()
         if failure is not None and text is not None:
             lock.release()
-            log_exception(text, failure)
-            lock.acquire()
+            try:
+                log_exception(text, failure)
+            finally:
+                lock.acquire()
 
 
 @atexit.register

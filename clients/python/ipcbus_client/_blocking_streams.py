@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ._errors import Closed, Timeout
 from ._lanes import GRANT_S, Lane
 from ._message import Message, Request
+from ._names import check_timeout
 from ._session import State
 from ._waiter import Waiter
 
@@ -64,7 +65,11 @@ class Subscription:
         if self._given:
             self._given = False
             self._handled()
-        deadline = None if timeout is None else monotonic() + timeout
+        deadline = None
+        if timeout is not None:
+            if not timeout >= 0:
+                check_timeout(timeout)
+            deadline = monotonic() + timeout
         while True:
             message = self._pop()
             if message is not None:
@@ -173,7 +178,7 @@ class Subscription:
                 message = popleft()
                 try:
                     callback(message)
-                except Exception as error:  # noqa: BLE001  # the border to user code: one message's trouble is not the next one's
+                except BaseException as error:  # noqa: BLE001  # the border to user code: one message's trouble is not the next one's
                     self._bus._session.counters["handler_errors"] += 1
                     log_exception(f"callback of {self!r} raised {type(error).__name__}", error)
                 if group is not None:
@@ -227,7 +232,7 @@ class Responder:
         return self._bus._session.services.remove(self.name, self.method, self)
 
 
-def log_exception(text: str, error: Exception) -> None:
+def log_exception(text: str, error: BaseException) -> None:
     """Log an exception with its traceback; not under the lock."""
     import logging  # here: a program that never logs does not pay for it
 

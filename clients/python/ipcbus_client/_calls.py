@@ -53,7 +53,7 @@ class Call:
 class Declaration:
     """Something that the bus was told and must be told again after a reconnect."""
 
-    __slots__ = ("arguments", "call", "lane", "method", "owner", "said")  # (no dataclass, here and elsewhere: importing those takes 13 ms)
+    __slots__ = ("arguments", "call", "earlier", "lane", "method", "owner", "refused", "said")  # (no dataclass, here and elsewhere: importing those takes 13 ms)
 
     def __init__(self, method: str, arguments: dict[str, Any], call: Call, lane: Lane | None = None) -> None:
         self.method = method  #: the bus's method: subscribe, own or serve
@@ -62,6 +62,15 @@ class Declaration:
         self.lane = lane  #: of a subscription
         self.said = False  #: this connection was told
         self.owner = False  #: of a name: it is ours, and not only waited for
+        self.refused = False  #: it was refused on a replay, which was logged, and not accepted since
+        self.earlier: Declaration | None = None  #: the same, declared before, where somebody still waited for it
+
+    def settle(self, meta: Meta = None, payload: bytes = b"", error: BusError | None = None) -> None:
+        """The answer, for all who wait for the first one."""
+        declaration: Declaration | None = self
+        while declaration is not None:
+            declaration.call.settle(meta, payload, error)
+            declaration.earlier, declaration = None, declaration.earlier
 
 
 class Remark(NamedTuple):

@@ -14,7 +14,7 @@ from ipcbus.protocol.messages import Meta
 from ipcbus.protocol.payloads import encode_value
 
 from ._calls import ERROR, WARNING, Call, Declaration
-from ._errors import RequestError, Verdict, verdict
+from ._errors import Closed, RequestError, Verdict, verdict
 from ._lanes import Lane
 
 if TYPE_CHECKING:
@@ -59,9 +59,10 @@ class Declarations:
         return self._all.get(key)
 
     def withdraw(self, *key: Any) -> Call | None:
-        """Take a declaration back; a call to wait for where the bus has to be told. Taking back what is not declared is fine."""
-        declaration = self._all.pop(key, None)
-        self._refused.pop(key, None)
+        """Take a declaration back; a call to wait for where the bus has to be told. Taking back what is not declared is fine. Who still
+        waits for the declaration gets Closed.
+        """
+        declaration = self._take_out(key)
         if declaration is None:
             return None
         if declaration.lane is not None:
@@ -70,7 +71,7 @@ class Declarations:
         arguments = declaration.arguments
         if declaration.method == "own":
             for other in [other for other in self._all if other[0] == "serve" and other[1] == key[1]]:
-                del self._all[other]  # the bus forgets the methods with the name
+                self._take_out(other)  # the bus forgets the methods with the name
         if not declaration.said:
             return None
         method, told = {
@@ -80,10 +81,21 @@ class Declarations:
         }[declaration.method]
         return self._session.request(f"bus/{method}", told, None, _ANSWER_S)
 
+    def _take_out(self, key: Key) -> Declaration | None:
+        self._refused.pop(key, None)
+        declaration = self._all.pop(key, None)
+        if declaration is not None:
+            declaration.settle(error=Closed(f"{declaration.call.to}: it was taken back before the bus had answered"))
+        return declaration
+
     def _declare(self, key: Key, method: str, arguments: dict[str, Any], lane: Lane | None = None) -> Call:
         call = Call(self._session.new_id(), f"bus/{method}")
         declaration = Declaration(method, arguments, call, lane)
         call.declaration = declaration
+        earlier = self._all.get(key)
+        if earlier is not None and not earlier.call.done:
+            declaration.earlier = earlier
+        self._refused.pop(key, None)
         self._all[key] = declaration
         if self._session.outbox.peer:
             self._say(declaration)
@@ -101,8 +113,7 @@ class Declarations:
         """The connection is gone: the next one knows nothing."""
         self._refused.clear()
         for declaration in self._all.values():
-            declaration.said = False
-            declaration.owner = False
+            declaration.said = declaration.owner = declaration.refused = False
 
     def tick(self, now: float) -> float | None:
         """Say again what was refused and is due; returns when to call again, None: not before something is refused."""
@@ -116,7 +127,14 @@ class Declarations:
 
     def take_calls(self) -> list[Call]:
         """The first calls that nobody answered yet; for the end of the session."""
-        return [declaration.call for declaration in self._all.values() if not declaration.call.done]
+        calls = []
+        for declaration in self._all.values():
+            waited: Declaration | None = declaration
+            while waited is not None:
+                if not waited.call.done:
+                    calls.append(waited.call)
+                waited = waited.earlier
+        return calls
 
     def ownership(self, name: str, owner: bool) -> None:
         """NOTICE name_acquired or name_lost (N-1, N-2)."""
@@ -147,20 +165,24 @@ class Declarations:
         declaration = call.declaration
         key = next((key for key, known in self._all.items() if known is declaration), None)
         if declaration is None or key is None:
-            if declaration is not None:  # withdrawn, or said anew, meanwhile; whoever waited for this one still has to be told
-                declaration.call.settle(meta, payload, error)
+            if declaration is not None:  # declared anew meanwhile; whoever waited for this one still has to be told
+                declaration.settle(meta, payload, error)
             return
         first = not declaration.call.done
         if error is None:
             if declaration.method == "own":
                 result = self._session.map_of(meta, payload)
                 declaration.owner = bool(result.get("owner"))
-            declaration.call.settle(meta, payload)
+            declaration.refused = False
+            declaration.settle(meta, payload)
         elif first:
             self._forget(key, declaration)
-            declaration.call.settle(error=error)
+            declaration.settle(error=error)
         elif verdict(error.code, declaration=True) is Verdict.RETRY:
-            self._session.remark(WARNING, f"after a reconnect: {error}; trying again every {RETRY_S:g} s")
+            if not declaration.refused:
+                declaration.refused = True
+                self._session.remark(WARNING, f"after a reconnect: {error}; trying again every {RETRY_S:g} s")
+            declaration.said = False  # there is nothing to take back
             self._refused[key] = None
             self._session.on_state()
         else:

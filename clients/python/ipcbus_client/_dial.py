@@ -13,7 +13,7 @@ from ipcbus.protocol.addresses import Address, TcpAddress, UnixAddress
 from ipcbus.protocol.limits import NONCE_BYTES
 
 from ._discovery import read_secret, trusted_uids
-from ._errors import ConnectError
+from ._errors import ConnectError, ConnectReason
 
 #: How long one attempt may take: the other end is on this machine.
 ATTEMPT_S = 5.0
@@ -60,6 +60,9 @@ class Target(NamedTuple):
 class UntrustedError(ConnectError):
     """What listens there is not ours: trying again would be no better."""
 
+    def __init__(self, text: str) -> None:
+        super().__init__(text, reason="refused")
+
 
 def check_listener(made: socket.socket, address: UnixAddress) -> None:
     """Raise UntrustedError unless the kernel says that our own user, root or the configured bus user listens (DESIGN.md)."""
@@ -85,15 +88,21 @@ def dial(target: Target) -> tuple[socket.socket, dict[str, Any]]:
         raise
 
 
-def explain(error: OSError | ConnectError, target: Target) -> str:
-    """Why an attempt failed, for a person."""
-    if isinstance(error, FileNotFoundError) and error.filename:
-        return f"there is no secret in {error.filename}"
-    if isinstance(error, (FileNotFoundError, ConnectionRefusedError)):
-        return f"nothing listens on {target.address}"
+def explain(error: OSError | ConnectError, target: Target) -> ConnectError:
+    """Why an attempt failed, for a person and for a program."""
     if isinstance(error, ConnectError):
-        return str(error)
-    return f"{target.address}: {error.strerror or error}"
+        return error
+    if isinstance(error, (FileNotFoundError, ConnectionRefusedError)):
+        return ConnectError(f"nothing listens on {target.address}", reason="nothing_listens")
+    reason: ConnectReason = "refused" if isinstance(error, PermissionError) else "timeout"
+    return ConnectError(f"{target.address}: {error.strerror or error or type(error).__name__}", reason=reason)
+
+
+def is_final(error: ConnectError, *, first: bool) -> bool:
+    """Whether trying again would be no better. Without a secret it is so only for the *first* connection: one that was there may be
+    about to be replaced.
+    """
+    return isinstance(error, UntrustedError) or (first and error.reason == "secret")
 
 
 def _as_text(name: Any) -> str:

@@ -45,11 +45,17 @@ def find_secret_path(secret_file: str | None, bus: str | None) -> str:
 
 
 def read_secret(path: str) -> bytes:
-    """The 32 bytes in *path*. Raises ConnectError, naming the file, where it is not a secret, or OSError."""
-    with open(path, "rb") as file:
-        secret = file.read(SECRET_BYTES + 1)
+    """The 32 bytes in *path*. Raises ConnectError, naming the file, where there is no secret."""
+    try:
+        with open(path, "rb") as file:
+            secret = file.read(SECRET_BYTES + 1)
+    except FileNotFoundError as error:
+        text = f"there is no secret in {path}: name the bus's file with secret_file or $IPCBUS_SECRET_FILE"
+        raise ConnectError(text, reason="secret") from error
+    except OSError as error:
+        raise ConnectError(f"cannot read the secret in {path}: {error.strerror}", reason="secret") from error
     if len(secret) != SECRET_BYTES:
-        raise ConnectError(f"{path} does not hold a bus's secret: it must have {SECRET_BYTES} bytes (H-6)")
+        raise ConnectError(f"{path} does not hold a bus's secret: it must have {SECRET_BYTES} bytes (H-6)", reason="secret")
     return secret
 
 

@@ -23,8 +23,12 @@ Owns the exceptions of ``ipcbus_client`` and the translation of section 9's code
 from __future__ import annotations
 
 import enum
+from typing import Literal
 
 from ipcbus.protocol.errors import Code, ProtocolError, code_label
+
+
+ConnectReason = Literal["nothing_listens", "secret", "refused", "timeout"]
 
 
 class BusError(Exception):
@@ -32,7 +36,15 @@ class BusError(Exception):
 
 
 class ConnectError(BusError, ConnectionError):
-    """The bus could not be reached in time, or what listens there is not a bus that this program may trust."""
+    """The bus could not be reached in time, or what listens there is not a bus that this program may trust.
+
+    ``reason`` is for a program: ``nothing_listens``, ``secret`` (TCP: its file, or the proof), ``refused`` (by the bus, or by us what
+    listens there), or ``timeout`` (no answer, or none that could be understood).
+    """
+
+    def __init__(self, text: str = "", *, reason: ConnectReason = "timeout") -> None:
+        super().__init__(text)
+        self.reason: ConnectReason = reason
 
 
 class ConnectionLost(BusError, ConnectionError):
@@ -122,6 +134,16 @@ def request_error(code: int | str, text: str, to: str) -> RequestError:
     except ValueError:
         pass  # a code of a newer bus stays a number
     return _CLASSES.get(code, Refused)(code, text, to)
+
+
+def refusal_reason(code: int) -> ConnectReason:
+    """The ``reason`` of a ConnectError for the code of a BYE."""
+    return "secret" if code == Code.AUTH_FAILED else "refused"
+
+
+def is_gone(error: RequestError) -> bool:
+    """Whether *error*, to a declaration that is taken back, says that the bus had forgotten it anyway."""
+    return error.code in (Code.NOT_OWNER, Code.NO_SUCH_LANE)
 
 
 def bad_name(error: ProtocolError) -> BadName:

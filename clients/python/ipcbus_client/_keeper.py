@@ -13,8 +13,8 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from ._backoff import Backoff
-from ._dial import HANDSHAKE_S, UntrustedError, dial, explain
-from ._errors import ConnectError
+from ._dial import HANDSHAKE_S, dial, explain, is_final
+from ._errors import ConnectError, ConnectionLost
 from ._outbox import BURST_MESSAGES, BURST_S
 from ._session import State
 from ._waiter import Waiter
@@ -61,21 +61,35 @@ class Keeper:
 
     def _run(self) -> None:
         wire, session = self._wire, self._session
+        fault: BaseException | None = None
         wire.lock.acquire()
-        while session.state is not State.CLOSED:
-            if session.remarks:
+        try:
+            while session.state is not State.CLOSED:
+                if session.remarks:
+                    wire.lock.release()
+                    try:
+                        self.log()
+                    finally:
+                        wire.lock.acquire()
+                elif wire.sock is None:
+                    self._redial()
+                else:
+                    self._keep()
+        except BaseException as error:  # noqa: BLE001  # a fault of ours: without this thread every wait would be for ever
+            fault = error
+            session.close(ConnectionLost(f"the thread that keeps the connection failed: {type(error).__name__}: {error}"))
+        finally:
+            try:
+                wire.end()
+                self.finished = True
+                wire.close_retired()
+            finally:
                 wire.lock.release()
-                self.log()
-                wire.lock.acquire()
-            elif wire.sock is None:
-                self._redial()
-            else:
-                self._keep()
-        wire.end()
-        self.finished = True
-        wire.close_retired()
-        wire.lock.release()
         self.log()
+        if fault is not None:
+            import logging  # here: a program that never logs does not pay for it
+
+            logging.getLogger("ipcbus_client").critical("the bus is closed: the thread that keeps the connection failed", exc_info=fault)
 
     def abandon(self) -> None:
         """After fork, in the child, where the thread does not exist."""
@@ -166,10 +180,11 @@ class Keeper:
         finally:
             wire.lock.acquire()
         if failure is not None:
-            wire.last_failure = explain(failure, wire.target)
+            why = explain(failure, wire.target)
+            wire.last_failure, wire.last_reason, wire.last_bye = str(why), why.reason, None
             self._attempt = self._backoff.next_attempt(self._attempt, None)
-            if isinstance(failure, UntrustedError):
-                session.close(failure)
+            if is_final(why, first=session.state is State.CONNECTING):
+                session.close(why)
         elif made is not None:
             if session.state is State.CLOSED:
                 made.close()
@@ -186,9 +201,13 @@ class Keeper:
             remarks = self._session.remarks
             while remarks:
                 remark = remarks.popleft()
-                import logging  # here: a program that never logs does not pay for it
+                import logging  # here, both: a program that never logs does not pay for it
+                import traceback
 
-                logging.getLogger("ipcbus_client").log(remark.level, "%s", remark.text)
+                try:
+                    logging.getLogger("ipcbus_client").log(remark.level, "%s", remark.text)
+                except Exception:  # noqa: BLE001  # the border to user code: a handler of the log must not end the bus
+                    traceback.print_exc()
         finally:
             self._log_lock.release()
 

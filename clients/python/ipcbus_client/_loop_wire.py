@@ -20,15 +20,16 @@ from ipcbus.protocol.limits import READ_BYTES
 
 from ._backoff import Backoff
 from ._calls import Call
-from ._dial import ATTEMPT_S, HANDSHAKE_S, Target, UntrustedError, explain
-from ._errors import ConnectError, ConnectionLost, Timeout
-from ._names import took_nothing
+from ._dial import ATTEMPT_S, HANDSHAKE_S, Target, explain, is_final
+from ._errors import ConnectError, ConnectionLost, ConnectReason, Timeout
+from ._names import WAIT_MAX_S, took_nothing
 from ._outbox import BURST_S, NEAR_S
 from ._session import Session, State
 
 Waiters = list["asyncio.Future[None]"]
 
 _CONNECTED = State.CONNECTED
+_END_S = 0.5  #: for a task that was cancelled to be gone, far above what it takes
 _NOSIGNAL = int(socket.MSG_NOSIGNAL)
 
 
@@ -43,6 +44,8 @@ class LoopWire:
         self.reconnect = reconnect
         self.loop = asyncio.get_running_loop()
         self.last_failure = ""  #: of an attempt to connect
+        self.last_reason: ConnectReason = "timeout"
+        self.last_bye: int | None = None
         self.state_waiters: Waiters = []
         self._writable_waiters: Waiters = []
         self._sock: socket.socket | None = None
@@ -62,7 +65,7 @@ class LoopWire:
 
     def start(self) -> None:
         """Begin to connect."""
-        self._keeper = self.loop.create_task(self._keep(), name="ipcbus keeper")
+        self._keeper = self.loop.create_task(self._run(), name="ipcbus keeper")
 
     # --- waiting ---
 
@@ -71,12 +74,13 @@ class LoopWire:
         first.
         """
         while not ready():
-            if deadline is not None and self.loop.time() >= deadline:
+            now = self.loop.time()
+            if deadline is not None and now >= deadline:
                 return False
             self.push()
             future = self.loop.create_future()
             waiters.append(future)
-            timer = None if deadline is None else self.loop.call_at(deadline, _resolve, future)
+            timer = None if deadline is None else self.loop.call_at(min(deadline, now + WAIT_MAX_S), _resolve, future)
             try:
                 await future
             finally:
@@ -105,7 +109,7 @@ class LoopWire:
         if self._sweeper is not None:
             self._sweeper.cancel()
         self._sweep_at = at
-        self._sweeper = self.loop.call_later(max(at - monotonic(), 0.0), self._sweep)
+        self._sweeper = self.loop.call_later(min(max(at - monotonic(), 0.0), WAIT_MAX_S), self._sweep)
 
     def _sweep(self) -> None:
         """Have those look again whose deadline has passed. (A timer per call would cost more than the rest of the call.)"""
@@ -255,7 +259,8 @@ class LoopWire:
         if not self._let_go():
             return
         self._attempt = self._backoff.next_attempt(self._attempt, connected_s)
-        self.last_failure = why
+        self.last_failure, self.last_bye = why, self.session.said_bye
+        self.last_reason = "timeout" if self.last_bye is None else "refused"
         first = self.session.state is State.CONNECTING
         self.session.lost(why, again=self.session.error is None and (first or self.reconnect))
         wake(self.state_waiters)
@@ -284,6 +289,16 @@ class LoopWire:
         self.session.on_state = _nothing
         self.session.close(ConnectionLost("this is a child made by fork; the connection is its parent's: connect() anew"))
 
+    async def _run(self) -> None:
+        try:
+            await self._keep()
+        except Exception as error:  # noqa: BLE001  # a fault of ours: without this task every wait would be for ever
+            self._let_go()
+            self.session.close(ConnectionLost(f"the task that keeps the connection failed: {type(error).__name__}: {error}"))
+            import logging  # here: the blocking shell does it so too
+
+            logging.getLogger("ipcbus_client").critical("the bus is closed: the task that keeps the connection failed", exc_info=error)
+
     async def _keep(self) -> None:
         """Connect, and again whenever the connection was lost."""
         session = self.session
@@ -295,10 +310,11 @@ class LoopWire:
             try:
                 made, opening = await self._dial()
             except (OSError, ConnectError) as error:
-                self.last_failure = explain(error, self.target)
+                why = explain(error, self.target)
+                self.last_failure, self.last_reason, self.last_bye = str(why), why.reason, None
                 self._attempt = self._backoff.next_attempt(self._attempt, None)
-                if isinstance(error, UntrustedError):
-                    session.close(error)
+                if is_final(why, first=session.state is State.CONNECTING):
+                    session.close(why)
                 continue
             if self._closed():
                 made.close()
@@ -336,10 +352,11 @@ class LoopWire:
         self.push()
 
     async def ended(self) -> None:
-        """Wait until the keeper is gone, after end()."""
+        """Wait until the keeper is gone, after end(): a round or two of the loop, also where it is connecting."""
         wake(self.state_waiters)
         if self._keeper is not None and self._keeper is not asyncio.current_task():
-            await asyncio.wait([self._keeper], timeout=ATTEMPT_S)
+            self._keeper.cancel()
+            await asyncio.wait([self._keeper], timeout=_END_S)
 
     # --- the log ---
 

@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 from ipcbus import __version__
 from ipcbus.protocol import topics
-from ipcbus.protocol.errors import ProtocolError
+from ipcbus.protocol.errors import Code, ProtocolError
 from ipcbus.protocol.limits import Limits
 
-from ._errors import BadName, bad_name
+from ._errors import BadName, ConnectError, ConnectReason, bad_name
 from ._services import ANY
 
 LIBRARY = f"ipcbus-python/{__version__}"  #: what HELLO says
@@ -25,9 +25,22 @@ GRACE_S = 0.25
 FOREVER_S = 86_400.0
 
 
-def no_bus(address: str, timeout: float | None, failure: str) -> str:
+#: The longest that anything waits at once, and then looks again: poll() takes its milliseconds as a C int.
+WAIT_MAX_S = 86_400.0
+
+
+def no_bus(address: str, timeout: float | None, failure: str, reason: ConnectReason, bye: int | None) -> ConnectError:
     """Why connect() gave up, and what to do."""
-    return f"no bus at {address} within {timeout:g} s: {failure or 'no answer'}. Start one with `ipcbusd`"
+    within = f"within {timeout:g} s"
+    if reason == "nothing_listens":
+        text = f"no bus at {address} {within}: {failure}. Start one with `ipcbusd`"
+    elif reason == "refused":
+        text = f"the bus at {address} let this program not in {within}: {failure}"
+        if bye == Code.TOO_MANY_PEERS:
+            text += ". End a program that is connected, or have the bus allow more (limits.max_peers, and its open files)"
+    else:
+        text = f"the bus at {address} did not answer {within}: {failure or 'nothing came'}. Is it stopped, or busy?"
+    return ConnectError(text, reason=reason)
 
 
 def outbox_full(timeout: float, failure: str) -> str:
@@ -38,6 +51,12 @@ def outbox_full(timeout: float, failure: str) -> str:
 def took_nothing(timeout: float | None, unsent_bytes: int) -> str:
     """Why publish() gave up on a bus that does not read."""
     return f"the bus took nothing for {timeout:g} s; {unsent_bytes} bytes wait and will be sent when it does"
+
+
+def check_timeout(timeout: float | None) -> None:
+    """Raise ValueError unless *timeout* is None or a number of seconds from 0 on; infinity is one."""
+    if timeout is not None and not timeout >= 0:  # (a NaN is not)
+        raise ValueError(f"a timeout of {timeout} s: it must be at least 0")
 
 
 def check_name(name: str) -> str:

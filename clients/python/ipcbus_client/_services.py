@@ -122,7 +122,7 @@ class Services:
         out = outbox.out
         out += frame
 
-    def refuse(self, request: Request, error: Exception) -> str | None:
+    def refuse(self, request: Request, error: BaseException) -> str | None:
         """A handler raised *error*: send it as ERROR. Returns the text for the log where it was not a ServiceError, which is an answer
         and no fault.
         """
@@ -130,7 +130,11 @@ class Services:
             self.fail(request, error.code, error.text)
             return None
         self._session.counters["handler_errors"] += 1
-        self.fail(request, type(error).__name__, str(error))
+        try:
+            text = str(error)
+        except Exception:  # noqa: BLE001  # the border to user code: an exception's own words may fail too
+            text = ""
+        self.fail(request, type(error).__name__, text)
         return f"handler of {request.to} raised {type(error).__name__}"
 
     def fail(self, request: Request, code: str, text: str) -> None:

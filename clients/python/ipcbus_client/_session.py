@@ -5,9 +5,10 @@ owns the socket and the waiting. It calls opened() when a socket is connected, r
 gone, and writes what is in ``outbox``; it learns what happened through the ``notify`` of calls, lanes and requests, and through
 ``on_state`` and ``on_requests``. All calls of one session are under one lock.
 
-A frame's way in: receive() decodes a read that is one whole frame by itself, for requests and replies come so, and each function called
-on their way is called with cold caches. Other reads it decodes as one msgpack stream (S-1). A read with nothing but publications of one
-lane goes there in a few calls that run in C; in other reads they are gathered by lane. The rest goes frame by frame through ``_handlers``.
+A frame's way in: until WELCOME through the handshake (_greeting.py). Then receive() decodes a read that is one whole frame by itself, for
+requests and replies come so, and each function called on their way is called with cold caches. Other reads it decodes as one msgpack
+stream (S-1). A read with nothing but publications of one lane goes there in a few calls that run in C; in other reads they are gathered
+by lane. The rest goes frame by frame through ``_handlers``.
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ from typing import Any
 import msgpack
 
 from ipcbus.protocol.errors import Code, code_label
-from ipcbus.protocol.limits import HEADER_BYTES, READ_BYTES, VERSION, Limits
+from ipcbus.protocol.limits import HEADER_BYTES, READ_BYTES, Limits
 from ipcbus.protocol.messages import Kind, encode, encode_with_payload
 from ipcbus.protocol.payloads import PayloadError, decode_value
 
 from ._calls import ERROR, WARNING, Call, Remark
 from ._declarations import Declarations
-from ._errors import BusError, Closed, ConnectError, ConnectionLost, RequestError, Verdict, request_error, verdict
+from ._errors import BusError, Closed, ConnectError, ConnectionLost, RequestError, Verdict, refusal_reason, request_error, verdict
+from ._greeting import GREETING_MAX_BYTES, Greeting
 from ._heads import HEADS_MAX, Head, call_head
 from ._lanes import INBOX, Lane
 from ._message import Message, message_class
@@ -60,6 +62,9 @@ class State(enum.Enum):
 
 
 _CONNECTED, _CLOSED = State.CONNECTED, State.CLOSED
+#: What decoding raises for bytes that are no frames, and what looking into a malformed frame raises.
+_NO_STREAM = (ValueError, TypeError, LookupError, msgpack.UnpackException)
+_NO_FRAME = (LookupError, TypeError, ValueError, AttributeError)
 
 
 class Session:
@@ -69,15 +74,17 @@ class Session:
         self.program = program
         self.library = library
         self.outbox = Outbox()
+        self.greeting = Greeting(self)
         self.services = Services(self)
         self.declarations = Declarations(self)
         self.state = State.CONNECTING
         self.error: BusError | None = None  #: why it is closed, where the program did not close it
         self.hangup: str | None = None  #: the shell must drop this connection, and why
+        self.said_bye: int | None = None  #: the code of the bus's BYE on this connection
         self.peer = 0
         self.epoch = 0  #: connections so far, less one
         self.incarnation = b""
-        self.limits: dict[str, Any] = {}  #: WELCOME's info
+        self.limits: dict[str, int] = {}  #: WELCOME's (H-8)
         self.calls: dict[int, Call] = {}
         self.lanes: dict[int, Lane] = {}
         self.inbox: Lane | None = None
@@ -90,13 +97,9 @@ class Session:
         }  # fmt: skip
         self.request_heads: dict[str, Head] = {}  #: by target: who is in here may be asked
         self._next_id = 0
-        self._secret: bytes | None = None
-        self._hello = b""
-        self._nonce: bytes | None = None
-        self._addresses = ("", "")
         self._begin_stream()
-        self._handlers: dict[int, Callable[[tuple[Any, ...]], None]] = {
-            Kind.CHALLENGE: self._on_challenge, Kind.WELCOME: self._on_welcome, Kind.BYE: self._on_bye,
+        self._handlers: dict[int, Callable[[tuple[Any, ...]], None]] = {  # after WELCOME
+            Kind.BYE: self.on_bye,
             Kind.PING: self._on_ping, Kind.PONG: self._on_pong, Kind.SEND: self._on_send, Kind.NOTICE: self._on_notice,
             Kind.REQUEST: self.services.take, Kind.ERROR: self._on_error, Kind.CANCEL: self._on_cancel,
             Kind.LANE: self._on_lane,
@@ -110,12 +113,8 @@ class Session:
         On TCP *secret*, 32 random bytes as *nonce* and the addresses as this side's kernel reports them are for the proof (H-5).
         """
         self._begin_stream()
-        self.hangup = None
-        self._secret, self._nonce, self._addresses = secret, nonce, (bus_address, client_address)
-        info = {"program": self.program, "library": self.library}
-        hello = encode(Kind.HELLO, 0, VERSION, VERSION, [], info, nonce)
-        self._hello = hello[HEADER_BYTES:]
-        self.outbox.put(hello)
+        self.hangup = self.said_bye = None
+        self.greeting.begin(secret, nonce, (bus_address, client_address))
         if nonce is None:
             self.declarations.replay()
 
@@ -160,6 +159,44 @@ class Session:
         if self.inbox is not None:
             self.inbox.close(error)
         self._change(State.CLOSED)
+
+    def welcomed(self, peer: int, incarnation: bytes, limits: dict[str, int]) -> None:
+        """The handshake is over: say what waited for it."""
+        again = self.incarnation != b""
+        self.peer, self.incarnation, self.limits = peer, incarnation, limits
+        self.request_heads.clear()
+        self._max_frame = limits.get("max_frame_bytes", _DEFAULTS.max_frame_bytes)
+        self.outbox.peer = peer
+        self.declarations.replay()  # TCP: all of them; Unix: what was declared since HELLO
+        dropped = self.outbox.opened(peer, limits.get("max_payload_bytes", self.outbox.max_payload_bytes))
+        if dropped:
+            self.counters["dropped_waiting"] += dropped
+            self.remark(ERROR, f"{dropped} messages that waited for a connection are over this bus's payload limit and were dropped")
+        if again:
+            self.epoch += 1
+            self.counters["reconnects"] += 1
+            for lane in self.lanes.values():
+                lane.gaps += 1
+            if self.inbox is not None:
+                self.inbox.gaps += 1
+            self.remark(WARNING, f"connected to the bus again, as peer {peer}")
+        for lane in self.lanes.values():
+            self.grant(lane, idle=True)  # what was consumed since HELLO, where the credit was fixed
+        self._change(State.CONNECTED)
+
+    def on_bye(self, envelope: tuple[Any, ...]) -> None:
+        """The bus ends the connection (H-10)."""
+        _, _, code, text = envelope
+        self.said_bye = code
+        words = f"{code_label(code)}: {text}" if text else code_label(code)
+        if verdict(code) is Verdict.END:
+            self.fatal(ConnectError(f"the bus ended the connection: {words}", reason=refusal_reason(code)))
+        self.hangup = f"the bus said {words}"
+
+    def fatal(self, error: BusError) -> None:
+        """This connection ends, and trying again would be no better."""
+        self.hangup = str(error)
+        self.error = error
 
     def bye(self) -> None:
         """Put BYE into the outbox: the last frame (H-10)."""
@@ -237,8 +274,7 @@ class Session:
         self.calls[call.id] = call
 
     def _timeout_ms(self, timeout_s: float) -> int:
-        longest: int = self.limits.get("max_timeout_ms", _DEFAULTS.max_timeout_ms)
-        return max(1, int(min(timeout_s * 1000, longest)))
+        return max(1, int(min(timeout_s * 1000, self.limits.get("max_timeout_ms", _DEFAULTS.max_timeout_ms))))
 
     def ping(self) -> Call:
         """Send a PING: it settles after everything sent before was routed (H-12)."""
@@ -266,7 +302,7 @@ class Session:
     # --- what comes in ---
 
     def _begin_stream(self) -> None:
-        self._max_frame = _DEFAULTS.max_frame_bytes
+        self._max_frame = 2**32 - 1  #: F-3, from WELCOME on; before, the handshake's
         # F-3 is checked by the lengths. (A larger read_size, the decoder's own buffer, would only spread what is read over more memory.)
         self._unpacker = msgpack.Unpacker(use_list=False, read_size=READ_BYTES, max_buffer_size=2**31 - 1)
         self._length: int | None = None  #: a length whose envelope is not whole yet
@@ -277,7 +313,8 @@ class Session:
 
     def receive(self, data: bytes | bytearray | memoryview) -> None:
         """What came from the bus. Never raises for it: what is wrong ends in ``hangup``."""
-        if self.hangup is not None or self.state is _CLOSED:
+        if self.state is not _CONNECTED or self.hangup is not None:
+            self._greet(data)
             return
         try:
             size = len(data)
@@ -287,8 +324,8 @@ class Session:
                     self._one(_unpack(data[HEADER_BYTES:], use_list=False), size)
                     return
             lengths, envelopes, kinds = self._decode(data)
-        except (ValueError, TypeError, LookupError, msgpack.UnpackException) as error:
-            self.hangup = f"what came from the bus is not a stream of frames: {error or type(error).__name__}"
+        except _NO_STREAM as error:
+            self.hangup = _not_a_stream(error)
             return
         count = len(envelopes)
         size = sum(lengths) + HEADER_BYTES * count
@@ -305,6 +342,33 @@ class Session:
             self._mixed(lengths, envelopes, message_class(size))
             if self.services.requests:
                 self.on_requests()
+
+    def _greet(self, data: bytes | bytearray | memoryview) -> None:
+        """What came before WELCOME was accepted, and what came in the same read after it."""
+        if self.hangup is not None or self.state is _CLOSED:
+            return
+        try:
+            lengths, envelopes, _ = self._decode(data)
+        except _NO_STREAM as error:
+            self.hangup = _not_a_stream(error)
+            return
+        size = sum(lengths) + HEADER_BYTES * len(lengths)
+        self.counters["received"] += len(envelopes)
+        self.counters["received_bytes"] += size
+        for at, envelope in enumerate(envelopes, 1):
+            try:
+                self.greeting.take(envelope)
+            except _NO_FRAME as error:
+                self.hangup = f"the bus began with {error}"
+            if self.hangup is not None:
+                return
+            if self.state is _CONNECTED:
+                self._mixed(lengths[at:], envelopes[at:], message_class(size))
+                if self.services.requests:
+                    self.on_requests()
+                break
+        if (self._length or 0) > (self._max_frame if self.state is _CONNECTED else GREETING_MAX_BYTES):
+            self.hangup = "a frame's length is over the limit"
 
     def _one(self, envelope: tuple[Any, ...], size: int) -> None:
         """One frame, which was a whole read."""
@@ -337,7 +401,7 @@ class Session:
                 call.done = True
                 if call.notify is not None:
                     call.notify()
-        except (KeyError, IndexError, TypeError, ValueError) as error:
+        except _NO_FRAME as error:
             self.hangup = f"the bus sent a frame that is not in PROTOCOL.md: {error!r}"
 
     def _decode(self, data: bytes | bytearray | memoryview) -> tuple[list[int], list[tuple[Any, ...]], set[int]]:
@@ -401,56 +465,6 @@ class Session:
                 if lane.arrived(count, sum(frames[::2]) + HEADER_BYTES * count):
                     self.grant(lane)
         gathered.clear()
-
-    def _on_challenge(self, envelope: tuple[Any, ...]) -> None:
-        """H-5: the bus's proof first, then ours."""
-        _, _, version, features, nonce, shown = envelope
-        if self._secret is None or self._nonce is None:
-            raise ValueError("a CHALLENGE on a Unix socket")
-        from ipcbus.protocol.auth import proof, same_proof  # here: it loads OpenSSL, which a program on a Unix socket does not need
-
-        for role in ("bus", "client"):
-            mine = proof(self._secret, role, self._hello, version, list(features), nonce, *self._addresses)
-            if role == "client":
-                self.outbox.put(encode(Kind.PROOF, 0, mine))
-            elif not same_proof(mine, shown):
-                self._fatal(ConnectError("what listens there does not hold this secret (H-5): another program, or another bus's file?"))
-                return
-
-    def _on_welcome(self, envelope: tuple[Any, ...]) -> None:
-        _, _, _, _, peer, incarnation, info = envelope
-        again = self.incarnation != b""
-        self.peer, self.incarnation, self.limits = peer, incarnation, dict(info)
-        self.request_heads.clear()
-        self._max_frame = info.get("max_frame_bytes", self._max_frame)
-        self.outbox.peer = peer
-        self.declarations.replay()  # TCP: all of them; Unix: what was declared since HELLO
-        dropped = self.outbox.opened(peer, info.get("max_payload_bytes", self.outbox.max_payload_bytes))
-        if dropped:
-            self.counters["dropped_waiting"] += dropped
-            self.remark(ERROR, f"{dropped} messages that waited for a connection are over this bus's payload limit and were dropped")
-        if again:
-            self.epoch += 1
-            self.counters["reconnects"] += 1
-            for lane in self.lanes.values():
-                lane.gaps += 1
-            if self.inbox is not None:
-                self.inbox.gaps += 1
-            self.remark(WARNING, f"connected to the bus again, as peer {peer}")
-        for lane in self.lanes.values():
-            self.grant(lane, idle=True)  # what was consumed since HELLO, where the credit was fixed
-        self._change(State.CONNECTED)
-
-    def _on_bye(self, envelope: tuple[Any, ...]) -> None:
-        _, _, code, text = envelope
-        words = f"{code_label(code)}: {text}" if text else code_label(code)
-        if verdict(code) is Verdict.END:
-            self._fatal(ConnectError(f"the bus ended the connection: {words}"))
-        self.hangup = f"the bus said {words}"
-
-    def _fatal(self, error: BusError) -> None:
-        self.hangup = str(error)
-        self.error = error
 
     def _on_ping(self, envelope: tuple[Any, ...]) -> None:
         self.outbox.put(encode(Kind.PONG, self.peer, envelope[2]))
@@ -529,3 +543,7 @@ class Session:
 
 def _nobody() -> None:
     """Nobody listens."""
+
+
+def _not_a_stream(error: Exception) -> str:
+    return f"what came from the bus is not a stream of frames: {error or type(error).__name__}"

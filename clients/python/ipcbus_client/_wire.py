@@ -28,9 +28,9 @@ from ipcbus.protocol.limits import READ_BYTES
 
 from ._calls import Call
 from ._dial import Target
-from ._errors import ConnectionLost, Timeout
+from ._errors import ConnectionLost, ConnectReason, Timeout
 from ._keeper import Keeper, drain
-from ._names import took_nothing
+from ._names import WAIT_MAX_S, took_nothing
 from ._outbox import NEAR_S
 from ._session import Session, State
 from ._waiter import FOLLOWING, IDLE, LEADING, Waiter
@@ -38,7 +38,7 @@ from ._waiter import FOLLOWING, IDLE, LEADING, Waiter
 _CONNECTED = State.CONNECTED
 _NOSIGNAL = int(socket.MSG_NOSIGNAL)
 #: The longest poll(), in its own unit; who waits longer looks again.
-_POLL_MAX_MS = 1e9
+_POLL_MAX_MS = WAIT_MAX_S * 1000
 
 
 class Wire:
@@ -57,6 +57,8 @@ class Wire:
         self.leader: Waiter | None = None
         self.keeper = Keeper(self)
         self.last_failure = ""  #: of an attempt to connect
+        self.last_reason: ConnectReason = "timeout"
+        self.last_bye: int | None = None
         self.leader_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.state_waiters: list[Waiter] = []
         self.sock: socket.socket | None = None
@@ -321,7 +323,7 @@ class Wire:
                 self.pollers += 1
                 self.lock.release()
                 try:
-                    events = poller.poll(None if timeout is None else int(timeout * 1000) + 1)
+                    events = poller.poll(None if timeout is None else int(min(timeout, WAIT_MAX_S) * 1000) + 1)
                 finally:
                     self.lock.acquire()
                     self.polled()
@@ -346,7 +348,8 @@ class Wire:
             pass  # the other end was faster
         self._retired.append(sock)
         self.close_retired()
-        self.last_failure = why
+        self.last_failure, self.last_bye = why, self.session.said_bye
+        self.last_reason = "timeout" if self.last_bye is None else "refused"
         first = self.session.state is State.CONNECTING
         self.session.lost(why, again=self.session.error is None and (first or self.reconnect))
         self.keeper.wake()

@@ -12,6 +12,7 @@ import os
 import weakref
 from collections.abc import Callable, Coroutine, Generator, Mapping
 from functools import partial
+from math import inf
 from time import monotonic
 from types import TracebackType
 from typing import Any
@@ -20,7 +21,7 @@ from . import _discovery, _names
 from ._aio_streams import Inbox, Responder, Subscription
 from ._calls import Call
 from ._dial import Target
-from ._errors import BusError, ConnectError, ConnectionLost, Expired, Timeout
+from ._errors import BusError, ConnectionLost, Expired, Refused, Timeout, is_gone
 from ._lanes import INBOX, Lane
 from ._loop_wire import LoopWire
 from ._message import Message, Request
@@ -94,6 +95,7 @@ class Bus:
         timeout: float | None,
         reconnect: bool,
     ) -> None:
+        _names.check_timeout(timeout)
         found = _discovery.find_address(address, bus)
         secret_path = _discovery.find_secret_path(secret_file, bus) if _discovery.is_tcp(found) else None
         self._address = str(found)
@@ -115,7 +117,8 @@ class Bus:
         deadline = None if self._timeout is None else self._loop.time() + self._timeout
         self._wire.start()
         if not await self._wire.wait_connected(deadline):
-            raise ConnectError(_names.no_bus(self._address, self._timeout, self._wire.last_failure))
+            wire = self._wire
+            raise _names.no_bus(self._address, self._timeout, wire.last_failure, wire.last_reason, wire.last_bye)
         if self._name_call is not None:
             (await self._wait(self._name_call, deadline)).result()
 
@@ -160,12 +163,16 @@ class Bus:
         return subscription
 
     async def request(
-        self, to: str, data: Any = None, *, timeout: float = 5.0, headers: Mapping[str, Any] | None = None
+        self, to: str, data: Any = None, *, timeout: float | None = 5.0, headers: Mapping[str, Any] | None = None
     ) -> Any:
         """Ask ``name/method`` (or ``:42/method``) and return the decoded answer. Cancelling it tells the service to stop.
 
         As ipcbus_client.Bus.request() in all else.
         """
+        if timeout is None:
+            timeout = inf
+        elif not timeout >= 0:
+            _names.check_timeout(timeout)
         session = self._session
         if to not in session.request_heads:
             _names.check_request(to)
@@ -279,6 +286,7 @@ class Bus:
         """Return when everything sent before was routed by the bus (H-12). Raises Timeout, ConnectionLost (whether it was routed is
         unknown), Closed.
         """
+        _names.check_timeout(timeout)
         await self._fence(None if timeout is None else self._loop.time() + timeout)
 
     async def close(self, timeout: float = 5.0) -> None:
@@ -288,6 +296,7 @@ class Bus:
         Every wait of other tasks settles: iterations end after what was received, calls raise Closed. Cancelling it closes without the
         rest.
         """
+        _names.check_timeout(timeout)
         deadline = self._loop.time() + timeout
         if self._closing or self._session.state is State.CLOSED:
             self._wire.end()
@@ -312,9 +321,10 @@ class Bus:
         for lane in list(self._session.lanes.values()):
             self._session.declarations.withdraw("subscribe", lane.number)
         if self._tasks or self._handling:
-            await self._fence(deadline)  # what the bus had sent before it heard of the unsubscription is here now
+            if self._session.state is State.CONNECTED:
+                await self._fence(deadline)  # what the bus had sent before it heard of the unsubscription is here now
             while (tasks := self._others()) and (left := deadline - self._loop.time()) > 0:
-                await asyncio.wait(tasks, timeout=left)
+                await asyncio.wait(tasks, timeout=min(left, _names.WAIT_MAX_S))
         if self._session.state is State.CONNECTED or self._outbox.waiting:
             await self._fence(deadline)
 
@@ -391,12 +401,15 @@ class Bus:
             raise
 
     async def _settled(self, call: Call | None) -> None:
-        """Wait for the end of a declaration. A connection that is lost meanwhile ends it too."""
+        """Wait for the end of a declaration. A connection that is lost meanwhile ends it too, and what the bus has forgotten is ended."""
         if call is not None:
             try:
                 (await self._wait(call, self._loop.time() + self._patience())).result()
             except ConnectionLost:
                 pass
+            except Refused as error:
+                if not is_gone(error):
+                    raise
 
     async def _fence(self, deadline: float | None) -> None:
         """Wait until everything sent before was routed."""
@@ -418,12 +431,16 @@ class Bus:
 
     def _take_requests(self) -> None:
         requests = self._session.services.requests
-        while requests:
-            responder, request = requests.popleft()
-            handling = responder._handle(request)
-            if handling is not None:
-                self._handling[request] = self._loop.create_task(handling)
-                request.notify = partial(self._cancel, request)
+        try:
+            while requests:
+                responder, request = requests.popleft()
+                handling = responder._handle(request)
+                if handling is not None:
+                    self._handling[request] = self._loop.create_task(handling)
+                    request.notify = partial(self._cancel, request)
+        finally:
+            if requests:  # a handler raised KeyboardInterrupt; where the program goes on, so do the other requests
+                self._loop.call_soon(self._take_requests)
 
     def _cancel(self, request: Request) -> None:
         """Nobody waits for the answer any more."""
