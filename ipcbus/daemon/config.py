@@ -161,12 +161,13 @@ def _fill_in(values: dict[str, Any], errors: list[str]) -> None:
 
 def conflicts(limits: Limits) -> list[str]:
     """What is wrong with limits that are good one by one."""
-    # A peer gets publications up to OUTPUT_HIGH_BYTES; a reply of the largest size must fit beside them, or its reader is closed.
-    least = OUTPUT_HIGH_BYTES + limits.max_payload_bytes + ENVELOPE_MAX_BYTES
+    # A peer gets publications up to OUTPUT_HIGH_BYTES, and all that is retained may wait for its credit; a reply of the largest size must
+    # fit beside them, or its reader is closed.
+    least = OUTPUT_HIGH_BYTES + limits.max_retained_bytes + limits.max_payload_bytes + ENVELOPE_MAX_BYTES
     if limits.max_output_bytes >= least:
         return []
-    payload = f"limits.max_payload_bytes of {limits.max_payload_bytes}"
-    return [f"limits.max_output_bytes: {limits.max_output_bytes} is too little for {payload}: give it at least {least}"]
+    others = f"limits.max_payload_bytes of {limits.max_payload_bytes} and limits.max_retained_bytes of {limits.max_retained_bytes}"
+    return [f"limits.max_output_bytes: {limits.max_output_bytes} is too little for {others}: give it at least {least}"]
 
 
 def _group_id(name: str | None, source: str, errors: list[str]) -> int | None:

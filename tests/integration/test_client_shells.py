@@ -566,7 +566,7 @@ def test_a_fault_in_the_keeper_closes_the_bus(
             await sub.get(WAIT_S)
         assert bus.state == "closed"
         await bus.close()
-        assert "Traceback" in caplog.text
+        await until(lambda: "Traceback" in caplog.text)
 
     run(body())
 

@@ -138,8 +138,8 @@ def test_reload(daemon_factory: DaemonFactory) -> None:
 def test_reload_checks_what_will_be_in_force(daemon_factory: DaemonFactory) -> None:
     """limits.max_payload_bytes needs a restart, so what is new must fit the old one."""
     daemon = daemon_factory()
-    reload(daemon, "[limits]\nmax_payload_bytes = 1000\nmax_output_bytes = 5000000\nmax_peers = 7\n", "stays as it was")
-    assert "limits.max_output_bytes: 5000000 is too little for limits.max_payload_bytes of 16777216" in daemon.log()
+    reload(daemon, "[limits]\nmax_payload_bytes = 1000\nmax_output_bytes = 75000000\nmax_peers = 7\n", "stays as it was")
+    assert "limits.max_output_bytes: 75000000 is too little for limits.max_payload_bytes of 16777216" in daemon.log()
     assert "is now" not in daemon.log()
 
 

@@ -137,12 +137,14 @@ def test_another_bus_does_not_take_the_first_ones_address(tmp_path: Path) -> Non
         ("[limits]\nmax_payload_bytes = 4294967295", "limits.max_payload_bytes: 4294967295 is not a whole number from 0 to 4294901759"),
         ("[limits]\nlane_stall_s = 0", "limits.lane_stall_s: 0 is not a number of seconds"),
         (
-            "[limits]\nmax_output_bytes = 21037055",
-            "limits.max_output_bytes: 21037055 is too little for limits.max_payload_bytes of 16777216: give it at least 21037056",
+            "[limits]\nmax_output_bytes = 88145919",
+            "limits.max_output_bytes: 88145919 is too little for limits.max_payload_bytes of 16777216 and limits.max_retained_bytes of 67108864: "
+            "give it at least 88145920",
         ),
         (
             "[limits]\nmax_payload_bytes = 200_000_000\nmax_output_bytes = 150_000_000",
-            "limits.max_output_bytes: 150000000 is too little for limits.max_payload_bytes of 200000000: give it at least 204259840",
+            "limits.max_output_bytes: 150000000 is too little for limits.max_payload_bytes of 200000000 and limits.max_retained_bytes of 67108864: "
+            "give it at least 271368704",
         ),
         ("drain_s = ", "not TOML"),
     ],
@@ -153,8 +155,8 @@ def test_messages(tmp_path: Path, text: str, expected: str) -> None:
 
 
 def test_output_that_just_holds_the_largest_message(tmp_path: Path) -> None:
-    assert configure(tmp_path, "[limits]\nmax_output_bytes = 21037056\n").limits.max_output_bytes == 21_037_056
-    text = "[limits]\nmax_payload_bytes = 0\nmax_output_bytes = 4259840\n"
+    assert configure(tmp_path, "[limits]\nmax_output_bytes = 88145920\n").limits.max_output_bytes == 88_145_920
+    text = "[limits]\nmax_payload_bytes = 0\nmax_retained_bytes = 0\nmax_output_bytes = 4259840\n"
     assert configure(tmp_path, text).limits.max_output_bytes == 4_259_840
 
 

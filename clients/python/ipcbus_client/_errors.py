@@ -27,7 +27,6 @@ from typing import Literal
 
 from ipcbus.protocol.errors import Code, ProtocolError, code_label
 
-
 ConnectReason = Literal["nothing_listens", "secret", "refused", "timeout"]
 
 

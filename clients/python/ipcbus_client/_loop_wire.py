@@ -292,7 +292,7 @@ class LoopWire:
     async def _run(self) -> None:
         try:
             await self._keep()
-        except Exception as error:  # noqa: BLE001  # a fault of ours: without this task every wait would be for ever
+        except Exception as error:  # a fault of ours: without this task every wait would be for ever
             self._let_go()
             self.session.close(ConnectionLost(f"the task that keeps the connection failed: {type(error).__name__}: {error}"))
             import logging  # here: the blocking shell does it so too
