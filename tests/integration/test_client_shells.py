@@ -486,10 +486,10 @@ def test_connect_errors_name_their_cause(connect: Connect, daemon_factory: Daemo
     async def body() -> None:
         assert (await fails(f"unix:{short_dir}/none.sock", timeout=0.1))[0] == "nothing_listens"
         tcp = daemon_factory(listen=["tcp:127.0.0.1:0"])
-        short, wrong, unreadable = short_dir / "short", short_dir / "wrong", short_dir
+        short, wrong, none = short_dir / "short", short_dir / "wrong", short_dir / "none"
         short.write_bytes(b"x")
         wrong.write_bytes(b"x" * 32)
-        for path, words in ((short, "32 bytes"), (wrong, "H-5"), (unreadable, "cannot read the secret"), (short_dir / "none", "no secret in")):
+        for path, words in ((short, "32 bytes"), (wrong, "H-5"), (short_dir, "cannot read the secret"), (none, "no secret in")):
             reason, text, took_s = await fails(tcp.address, secret_file=str(path), timeout=WAIT_S)
             assert (reason, words in text, "no bus at" in text) == ("secret", True, False), text
             assert took_s < WAIT_S / 2
@@ -505,6 +505,35 @@ def test_connect_errors_name_their_cause(connect: Connect, daemon_factory: Daemo
         assert (reason, "did not answer" in text) == ("timeout", True), text
 
     run(body())
+
+
+def test_a_bus_that_ends_the_connection_before_hello_is_heard(
+    connect: Connect, short_dir: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import socket
+
+    from ipcbus.protocol.messages import Kind, encode
+    from ipcbus_client._dial import Target
+
+    opening = Target.opening
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{short_dir}/full.sock")
+        listener.listen()
+
+        def refused_at_once(self: Target, made: socket.socket) -> dict[str, Any]:
+            accepted, _ = listener.accept()
+            accepted.sendall(encode(Kind.BYE, 0, 14, "full"))
+            accepted.close()
+            return opening(self, made)
+
+        monkeypatch.setattr(Target, "opening", refused_at_once)
+
+        async def body() -> None:
+            with pytest.raises(ipcbus_client.ConnectError, match="too_many_peers: full") as caught:
+                await connect(f"unix:{short_dir}/full.sock", timeout=0.2)
+            assert caught.value.reason == "refused"
+
+        run(body())
 
 
 def test_close_while_reconnecting_does_not_wait_for_the_bus(connect: Connect, daemon_factory: DaemonFactory) -> None:
@@ -744,6 +773,7 @@ def test_cancelling_an_await_loses_no_message(daemon: RunningDaemon) -> None:
 @pytest.mark.parametrize("later", [False, True])
 def test_a_keyboard_interrupt_in_a_handler_is_the_programs_and_the_bus_goes_on(daemon: RunningDaemon, later: bool) -> None:
     loop = asyncio.new_event_loop()
+    loop.set_exception_handler(lambda loop, context: None)  # asyncio says of the task that nobody looked at what it raised
 
     def handle(request: ipcbus_client.Request) -> Any:
         if request.data == "interrupt":

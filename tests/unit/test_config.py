@@ -138,12 +138,14 @@ def test_another_bus_does_not_take_the_first_ones_address(tmp_path: Path) -> Non
         ("[limits]\nlane_stall_s = 0", "limits.lane_stall_s: 0 is not a number of seconds"),
         (
             "[limits]\nmax_output_bytes = 88145919",
-            "limits.max_output_bytes: 88145919 is too little for limits.max_payload_bytes of 16777216 and limits.max_retained_bytes of 67108864: "
+            "limits.max_output_bytes: 88145919 is too little for limits.max_payload_bytes of 16777216 and "
+            "limits.max_retained_bytes of 67108864: "
             "give it at least 88145920",
         ),
         (
             "[limits]\nmax_payload_bytes = 200_000_000\nmax_output_bytes = 150_000_000",
-            "limits.max_output_bytes: 150000000 is too little for limits.max_payload_bytes of 200000000 and limits.max_retained_bytes of 67108864: "
+            "limits.max_output_bytes: 150000000 is too little for limits.max_payload_bytes of 200000000 and "
+            "limits.max_retained_bytes of 67108864: "
             "give it at least 271368704",
         ),
         ("drain_s = ", "not TOML"),

@@ -51,7 +51,8 @@ def connect(
     its own. With *reconnect* a lost connection comes back by itself and everything declared is declared again; without it the bus is
     closed then.
 
-    Raises ConnectError (at once where there is no secret), AddressError (a ValueError), BadName, or Refused where another peer owns the name.
+    Raises ConnectError (whose ``reason`` says why; at once where trying again would not help), AddressError (a ValueError), BadName, or
+    Refused where another peer owns the name.
     """
     made = Bus(address, bus=bus, name=name, program=program, secret_file=secret_file, timeout=timeout, reconnect=reconnect)
     try:

@@ -53,7 +53,8 @@ class Call:
 class Declaration:
     """Something that the bus was told and must be told again after a reconnect."""
 
-    __slots__ = ("arguments", "call", "earlier", "lane", "method", "owner", "refused", "said")  # (no dataclass, here and elsewhere: importing those takes 13 ms)
+    # (no dataclass, here and elsewhere: importing those takes 13 ms)
+    __slots__ = ("arguments", "call", "earlier", "lane", "method", "owner", "refused", "said")
 
     def __init__(self, method: str, arguments: dict[str, Any], call: Call, lane: Lane | None = None) -> None:
         self.method = method  #: the bus's method: subscribe, own or serve

@@ -203,8 +203,18 @@ class LoopWire:
                     self.loop.add_writer(sock.fileno(), self._writable)
                 return False
             except OSError as error:
-                self.drop(f"writing failed: {error.strerror}")
+                self.drop(self._last_words(sock) or f"writing failed: {error.strerror}")
                 return False
+
+    def _last_words(self, sock: socket.socket) -> str | None:
+        """Writing failed in the handshake: what the bus said before it closed, which a full one does without waiting for HELLO."""
+        session = self.session
+        if session.state is not _CONNECTED:
+            try:
+                session.receive(self._view[: sock.recv_into(self._buffer, session.read_bytes)])
+            except OSError:
+                pass  # it said nothing
+        return session.hangup
 
     def push_soon(self) -> None:
         """push() at the end of this round of the loop, with what others put into the outbox until then."""

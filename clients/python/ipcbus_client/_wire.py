@@ -279,11 +279,21 @@ class Wire:
                     self.keeper.wake()  # to go on when the socket is writable
                 return False
             except OSError as error:
-                self.drop(f"writing failed: {error.strerror}")
+                self.drop(self._last_words(sock) or f"writing failed: {error.strerror}")
                 return False
             except BaseException:
                 self.drop("interrupted while writing")
                 raise
+
+    def _last_words(self, sock: socket.socket) -> str | None:
+        """Writing failed in the handshake: what the bus said before it closed, which a full one does without waiting for HELLO."""
+        session = self.session
+        if session.state is not _CONNECTED:
+            try:
+                session.receive(self._view[: sock.recv_into(self._buffer, session.read_bytes)])
+            except OSError:
+                pass  # it said nothing
+        return session.hangup
 
     def published(self) -> None:
         """A publication was put into the outbox, and it is not just one more of a burst: write, begin a burst, or see why there is no
