@@ -42,37 +42,19 @@ def publisher(stage: Stage, address: str, topics: list[str], count: int, form: s
 
 
 def subscriber(stage: Stage, address: str, pattern: str, count: int, form: str) -> None:
-    """Receive and check *count* messages: order, number, length, tail."""
+    """Receive and check *count* messages: order, number, tag, length, tail."""
     with ipcbus_client.connect(address) as bus, bus.subscribe(pattern) as subscription:
         stage.ready()
-        if form == "bytes":
-            _check_bytes(subscription, count)
-        else:
-            _check_values(subscription, count)
+        check = payload.check_raw if form == "bytes" else payload.check_value
+        last = count - 1
+        for number, message in enumerate(subscription):
+            check(message.data, number)
+            if number == last:
+                break
         end = time.monotonic()
         if subscription.lost:
             raise payload.MessageError(f"the bus said that {subscription.lost} messages were lost")
         stage.result(end=end, count=count)
-
-
-def _check_bytes(subscription: ipcbus_client.Subscription, count: int) -> None:
-    unpack, tail_wanted, last = payload.unpack, payload.TAIL, count - 1
-    for number, message in enumerate(subscription):
-        sequence, tail = unpack(message.data)
-        if sequence != number or tail != tail_wanted:
-            raise payload.MessageError(f"message {number} came as {sequence}, tail {tail!r}")
-        if number == last:
-            return
-
-
-def _check_values(subscription: ipcbus_client.Subscription, count: int) -> None:
-    tail_wanted, pad_wanted, first, last = payload.TAIL_TEXT, len(payload.PAD), payload.FIRST, payload.FIRST + count - 1
-    for number, message in enumerate(subscription, first):
-        sequence, pad, tail = message.data
-        if sequence != number or tail != tail_wanted or len(pad) != pad_wanted:
-            raise payload.MessageError(f"message {number} came as {message.data!r}")
-        if number == last:
-            return
 
 
 def wild_subscriber(stage: Stage, address: str, wanted: dict[str, list[int]], count: int) -> None:
@@ -85,14 +67,14 @@ def wild_subscriber(stage: Stage, address: str, wanted: dict[str, list[int]], co
     def receive(positions: list[int]) -> Callable[[ipcbus_client.Message], None]:
         expected = (first + position for first in range(0, count * round_size, round_size) for position in positions)
         following = expected.__next__
-        unpack, tail_wanted = payload.unpack, payload.TAIL
+        check = payload.check_raw
 
         def callback(message: ipcbus_client.Message) -> None:
             nonlocal left
-            sequence, tail = unpack(message.data)
-            number = following()
-            if sequence != number or tail != tail_wanted:
-                wrong.append(f"message {number} came as {sequence}, tail {tail!r}")
+            try:
+                check(message.data, following())
+            except payload.MessageError as error:
+                wrong.append(str(error))
                 done.set()
             left -= 1
             if not left:

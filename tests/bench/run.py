@@ -31,7 +31,7 @@ examples:
   python -m tests.bench --only pubsub rpc       these two
   python -m tests.bench --quick --runs 1        does it run at all; the figures mean little
 
-Every receiver checks each message (order, number, length, tail); a round in which one is wrong ends the run with
+Every receiver checks each message (order, number, tag, length, tail); a round in which one is wrong ends the run with
 code 1. Whether the goals are met is printed and does not change the exit code. Leave the machine alone meanwhile."""
 
 
