@@ -50,7 +50,7 @@ class Greeting:
     def begin(self, secret: bytes | None, nonce: bytes | None, addresses: tuple[str, str]) -> None:
         """Put HELLO into the outbox."""
         session = self._session
-        info = {"program": session.program, "library": session.library}
+        info = {"program": session.program, "library": session.client_library}
         hello = encode(Kind.HELLO, 0, VERSION, VERSION, [], info, nonce)
         self._stage = Stage.CHALLENGED if nonce is None else Stage.HELLO
         self._secret, self._addresses = secret or b"", addresses

@@ -72,7 +72,7 @@ class Session:
 
     def __init__(self, *, program: str, library: str) -> None:
         self.program = program
-        self.library = library
+        self.client_library = library
         self.outbox = Outbox()
         self.greeting = Greeting(self)
         self.services = Services(self)
