@@ -174,6 +174,8 @@ class BusService:
         count = 0
         if arguments.get("retained", True) and len(broker.retained):
             for frame in broker.retained.matching(lane.pattern):
+                if peer.queued_bytes > broker.limits.max_output_bytes:
+                    raise ProtocolError(Code.SLOW_READER, f"{peer.queued_bytes} bytes wait for this peer (limits.max_output_bytes)")
                 self._delivery.offer_retained(lane, frame)
                 count += 1
         return {"retained": count}

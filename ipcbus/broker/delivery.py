@@ -180,7 +180,7 @@ class Delivery:
     def _wait(self, backlog: Backlog, piece: Piece, size: int, count: int, sender: Peer | None) -> None:
         """Add frames to a backlog, within the limits of the backlog and of who pays for it (L-7)."""
         payer = backlog.payer
-        if payer.backlog_bytes > self.limits.max_output_bytes:
+        if payer.backlog_bytes > self.limits.max_output_bytes and backlog.group is None:
             self._counters.lost += count  # the payer is closed as slow_reader at the end of the round
             self.touch(payer)
             return
@@ -188,7 +188,7 @@ class Delivery:
         if payer.backlog_bytes > self.limits.max_output_bytes:
             self.touch(payer)
         high = self.limits.lane_high_bytes
-        if backlog.bytes <= high:
+        if backlog.bytes <= high and payer.backlog_bytes <= self.limits.max_output_bytes // 2:
             return
         if backlog.dropping:
             self._drop(backlog, high)
@@ -245,7 +245,11 @@ class Delivery:
 
     def _eased(self, backlog: Backlog) -> None:
         """A backlog became smaller: let its publishers go on below half its limit, forget it when it is empty."""
-        if backlog.holding and backlog.bytes <= self.limits.lane_high_bytes // 2:
+        limits = self.limits
+        if backlog.holding and (
+            not backlog.pieces
+            or (backlog.bytes <= limits.lane_high_bytes // 2 and backlog.payer.backlog_bytes <= limits.max_output_bytes // 4)
+        ):
             self._release(backlog)
         if not backlog.pieces:
             self._forget(backlog)

@@ -79,12 +79,15 @@ class Names:
         return self._names.get(name)
 
     def own(self, peer: Peer, name: str, mode: str, *, replace: bool, allow_replace: bool) -> tuple[int, Change | None]:
-        """Claim a name: the place (0: owner) and what changed. Claiming again only changes `allow_replace`. Raises ``bad_name``,
-        ``reserved``, ``name_taken``, ``over_limit``."""
+        """Claim a name: the place (0: owner) and what changed. Claiming again changes `allow_replace`, and the mode but not to or from
+        shared. Raises ``bad_name``, ``reserved``, ``name_taken``, ``over_limit``."""
         check_name(name)
         claims = peer.claims if peer.claims is not None else {}
         record = self._names.get(name)
         if name in claims and record is not None:
+            if mode != claims[name].mode and "shared" in (mode, claims[name].mode):
+                raise ProtocolError(Code.NAME_TAKEN, f"this peer has {name!r} in mode {claims[name].mode}: release it first (N-1)")
+            claims[name].mode = mode
             claims[name].allow_replace = allow_replace
             return self._place(record, claims[name]), None
         if len(claims) >= self.limits.max_names:

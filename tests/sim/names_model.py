@@ -67,7 +67,9 @@ class NamesModel(Generic[Peer]):
         notices: Notices[Peer] = []
         again = [hold for hold in line if hold.peer == peer]
         if again:
-            again[0].allow_replace = allow_replace
+            if mode != again[0].mode and "shared" in (mode, again[0].mode):
+                raise ProtocolError(Code.NAME_TAKEN, name)
+            again[0].mode, again[0].allow_replace = mode, allow_replace
         elif line and (line[0].mode == "shared") != (mode == "shared"):
             raise ProtocolError(Code.NAME_TAKEN, name)
         elif not line or mode == "shared":

@@ -8,7 +8,7 @@ import pytest
 from ipcbus.broker.lanes import GATHER_BYTES, OUTPUT_HIGH_BYTES, pins
 from ipcbus.protocol.errors import Code
 from ipcbus.protocol.limits import Limits
-from ipcbus.protocol.messages import Kind
+from ipcbus.protocol.messages import Kind, encode_with_payload
 from tests.unit.harness import Bus, Client, publication
 
 
@@ -586,3 +586,49 @@ def test_nothing_follows_the_bye_of_a_bus_that_stops() -> None:
     assert b.read()[-1][0] == Kind.BYE
     assert b.read() == []
     assert a.read()[-1][0] == Kind.BYE
+
+
+def test_publishers_are_held_while_much_waits_for_one_peer_over_many_lanes() -> None:
+    bus = Bus(max_output_bytes=1_000_000)
+    a, b = bus.peer(), bus.peer()
+    for lane in range(1, 101):
+        b.subscribe("t", lane, credit=0)
+    a.publish("t", b"." * 4_000)
+    assert a.peer.held == 0
+    a.publish("t", b"." * 4_000)
+    assert a.peer.held > 0
+    assert not bus.broker.take_touched()[0].closing
+    for lane in range(1, 101):
+        b.credit(lane, 20_000)
+        b.read()
+    assert a.peer.held == 0
+    assert (b.peer.backlog_bytes, bus.broker.counters.lost) == (0, 0)
+
+
+def test_retained_messages_cannot_make_the_bus_hold_more_than_a_peer_may_have() -> None:
+    bus = Bus(max_output_bytes=1_000_000)
+    a, b = bus.peer(), bus.peer()
+    for index in range(200):
+        a.publish(f"s.{index}", b"." * 1000, kind=Kind.RETAIN)
+    requests = b"".join(
+        encode_with_payload(
+            msgpack.packb({"pattern": "s.*", "lane": lane, "credit": 0}), Kind.REQUEST, 0, "bus/subscribe", lane, 1000, None
+        )
+        for lane in range(1, 101)
+    )
+    b.write(requests)
+    assert b.peer.closing
+    assert b.read()[-1][:3] == [Kind.BYE, 0, Code.SLOW_READER]
+    assert b.peer.backlog_bytes == 0
+
+
+def test_a_group_s_message_is_not_lost_because_one_member_has_too_much() -> None:
+    bus = Bus(max_output_bytes=1_000_000)
+    a, b, c = bus.peer(), bus.peer(), bus.peer()
+    for lane in range(1, 101):
+        b.subscribe("t", lane, credit=0)
+    b.subscribe("jobs", 500, group="w", messages=0)
+    c.subscribe("jobs", 1, group="w", messages=100)
+    a.publish("t", *[b"." * 9_000] * 2)
+    a.publish("jobs", b"1", b"2")
+    assert c.read_payloads() == [b"1", b"2"]

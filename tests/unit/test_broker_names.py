@@ -52,6 +52,17 @@ def test_queue() -> None:
     assert notices(c) == [("name_acquired", {"name": "svc"})]
 
 
+def test_another_mode_for_who_has_the_name() -> None:
+    bus = Bus()
+    a, b = bus.peer(), bus.peer()
+    a.ask("own", name="svc")
+    assert a.ask("own", name="svc", mode="queue")["owner"] is True
+    assert a.ask("names")["items"][0]["mode"] == "queue"
+    assert a.ask("own", name="svc", mode="shared")[0] == Code.NAME_TAKEN
+    b.ask("own", name="all", mode="shared")
+    assert b.ask("own", name="all")[0] == Code.NAME_TAKEN
+
+
 def test_replace() -> None:
     bus = Bus()
     a, b, c = bus.peer(), bus.peer(), bus.peer()
