@@ -156,7 +156,7 @@ OPTIONS: tuple[Option, ...] = (
     _limit("max_callee_requests", _ANY, "requests in flight at one callee", live=True),
     _limit("max_timeout_ms", _count(1, 2**32 - 1), "longest timeout of a request"),
     _limit("max_credit_bytes", _ANY, "byte credit of one lane"),
-    _limit("max_output_bytes", _ANY, "what may wait for a peer; at least 4 MiB + 64 KiB + max_payload_bytes + max_retained_bytes", live=True),
+    _limit("max_output_bytes", _ANY, "waiting for a peer; 4 MiB + 64 KiB + max_payload_bytes + max_retained_bytes at the least", live=True),
     _limit("lane_high_bytes", _ANY, "backlog above which a lane holds its publishers", live=True),
     _limit("lane_stall_s", _WAIT, "how long it may hold them", live=True),
     _limit("max_retained_topics", _count(0, MAX_ID), "topics with a kept message", live=True),
