@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import sys
 import threading
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from ..protocol.payloads import PayloadError, encode_value
 from .connection import ANSWER_TIMEOUT_S, open_bus
 from .failures import CommandError, Exit, usage
 from .stdin import read_value
-from .text import complain
+from .text import safe
 from .values import parse, render
 
 if TYPE_CHECKING:
@@ -49,14 +50,23 @@ def serve(arguments: argparse.Namespace) -> int:
         missing = arguments.command[0]
         raise usage(f"no command {missing!r} in $PATH; write COMMAND after -- as in: serve clock/now --text -- date")
     server = Server(command, arguments)
+    if signal.getsignal(signal.SIGQUIT) is signal.SIG_DFL:  # Ctrl-\ must not leave behind what the command started
+        signal.signal(signal.SIGQUIT, lambda *_: signal.raise_signal(signal.SIGTERM))
     with open_bus(arguments, program="ipcbus serve", wait_s=None, reconnect=True) as bus:
         try:
             bus.respond(arguments.to, server.answer, mode=arguments.mode)
-            complain(f"serving {arguments.to} on {bus.address}; Ctrl-C ends it")
+            _say(f"serving {arguments.to} on {bus.address}; Ctrl-C ends it")
             server.done.wait()
         finally:
             server.stop()
     return Exit.OK
+
+
+def _say(text: str) -> None:
+    """`complain`, for a service: it never waits for whoever reads stderr."""
+    from .runs import pass_on
+
+    pass_on(bytearray(f"ipcbus: {safe(text)}\n".encode(sys.stderr.encoding or "utf-8", "backslashreplace")))
 
 
 class Server:
@@ -121,5 +131,5 @@ class Server:
         try:
             return parse(stdout, "the command's output") if stdout.strip() else None
         except CommandError as error:
-            complain(error.text)
+            _say(error.text)
             raise ServiceError("bad-output", "the command's output is not JSON") from None

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import functools
 import os
+import select
 import selectors
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +24,10 @@ from .demo.child import die_with_parent
 MAX_OUTPUT_BYTES = Limits().max_payload_bytes  #: the most that a reply may have
 STDERR_TAIL_BYTES = 1024  #: what an error's text may have (E-1)
 POLL_S = 0.1  #: how soon a caller that gave up is noticed
+PENDING_BYTES = 65536  #: what waits for a slow reader of our stderr; what is older is dropped
 _READ_BYTES = 65536
+_WRITE_BYTES = 4096  #: what a pipe that poll() calls writable takes without blocking
+_stderr_lock = threading.Lock()  #: between poll() and write() nobody else of us may fill the pipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +37,25 @@ class Output:
     stdout: bytes
     failure: str = ""
     why: str = ""
+
+
+def pass_on(pending: bytearray) -> None:
+    """Write to our stderr what it takes now, off the front of *pending*; keep at most PENDING_BYTES of the rest. Never blocks.
+
+    A reader of our stderr that stands still must cost no request its answer, its --timeout or its cancellation.
+    """
+    if pending and _stderr_lock.acquire(timeout=POLL_S):
+        try:
+            out = sys.stderr.fileno()
+            poll = select.poll()
+            poll.register(out, select.POLLOUT)
+            while pending and any(events & select.POLLOUT for _, events in poll.poll(0)):
+                del pending[: os.write(out, pending[:_WRITE_BYTES])]
+        except (OSError, ValueError):
+            pending.clear()  # a stderr that is gone is nobody's problem
+        finally:
+            _stderr_lock.release()
+    del pending[:-PENDING_BYTES]
 
 
 class Run:
@@ -65,7 +89,7 @@ class Run:
             os.close(stdin)
 
     def finish(self) -> Output:
-        """Wait for the end. stderr is passed on to ours as it comes; its last line explains a failure."""
+        """Wait for the end. stderr is passed on to ours as it comes, if that takes it; its last line explains a failure."""
         with self._process, selectors.DefaultSelector() as selector:
             try:
                 return self._read(selector)
@@ -83,6 +107,7 @@ class Run:
     def _read(self, selector: selectors.BaseSelector) -> Output:
         streams = {self._process.stdout: bytearray(), self._process.stderr: bytearray()}
         stdout, tail = streams.values()
+        pending = bytearray()
         for stream in streams:
             assert stream is not None
             selector.register(stream, selectors.EVENT_READ, streams[stream])
@@ -100,10 +125,10 @@ class Run:
                     if len(stdout) > MAX_OUTPUT_BYTES:
                         return Output(b"", "too-large", f"the command wrote more than {MAX_OUTPUT_BYTES} bytes")
                 else:
-                    sys.stderr.buffer.write(data)
-                    sys.stderr.flush()
+                    pending += data
                     tail += data
                     del tail[:-STDERR_TAIL_BYTES]
+            pass_on(pending)
         return self._ended(bytes(stdout), bytes(tail))
 
     def _ended(self, stdout: bytes, tail: bytes) -> Output:

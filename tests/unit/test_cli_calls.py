@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -96,3 +99,29 @@ def test_stop_is_idempotent_and_ends_what_runs() -> None:
     served.stop()
     thread.join(WAIT_S)
     assert codes == ["stopping"]
+
+
+def test_bad_output_is_an_answer_though_nobody_reads_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
+    served = Server(["/bin/echo", "{"], argparse.Namespace(raw=False, text=False, timeout=None, count=None))
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writing, b"x" * 4096)
+    os.set_blocking(writing, True)
+    codes: list[str] = []
+    asking = SimpleNamespace(data=None, method="m", sender=1, cancelled=False)
+
+    def ask() -> None:
+        with pytest.raises(ServiceError) as caught:
+            served.answer(asking)  # type: ignore[arg-type]
+        codes.append(str(caught.value.code))
+
+    with open(writing, "w") as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        thread = threading.Thread(target=ask, daemon=True)
+        thread.start()
+        thread.join(WAIT_S)
+        monkeypatch.undo()
+        os.close(reading)  # ends a write that waits
+    assert codes == ["bad-output"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -54,6 +55,31 @@ def test_a_caller_that_gives_up_ends_the_command_and_what_it_started(tmp_path: P
 def test_too_slow() -> None:
     assert finish("/bin/sleep", "100", limit_s=0.01).failure == "too-slow"
     assert finish("/bin/sh", "-c", "exec >&- 2>&-; sleep 100", limit_s=0.3).failure == "too-slow"
+
+
+def test_a_stderr_that_nobody_reads_stops_nothing() -> None:
+    code = """
+from ipcbus.cli.runs import Run
+import time
+chatter = 'while :; do echo xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx >&2; done'
+begin = time.monotonic()
+print(Run(['/bin/sh', '-c', chatter], b'', {}, lambda: False, 0.5).finish().failure)
+print(Run(['/bin/sh', '-c', chatter], b'', {}, lambda: time.monotonic() > begin + 1, None).finish().failure)
+print(Run(['/bin/sh', '-c', 'head -c 300000 /dev/zero >&2; echo why >&2; exit 3'], b'', {}, lambda: False, None).finish().why[-3:])
+print(Run(['/bin/sh', '-c', 'echo note >&2; echo done'], b'', {}, lambda: False, None).finish().stdout.decode(), end='')
+"""
+    reading, writing = os.pipe()
+    try:
+        os.set_blocking(writing, False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(writing, b"x" * 4096)
+        os.set_blocking(writing, True)
+        ended = subprocess.run([sys.executable, "-c", code], check=False, timeout=20, stdout=subprocess.PIPE, stderr=writing)
+    finally:
+        os.close(reading)
+        os.close(writing)
+    assert ended.stdout.decode().split() == ["too-slow", "cancelled", "why", "done"]
 
 
 def test_endless_output_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
