@@ -714,6 +714,108 @@ def test_an_interrupted_wait_leaves_the_bus_usable(daemon: RunningDaemon) -> Non
         signal.signal(signal.SIGALRM, before)
 
 
+def test_what_a_signal_handler_publishes_is_sent_once(daemon: RunningDaemon) -> None:
+    received: list[int] = []
+    published = asked = 0
+
+    def publish(number: int, frame: Any) -> None:
+        nonlocal published
+        published += 1
+        bus.publish("t", published)
+
+    with ipcbus_client.connect(daemon.address) as service, ipcbus_client.connect(daemon.address) as bus:
+        service.respond("svc/do", lambda request: request.data)
+        service.subscribe("t", lambda message: received.append(message.data), window_bytes=16 * 1024 * 1024)
+        before = signal.signal(signal.SIGALRM, publish)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+            until = time.monotonic() + 1.5
+            while time.monotonic() < until:
+                asked += 1
+                assert bus.request("svc/do", asked, timeout=WAIT_S) == asked
+                bus.publish("t", -asked)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        bus.flush()
+        wait_for(lambda: len(received) >= published + asked, "publications are missing")
+        service.flush()
+        assert sorted(received) == [*range(-asked, 0), *range(1, published + 1)]
+        assert [number for number in received if number < 0] == list(range(-1, -asked - 1, -1))
+        assert bus.epoch == 0
+
+
+def test_a_signal_handler_inside_a_write_leaves_it_the_writing(daemon: RunningDaemon) -> None:
+    class Interrupted:
+        """A socket in whose send() a signal handler runs, when the kernel has the bytes and nobody knows yet."""
+
+        def __init__(self, inner: Any) -> None:
+            self.inner = inner
+            self.handler: Callable[[], None] | None = None
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.inner, name)
+
+        def send(self, data: Any, flags: int) -> int:
+            handler, self.handler = self.handler, None
+            if handler is not None and len(data) % 2:
+                handler()
+            count = int(self.inner.send(data, flags))
+            if handler is not None and not len(data) % 2:
+                handler()
+            return count
+
+    def handle() -> None:
+        bus.publish("t", "from the handler")
+        with pytest.raises((ipcbus_client.Timeout, ipcbus_client.Expired)):
+            bus.request("bus/ping", timeout=0.05)
+        bus.publish("t", "again")
+
+    with ipcbus_client.connect(daemon.address) as bus:
+        sub = bus.subscribe("t")
+        sock = bus._wire.sock = Interrupted(bus._wire.sock)  # type: ignore[assignment]
+        for size in (10, 11):  # before and after the kernel took it
+            time.sleep(0.01)  # it is no burst
+            sock.handler = handle
+            bus.publish("t", "x" * size)
+            bus.flush()
+            assert [sub.get(WAIT_S).data for _ in range(3)] == ["x" * size, "from the handler", "again"]
+        with pytest.raises(ipcbus_client.Timeout):
+            sub.get(0.05)
+        assert bus.epoch == 0
+        bus._wire.sock = sock.inner
+
+
+def test_a_request_that_a_signal_handler_ends_is_cancelled_at_the_service(daemon: RunningDaemon) -> None:
+    class InterruptionError(Exception):
+        pass
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise InterruptionError
+
+    cancelled: list[bool] = []
+
+    def wait_for_cancel(request: ipcbus_client.Request) -> None:
+        until = time.monotonic() + WAIT_S
+        while not request.cancelled and time.monotonic() < until:
+            time.sleep(0.01)
+        cancelled.append(request.cancelled)
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with ipcbus_client.connect(daemon.address) as service, ipcbus_client.connect(daemon.address) as bus:
+            service.respond("svc/slow", wait_for_cancel)
+            signal.setitimer(signal.ITIMER_REAL, 0.2)
+            with pytest.raises(InterruptionError):
+                bus.request("svc/slow", timeout=60)
+            assert bus.stats_local()["unsent_bytes"] == 0
+            wait_for(lambda: cancelled, "the service was not told")
+            assert cancelled == [True]
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def test_a_signal_handler_may_close_the_bus_that_waits(daemon: RunningDaemon) -> None:
     bus = ipcbus_client.connect(daemon.address)
     sub = bus.subscribe("t")
@@ -766,6 +868,78 @@ def test_cancelling_an_await_loses_no_message(daemon: RunningDaemon) -> None:
             assert got == list(range(300))
             await publisher
             assert inspect.iscoroutinefunction(sub.get)
+
+    run(body())
+
+
+async def _await_what_was_cancelled() -> None:
+    future = asyncio.get_running_loop().create_future()
+    future.cancel()
+    await future
+
+
+def test_a_handler_that_awaits_what_was_cancelled_is_answered_for(daemon: RunningDaemon, caplog: pytest.LogCaptureFixture) -> None:
+    async def handle(request: ipcbus_client.Request) -> None:
+        await _await_what_was_cancelled()
+
+    async def body() -> None:
+        async with aio.connect(daemon.address) as bus:
+            await bus.respond("svc/a", handle)
+            await bus.respond("svc/b", lambda request: handle(request))
+            for to in ("svc/a", "svc/b"):
+                with pytest.raises(ipcbus_client.ServiceError) as caught:
+                    await bus.request(to, timeout=WAIT_S)
+                assert caught.value.code == "CancelledError"
+
+    run(body())
+    assert len([record for record in caplog.records if record.levelname == "ERROR"]) == 2
+
+
+@pytest.mark.parametrize("group", [None, "workers"])
+def test_callbacks_go_on_after_one_that_awaits_what_was_cancelled(
+    daemon: RunningDaemon, group: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    called = []
+
+    async def callback(message: ipcbus_client.Message) -> None:
+        called.append(message.data)
+        await _await_what_was_cancelled()
+
+    async def body() -> None:
+        async with aio.connect(daemon.address) as bus:
+            await bus.subscribe("t", callback, group=group, prefetch=2)
+            for n in range(20):
+                await bus.publish("t", n)
+            await until(lambda: len(called) == 20)
+            assert called == list(range(20))
+            assert bus.stats_local()["handler_errors"] == 20
+
+    run(body())
+    assert len(caplog.records) >= 20
+
+
+def test_close_without_a_timeout_waits_for_handlers(connect: Connect, daemon: RunningDaemon) -> None:
+    async def body() -> None:
+        bus = await connect(daemon.address)
+        done = []
+        begun = threading.Event()
+
+        def handle_blocking(message: Any) -> None:
+            begun.set()
+            time.sleep(0.3)
+            done.append(message.data)
+
+        async def handle(message: Any) -> None:
+            begun.set()
+            await asyncio.sleep(0.3)
+            done.append(message.data)
+
+        await bus.subscribe("t", handle_blocking if isinstance(bus, Blocking) else handle)
+        await bus.publish("t", 1)
+        await until(begun.is_set)
+        await bus.close(None)
+        assert done == [1]
+        await bus.close(None)
 
     run(body())
 

@@ -151,9 +151,9 @@ class Subscription:
                     result = callback(message)
                     if result is not None and hasattr(result, "__await__"):
                         await result
-                except (asyncio.CancelledError, GeneratorExit):
-                    raise
                 except BaseException as error:  # the border to user code: one message's trouble is not the next one's
+                    if _is_ours(error):
+                        raise
                     session.counters["handler_errors"] += 1
                     _log_exception(f"callback of {self!r} raised {type(error).__name__}", error)
                     if isinstance(error, KeyboardInterrupt):  # it is the program's; where that goes on, so does this
@@ -230,9 +230,9 @@ class Responder:
         """The task of one request, whose handler may have begun."""
         try:
             value = await (self._handler(request) if value is None else value)
-        except (asyncio.CancelledError, GeneratorExit):
-            raise  # nobody waits for the answer
         except BaseException as error:  # the border to user code: it becomes an ERROR
+            if _is_ours(error):
+                raise  # nobody waits for the answer
             self._refuse(request, error)
             if isinstance(error, KeyboardInterrupt):  # it is the program's
                 raise
@@ -262,6 +262,16 @@ class Responder:
             bus._wire.push_soon()
         elif bus._outbox.out:
             bus._wire.push()
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether *error* ends the task that runs user code, and does not just come out of that: who awaits something that was cancelled gets
+    a CancelledError too.
+    """
+    if isinstance(error, asyncio.CancelledError):
+        task = asyncio.current_task()
+        return task is None or task.cancelling() > 0
+    return isinstance(error, GeneratorExit)
 
 
 def _log_exception(text: str, error: BaseException) -> None:

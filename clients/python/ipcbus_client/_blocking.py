@@ -179,6 +179,7 @@ class Bus:
             finally:
                 if not call.done:
                     session.cancel(call)
+                    self._wire.push()
                     self._wire.hand_over()
         return call.result()
 
@@ -294,21 +295,21 @@ class Bus:
         with self._lock:
             self._fence(None if timeout is None else monotonic() + timeout)
 
-    def close(self, timeout: float = 5.0) -> None:
+    def close(self, timeout: float | None = 5.0) -> None:
         """Leave the bus in order: no new messages, callbacks and handlers finish, everything is sent, BYE. Never takes longer than
-        *timeout*. Idempotent.
+        *timeout*; None is as long as it takes. Idempotent.
 
         Every wait of other threads settles: iterations end after what was received, calls raise Closed.
         """
         _names.check_timeout(timeout)
-        deadline = monotonic() + timeout
+        deadline = None if timeout is None else monotonic() + timeout
         with self._lock:
             if self._closing or self._session.state is State.CLOSED:
                 self._wire.end()
                 return
             self._closing = True
             try:
-                if timeout > 0:
+                if timeout is None or timeout > 0:
                     self._drain(deadline)
             except (BusError, OSError):
                 pass  # what was not sent is counted and logged by the session
@@ -320,7 +321,7 @@ class Bus:
                 _buses.discard(self)
         self._wire.keeper.log()  # a short program would be gone before the keeper had written why something was refused
 
-    def _drain(self, deadline: float) -> None:
+    def _drain(self, deadline: float | None) -> None:
         for lane in list(self._session.lanes.values()):
             self._session.declarations.withdraw("subscribe", lane.number)
         if self._worker is not None and self._worker_thread != _thread.get_ident():
@@ -390,6 +391,7 @@ class Bus:
             call.notify = None
             if not call.done:
                 self._session.cancel(call)
+                self._wire.push()
 
     def _declared(self, call: Call, *key: Any) -> Any:
         """The answer to a declaration; takes it back where there is none in time."""
@@ -397,6 +399,7 @@ class Bus:
             return self._wait(call, monotonic() + self._patience()).result()
         except BaseException:
             self._session.declarations.withdraw(*key)
+            self._wire.push()
             raise
 
     def _settled(self, call: Call | None) -> None:

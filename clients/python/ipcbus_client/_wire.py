@@ -67,6 +67,7 @@ class Wire:
         self.pollers = 0
         self._followers: dict[Waiter, None] = {}
         self._sent_at = 0.0  #: when a publisher last wrote
+        self._writing = False  #: a push() is at work: one in a signal handler that interrupted it leaves the writing to it
         self._caller = Waiter()  #: of whoever leads in lead_for()
         self._buffer = bytearray(READ_BYTES)
         self._view = memoryview(self._buffer)
@@ -147,10 +148,11 @@ class Wire:
         poller = self._poller
         if before is keeper.waiter:
             before = None
-        if before is not None or self.outbox._sending:
+        blocked = self.outbox._sending and not self._writing
+        if before is not None or blocked:
             poller = select.poll()
             assert self.sock is not None
-            poller.register(self.sock, POLLIN | (POLLOUT if self.outbox._sending else 0))
+            poller.register(self.sock, POLLIN | (POLLOUT if blocked else 0))
             poller.register(self.leader_fd, POLLIN)
         events: list[tuple[int, int]] = []
         try:
@@ -255,8 +257,14 @@ class Wire:
             raise
 
     def push(self) -> bool:
-        """Write what is buffered as far as the kernel takes it; whether it took all. Under the lock."""
+        """Write what is buffered as far as the kernel takes it; whether it took all. Under the lock.
+
+        In a signal handler that interrupted another push() nobody knows what the kernel has already: then it does nothing, and the other
+        one goes on with what was added.
+        """
         outbox = self.outbox
+        if self._writing:
+            return False
         while True:
             blocked = outbox._sending
             if not blocked and not outbox.out:
@@ -265,6 +273,7 @@ class Wire:
             if sock is None:
                 return False
             try:
+                self._writing = True
                 if blocked:
                     outbox.wrote(sock.send(outbox.chunk(), _NOSIGNAL))
                 else:
@@ -284,6 +293,8 @@ class Wire:
             except BaseException:
                 self.drop("interrupted while writing")
                 raise
+            finally:
+                self._writing = False
 
     def _last_words(self, sock: socket.socket) -> str | None:
         """Writing failed in the handshake: what the bus said before it closed, which a full one does without waiting for HELLO."""
@@ -314,7 +325,7 @@ class Wire:
 
     def publish_all(self) -> None:
         """Write all that is buffered, waiting where the kernel is full. Under the lock. Raises Timeout."""
-        if not self.push() and self.sock is not None:
+        if not self.push() and self.sock is not None and not self._writing:
             self._wait_writable()
 
     def _wait_writable(self) -> None:

@@ -289,21 +289,21 @@ class Bus:
         _names.check_timeout(timeout)
         await self._fence(None if timeout is None else self._loop.time() + timeout)
 
-    async def close(self, timeout: float = 5.0) -> None:
+    async def close(self, timeout: float | None = 5.0) -> None:
         """Leave the bus in order: no new messages, callbacks and handlers finish, everything is sent, BYE. Never takes longer than
-        *timeout*. Idempotent.
+        *timeout*; None is as long as it takes. Idempotent.
 
         Every wait of other tasks settles: iterations end after what was received, calls raise Closed. Cancelling it closes without the
         rest.
         """
         _names.check_timeout(timeout)
-        deadline = self._loop.time() + timeout
+        deadline = None if timeout is None else self._loop.time() + timeout
         if self._closing or self._session.state is State.CLOSED:
             self._wire.end()
             return
         self._closing = True
         try:
-            if timeout > 0:
+            if timeout is None or timeout > 0:
                 await self._drain(deadline)
         except (BusError, OSError):
             pass  # what was not sent is counted and logged by the session
@@ -317,13 +317,14 @@ class Bus:
         await self._wire.ended()
         self._wire.log()
 
-    async def _drain(self, deadline: float) -> None:
+    async def _drain(self, deadline: float | None) -> None:
         for lane in list(self._session.lanes.values()):
             self._session.declarations.withdraw("subscribe", lane.number)
         if self._tasks or self._handling:
             if self._session.state is State.CONNECTED:
                 await self._fence(deadline)  # what the bus had sent before it heard of the unsubscription is here now
-            while (tasks := self._others()) and (left := deadline - self._loop.time()) > 0:
+            end = inf if deadline is None else deadline
+            while (tasks := self._others()) and (left := end - self._loop.time()) > 0:
                 await asyncio.wait(tasks, timeout=min(left, _names.WAIT_MAX_S))
         if self._session.state is State.CONNECTED or self._outbox.waiting:
             await self._fence(deadline)
