@@ -12,7 +12,7 @@ from __future__ import annotations
 from ..protocol.errors import Code, ProtocolError
 from ..protocol.framing import Prefix
 from ..protocol.messages import Kind
-from ..protocol.topics import check_topic, is_literal, split_pattern
+from ..protocol.topics import check_publication, is_literal, split_pattern
 from .counters import TopicCounter, TopicCounters
 from .lanes import Group, Lane
 
@@ -248,9 +248,7 @@ class RouteTable(SubscriptionIndex):
         if prefix.kind is Kind.SEND:
             return SendRoute(generation, prefix.to)
         try:
-            check_topic(prefix.to)
-            if prefix.to.startswith("$"):
-                raise ProtocolError(Code.RESERVED, f"topic {prefix.to!r} is the bus's own: choose one that does not begin with '$' (T-3)")
+            check_publication(prefix.to)
         except ProtocolError as error:
             return Refusal(generation, prefix.kind, prefix.to, error.code, error.text)
         lanes, groups = self.receivers(prefix.to)

@@ -14,6 +14,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from ..broker import Credentials
+from ..protocol.addresses import endpoint
 from ..protocol.errors import Code, ProtocolError
 from .limits import ACCEPT_BATCH, ACCEPT_PAUSE_S
 from .links import part, say_bye
@@ -122,7 +123,7 @@ class Admission:
                 peer = self._broker.connect(now, transport="unix", credentials=credentials)
             else:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                addresses = (_endpoint(sock.getsockname()), _endpoint(sock.getpeername()))
+                addresses = (endpoint(*sock.getsockname()[:2]), endpoint(*sock.getpeername()[:2]))
                 peer = self._broker.connect(now, transport="tcp", addresses=addresses)
         except ProtocolError as error:
             if error.code is Code.TOO_MANY_PEERS:
@@ -201,9 +202,3 @@ def _spare_descriptor() -> int | None:
         return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
-
-
-def _endpoint(name: tuple[object, ...]) -> str:
-    """An end of a TCP connection as H-5 writes it."""
-    host, port = name[0], name[1]
-    return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"

@@ -38,7 +38,7 @@ class TcpAddress:
     port: int
 
     def __str__(self) -> str:
-        return f"tcp:[{self.host}]:{self.port}" if ":" in self.host else f"tcp:{self.host}:{self.port}"
+        return f"tcp:{endpoint(self.host, self.port)}"
 
 
 Address = UnixAddress | TcpAddress
@@ -67,6 +67,11 @@ def parse_address(text: str) -> Address:
             )
         return TcpAddress(host, port)
     raise AddressError(f"{text!r} is no address: use unix:/absolute/path or tcp:127.0.0.1:PORT")
+
+
+def endpoint(host: str, port: int) -> str:
+    """An end of a TCP connection as the proof writes it (H-5)."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def is_loopback(host: str) -> bool:

@@ -45,6 +45,13 @@ def check_topic(topic: str) -> None:
         raise ProtocolError(Code.BAD_TOPIC, f"topic {topic!r} has a wildcard; only patterns may")
 
 
+def check_publication(topic: str) -> None:
+    """Raise ``bad_topic``, or ``reserved`` for the bus's own (T-3), unless a client may publish to *topic*."""
+    check_topic(topic)
+    if topic.startswith("$"):
+        raise ProtocolError(Code.RESERVED, f"topic {topic!r} is the bus's own: choose one that does not begin with '$' (T-3)")
+
+
 def split_pattern(pattern: str) -> list[str]:
     """The tokens of *pattern*; raises ``bad_topic`` where it is illegal (T-2)."""
     tokens = _tokens(pattern, "pattern")

@@ -9,7 +9,7 @@ import socket
 import struct
 from typing import Any, NamedTuple
 
-from ipcbus.protocol.addresses import Address, TcpAddress, UnixAddress
+from ipcbus.protocol.addresses import Address, UnixAddress, endpoint
 from ipcbus.protocol.limits import NONCE_BYTES
 
 from ._discovery import read_secret, trusted_uids
@@ -52,8 +52,8 @@ class Target(NamedTuple):
         return {
             "secret": read_secret(self.secret_path),
             "nonce": os.urandom(NONCE_BYTES),
-            "bus_address": _as_text(there),
-            "client_address": _as_text(here),
+            "bus_address": endpoint(*there[:2]),
+            "client_address": endpoint(*here[:2]),
         }
 
 
@@ -103,8 +103,3 @@ def is_final(error: ConnectError, *, first: bool) -> bool:
     about to be replaced.
     """
     return isinstance(error, UntrustedError) or (first and error.reason == "secret")
-
-
-def _as_text(name: Any) -> str:
-    """An end of a TCP connection as H-5 writes it."""
-    return str(TcpAddress(name[0], name[1])).removeprefix("tcp:")

@@ -16,11 +16,11 @@ from typing import Any
 
 import msgpack
 
-from ipcbus.protocol.errors import Code, ProtocolError
+from ipcbus.protocol.errors import ProtocolError
 from ipcbus.protocol.limits import HEADER_BYTES
 from ipcbus.protocol.messages import IN_RUNS, LAYOUTS, Kind, Meta, decode, encode_prefix
 from ipcbus.protocol.payloads import RAW, PayloadError
-from ipcbus.protocol.topics import check_name, check_topic, parse_peer
+from ipcbus.protocol.topics import check_name, check_publication, parse_peer
 
 from ._errors import BadName, bad_name
 
@@ -120,7 +120,7 @@ class Outbox:
         return self._put(Kind.SEND, to, meta, payload)
 
     def _publish_slowly(self, topic: str, data: Any, retain: bool, headers: Mapping[str, Any] | None) -> bool:
-        check_publication(topic)
+        check_topic(topic)
         meta, payload = self.encode(data, headers)
         return self._put(_PLAIN[bool(retain)], topic, meta, payload)
 
@@ -163,7 +163,7 @@ class Outbox:
         """Make the head for a topic and size, after the checks that every later publication then passes; without a connection only the
         checks.
         """
-        check_publication(topic)
+        check_topic(topic)
         self.check_size(size)
         if not self.peer:
             return
@@ -270,14 +270,12 @@ def _enough(frame_bytes: int) -> int:
     return 2 * max(FLUSH_BYTES // frame_bytes, 1)
 
 
-def check_publication(topic: str) -> None:
+def check_topic(topic: str) -> None:
     """Raise BadName unless a client may publish to *topic* (T-1, T-3)."""
     if not isinstance(topic, str):
         raise BadName(f"a topic is a str, not {type(topic).__name__}")
     try:
-        check_topic(topic)
-        if topic.startswith("$"):
-            raise ProtocolError(Code.RESERVED, f"topic {topic!r}: topics that begin with '$' are the bus's own")
+        check_publication(topic)
     except ProtocolError as error:
         raise bad_name(error) from error
 

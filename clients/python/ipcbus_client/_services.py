@@ -7,14 +7,13 @@ gives back the answer.
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from ipcbus.protocol.limits import ERROR_CODE_MAX_BYTES
 from ipcbus.protocol.messages import Kind, clip_text, encode_with_payload
 from ipcbus.protocol.payloads import PayloadError
-from ipcbus.protocol.topics import peer_address
+from ipcbus.protocol.topics import is_name, peer_address
 
 from ._errors import ServiceError
 from ._heads import HEADS_MAX, Head, call_head
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from ._session import Session
 
 ANY = "*"  #: the method that serves every method without a handler of its own
-_CODE = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 
 
 class Services:
@@ -139,7 +137,7 @@ class Services:
 
     def fail(self, request: Request, code: str, text: str) -> None:
         """Answer with an ERROR of our own; a code that E-1 does not allow becomes ``Error``."""
-        if len(code) > ERROR_CODE_MAX_BYTES or not _CODE.fullmatch(code):
+        if len(code) > ERROR_CODE_MAX_BYTES or not is_name(code):
             code = "Error"
         if self._wanted(request):
             self._put(request, b"", Kind.ERROR, code, clip_text(text), None)
