@@ -17,7 +17,8 @@ from ipcbus_client._calls import Call
 from ipcbus_client._errors import BusError, ServiceError
 from ipcbus_client._lanes import INBOX, Lane
 from ipcbus_client._message import Request
-from ipcbus_client._session import Session, State
+from ipcbus_client._session import Session
+from ipcbus_client._state import State
 
 from .model_client import METHODS, NAMES, PATTERNS, TOPICS
 from .models import ViolationError, frames_in

@@ -14,7 +14,8 @@ from ipcbus.protocol.messages import Frame, Kind, decode, encode, encode_with_pa
 from ipcbus.protocol.payloads import PayloadError
 from ipcbus_client._errors import Closed, ConnectError, ConnectionLost, Expired, NoSuchName, RequestError, ServiceError
 from ipcbus_client._lanes import INBOX, Lane
-from ipcbus_client._session import INBOX_MAX_BYTES, Session, State
+from ipcbus_client._session import INBOX_MAX_BYTES, Session
+from ipcbus_client._state import State
 
 INFO = {"software": "test", "max_frame_bytes": 100_000, "max_payload_bytes": 50_000, "max_timeout_ms": 60_000}
 WELCOME = encode(Kind.WELCOME, 0, 1, [], 7, b"i" * 16, INFO)
@@ -364,11 +365,11 @@ def test_a_large_payload_is_counted_before_it_is_decoded() -> None:
     lane = subscribed(session, window_bytes=10_000_000)
     bomb = b"\xdd" + (1_000_001).to_bytes(4, "big") + b"\x80" * 1_000_001
     data = encode(Kind.LANE, 0, lane.number) + message("a.b", bomb, meta=None) + message("a.b", b"\x05", meta=None)
-    assert session.read_bytes == 65_536
+    assert session.incoming.read_bytes == 65_536
     session.receive(data[:100_000])
-    assert session.read_bytes == 262_144
+    assert session.incoming.read_bytes == 262_144
     session.receive(data[100_000:])
-    assert session.read_bytes == 65_536
+    assert session.incoming.read_bytes == 65_536
     one, two = lane.messages
     with pytest.raises(PayloadError, match="1000000 elements"):
         _ = one.data

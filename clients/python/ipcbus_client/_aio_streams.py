@@ -14,7 +14,7 @@ from ._lanes import GRANT_S, Lane
 from ._loop_wire import Waiters, wake
 from ._message import Message, Request
 from ._names import check_timeout
-from ._session import State
+from ._state import State
 
 if TYPE_CHECKING:
     from .aio import Bus

@@ -25,7 +25,8 @@ from ._lanes import INBOX, Lane
 from ._message import Message, Request
 from ._names import GRACE_S
 from ._outbox import OutboxFullError
-from ._session import INBOX_MAX_BYTES, Session, State
+from ._session import INBOX_MAX_BYTES, Session
+from ._state import State
 from ._waiter import IDLE, Waiter
 from ._wire import Wire
 

@@ -11,7 +11,7 @@ from ._errors import Closed, Timeout
 from ._lanes import GRANT_S, Lane
 from ._message import Message, Request
 from ._names import check_timeout
-from ._session import State
+from ._state import State
 from ._waiter import Waiter
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from ._backoff import Backoff
 from ._dial import HANDSHAKE_S, dial, explain, is_final
 from ._errors import ConnectError, ConnectionLost
 from ._outbox import BURST_MESSAGES, BURST_S
-from ._session import State
+from ._state import State
 from ._waiter import Waiter
 
 if TYPE_CHECKING:

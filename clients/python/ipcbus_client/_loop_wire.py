@@ -24,7 +24,8 @@ from ._dial import ATTEMPT_S, HANDSHAKE_S, Target, explain, is_final
 from ._errors import ConnectError, ConnectionLost, ConnectReason, Timeout
 from ._names import WAIT_MAX_S, took_nothing
 from ._outbox import BURST_S, NEAR_S
-from ._session import Session, State
+from ._session import Session
+from ._state import State
 
 Waiters = list["asyncio.Future[None]"]
 
@@ -160,7 +161,7 @@ class LoopWire:
             return
         session = self.session
         try:
-            count = sock.recv_into(self._buffer, session.read_bytes)
+            count = sock.recv_into(self._buffer, session.incoming.read_bytes)
         except BlockingIOError:
             return
         except OSError as error:
@@ -211,7 +212,7 @@ class LoopWire:
         session = self.session
         if session.state is not _CONNECTED:
             try:
-                session.receive(self._view[: sock.recv_into(self._buffer, session.read_bytes)])
+                session.receive(self._view[: sock.recv_into(self._buffer, session.incoming.read_bytes)])
             except OSError:
                 pass  # it said nothing
         return session.hangup

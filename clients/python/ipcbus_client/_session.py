@@ -5,66 +5,39 @@ owns the socket and the waiting. It calls opened() when a socket is connected, r
 gone, and writes what is in ``outbox``; it learns what happened through the ``notify`` of calls, lanes and requests, and through
 ``on_state`` and ``on_requests``. All calls of one session are under one lock.
 
-A frame's way in: until WELCOME through the handshake (_greeting.py). Then receive() decodes a read that is one whole frame by itself, for
-requests and replies come so, and each function called on their way is called with cold caches. Other reads it decodes as one msgpack
-stream (S-1). A read with nothing but publications of one lane goes there in a few calls that run in C; in other reads they are gathered
-by lane. The rest goes frame by frame through ``_handlers``.
+What comes is decoded in _incoming.py; publications go from there into lanes, everything else comes to ``handlers`` here.
 """
 
 from __future__ import annotations
 
-import enum
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Mapping
-from operator import itemgetter
-from struct import Struct
 from typing import Any
 
-import msgpack
-
 from ipcbus.protocol.errors import Code, code_label
-from ipcbus.protocol.limits import HEADER_BYTES, READ_BYTES, Limits
+from ipcbus.protocol.limits import Limits
 from ipcbus.protocol.messages import Kind, encode, encode_with_payload
 from ipcbus.protocol.payloads import PayloadError, decode_value
 
 from ._calls import ERROR, WARNING, Call, Remark
 from ._declarations import Declarations
 from ._errors import BusError, Closed, ConnectError, ConnectionLost, RequestError, Verdict, refusal_reason, request_error, verdict
-from ._greeting import GREETING_MAX_BYTES, Greeting
+from ._greeting import Greeting
 from ._heads import HEADS_MAX, Head, call_head
+from ._incoming import Incoming
 from ._lanes import INBOX, Lane
-from ._message import Message, message_class
+from ._message import message_class
 from ._outbox import Outbox
 from ._services import Services
+from ._state import State
 
 _DEFAULTS = Limits()
-_first = itemgetter(0)
-_frame_head = Struct(">BI").unpack_from
-_unpack = msgpack.unpackb
-#: Kinds as plain ints, for what runs per frame: an enum's member costs a lookup in its class, its value two calls.
-_REPLY, _LANE = Kind.REPLY.value, Kind.LANE.value
-_PUBLISHES = {Kind.PUBLISH.value}
-_PUBLICATIONS = (Kind.PUBLISH.value, Kind.RETAIN.value)
-#: A read: some hundred messages, so that they are consumed, and their memory is used again, before the garbage collector looks at them.
-_READ_BYTES = 65_536
 _REMARKS_MAX = 100
 #: Direct messages that wait for an inbox's reader: they have no credit, so this is where they are bounded.
 INBOX_MAX_BYTES = 16 * 1024 * 1024
 
 
-class State(enum.Enum):
-    """Where the bus object stands; the value is what ``bus.state`` says."""
-
-    CONNECTING = "connecting"
-    CONNECTED = "connected"
-    RECONNECTING = "reconnecting"
-    CLOSED = "closed"
-
-
 _CONNECTED, _CLOSED = State.CONNECTED, State.CLOSED
-#: What decoding raises for bytes that are no frames, and what looking into a malformed frame raises.
-_NO_STREAM = (ValueError, TypeError, LookupError, msgpack.UnpackException)
-_NO_FRAME = (LookupError, TypeError, ValueError, AttributeError)
 
 
 class Session:
@@ -77,6 +50,8 @@ class Session:
         self.greeting = Greeting(self)
         self.services = Services(self)
         self.declarations = Declarations(self)
+        self.incoming = Incoming(self)
+        self.receive = self.incoming.receive  #: what came from the bus
         self.state = State.CONNECTING
         self.error: BusError | None = None  #: why it is closed, where the program did not close it
         self.hangup: str | None = None  #: the shell must drop this connection, and why
@@ -97,8 +72,7 @@ class Session:
         }  # fmt: skip
         self.request_heads: dict[str, Head] = {}  #: by target: who is in here may be asked
         self._next_id = 0
-        self._begin_stream()
-        self._handlers: dict[int, Callable[[tuple[Any, ...]], None]] = {  # after WELCOME
+        self.handlers: dict[int, Callable[[tuple[Any, ...]], None]] = {  # after WELCOME
             Kind.BYE: self.on_bye,
             Kind.PING: self._on_ping, Kind.PONG: self._on_pong, Kind.SEND: self._on_send, Kind.NOTICE: self._on_notice,
             Kind.REQUEST: self.services.take, Kind.ERROR: self._on_error, Kind.CANCEL: self._on_cancel,
@@ -112,7 +86,7 @@ class Session:
 
         On TCP *secret*, 32 random bytes as *nonce* and the addresses as this side's kernel reports them are for the proof (H-5).
         """
-        self._begin_stream()
+        self.incoming.begin()
         self.hangup = self.said_bye = None
         self.greeting.begin(secret, nonce, (bus_address, client_address))
         if nonce is None:
@@ -165,7 +139,7 @@ class Session:
         again = self.incarnation != b""
         self.peer, self.incarnation, self.limits = peer, incarnation, limits
         self.request_heads.clear()
-        self._max_frame = limits.get("max_frame_bytes", _DEFAULTS.max_frame_bytes)
+        self.incoming.max_frame = limits.get("max_frame_bytes", _DEFAULTS.max_frame_bytes)
         self.outbox.peer = peer
         self.declarations.replay()  # TCP: all of them; Unix: what was declared since HELLO
         dropped = self.outbox.opened(peer, limits.get("max_payload_bytes", self.outbox.max_payload_bytes))
@@ -299,172 +273,7 @@ class Session:
                 return True
         return False
 
-    # --- what comes in ---
-
-    def _begin_stream(self) -> None:
-        self._max_frame = 2**32 - 1  #: F-3, from WELCOME on; before, the handshake's
-        # F-3 is checked by the lengths. (A larger read_size, the decoder's own buffer, would only spread what is read over more memory.)
-        self._unpacker = msgpack.Unpacker(use_list=False, read_size=READ_BYTES, max_buffer_size=2**31 - 1)
-        self._length: int | None = None  #: a length whose envelope is not whole yet
-        self._position = 0  #: bytes of the decoder's stream in whole frames
-        self._whole = True  #: everything that came was whole frames
-        self._lane = 0  #: L-3: the number of the lane whose publications come
-        self.read_bytes = _READ_BYTES  #: how much to read next; more in the middle of a large frame
-
-    def receive(self, data: bytes | bytearray | memoryview) -> None:
-        """What came from the bus. Never raises for it: what is wrong ends in ``hangup``."""
-        if self.state is not _CONNECTED or self.hangup is not None:
-            self._greet(data)
-            return
-        try:
-            size = len(data)
-            if self._whole and size > HEADER_BYTES:
-                mark, length = _frame_head(data)
-                if length + HEADER_BYTES == size and mark == 0xCE and length <= self._max_frame:
-                    self._one(_unpack(data[HEADER_BYTES:], use_list=False), size)
-                    return
-            lengths, envelopes, kinds = self._decode(data)
-        except _NO_STREAM as error:
-            self.hangup = _not_a_stream(error)
-            return
-        count = len(envelopes)
-        size = sum(lengths) + HEADER_BYTES * count
-        counters = self.counters
-        counters["received"] += count
-        counters["received_bytes"] += size
-        if kinds == _PUBLISHES:
-            lane = self.lanes.get(self._lane)
-            if lane is not None:
-                lane.messages.extend(map(message_class(size), envelopes))
-                if lane.arrived(count, size):
-                    self.grant(lane)
-        elif count:
-            self._mixed(lengths, envelopes, message_class(size))
-            if self.services.requests:
-                self.on_requests()
-
-    def _greet(self, data: bytes | bytearray | memoryview) -> None:
-        """What came before WELCOME was accepted, and what came in the same read after it."""
-        if self.hangup is not None or self.state is _CLOSED:
-            return
-        try:
-            lengths, envelopes, _ = self._decode(data)
-        except _NO_STREAM as error:
-            self.hangup = _not_a_stream(error)
-            return
-        size = sum(lengths) + HEADER_BYTES * len(lengths)
-        self.counters["received"] += len(envelopes)
-        self.counters["received_bytes"] += size
-        for at, envelope in enumerate(envelopes, 1):
-            try:
-                self.greeting.take(envelope)
-            except _NO_FRAME as error:
-                self.hangup = f"the bus began with {error}"
-            if self.hangup is not None:
-                return
-            if self.state is _CONNECTED:
-                self._mixed(lengths[at:], envelopes[at:], message_class(size))
-                if self.services.requests:
-                    self.on_requests()
-                break
-        if (self._length or 0) > (self._max_frame if self.state is _CONNECTED else GREETING_MAX_BYTES):
-            self.hangup = "a frame's length is over the limit"
-
-    def _one(self, envelope: tuple[Any, ...], size: int) -> None:
-        """One frame, which was a whole read."""
-        counters = self.counters
-        counters["received"] += 1
-        counters["received_bytes"] += size
-        kind = envelope[0]
-        if kind in _PUBLICATIONS:
-            lane = self.lanes.get(self._lane)
-            if lane is not None:
-                lane.messages.append(Message(envelope))
-                if lane.arrived(1, size):
-                    self.grant(lane)
-        else:
-            self._handle(kind, envelope)
-            if self.services.requests:
-                self.on_requests()
-
-    def _handle(self, kind: int, envelope: tuple[Any, ...]) -> None:
-        """A frame that is no publication."""
-        try:
-            if kind != _REPLY:
-                self._handlers[kind](envelope)
-                return
-            call = self.calls.pop(envelope[3], None)
-            if call is None or call.declaration is not None:
-                self._settle(call, envelope[4], envelope[5], None)
-            else:  # what settle() does; the call is in `calls`, so it is not done
-                call.meta, call.payload = envelope[4], envelope[5]
-                call.done = True
-                if call.notify is not None:
-                    call.notify()
-        except _NO_FRAME as error:
-            self.hangup = f"the bus sent a frame that is not in PROTOCOL.md: {error!r}"
-
-    def _decode(self, data: bytes | bytearray | memoryview) -> tuple[list[int], list[tuple[Any, ...]], set[int]]:
-        """The lengths and envelopes that are whole now, and the envelopes' kinds. Raises where it is no stream of frames."""
-        unpacker = self._unpacker
-        unpacker.feed(data)
-        objects: list[Any] = list(unpacker)
-        length = self._length
-        if length is not None:
-            objects.insert(0, length)
-        self._length = length = objects.pop() if len(objects) & 1 else None
-        lengths, envelopes = objects[::2], objects[1::2]
-        kinds = set(map(_first, envelopes))  # raises for an int where an array should be
-        self._position += sum(lengths) + HEADER_BYTES * len(lengths)
-        # S-1: the decoder must stand where the lengths say, or a payload was taken for a frame.
-        ahead: int = unpacker.tell() - self._position
-        if length is None:
-            agrees = 0 <= ahead < HEADER_BYTES
-            self._whole = not ahead
-            self.read_bytes = _READ_BYTES
-        else:
-            if type(length) is not int or length > self._max_frame:
-                raise ValueError("a frame's length is over the limit")
-            agrees = HEADER_BYTES <= ahead < HEADER_BYTES + max(length, 1)
-            self._whole = False
-            self.read_bytes = _READ_BYTES if length < READ_BYTES else READ_BYTES
-        if not agrees:
-            raise ValueError("lengths and envelopes disagree")
-        return lengths, envelopes, kinds
-
-    def _mixed(self, lengths: list[int], envelopes: list[tuple[Any, ...]], make: type[Message]) -> None:
-        """Frames of all kinds. Publications are gathered by lane, and given to it before anything else is done and at the end."""
-        gathered: defaultdict[int, list[Any]] = defaultdict(list)  #: lane: length, envelope, length, envelope, …
-        into = gathered[self._lane]
-        try:
-            for frame in zip(lengths, envelopes, strict=True):
-                envelope = frame[1]
-                kind = envelope[0]
-                if kind in _PUBLICATIONS:
-                    into += frame
-                elif kind == _LANE:
-                    self._lane = number = envelope[2]
-                    into = gathered[number]
-                else:
-                    self._deliver(gathered, make)
-                    self._handle(kind, envelope)
-                    if self.hangup is not None:
-                        return
-                    into = gathered[self._lane]
-        except (IndexError, TypeError) as error:
-            self.hangup = f"the bus sent a LANE that is not in PROTOCOL.md: {error!r}"
-        self._deliver(gathered, make)
-
-    def _deliver(self, gathered: defaultdict[int, list[Any]], make: type[Message]) -> None:
-        for number, frames in gathered.items():
-            lane = self.lanes.get(number)
-            if frames and lane is not None:
-                envelopes = frames[1::2]
-                lane.messages.extend(map(make, envelopes))
-                count = len(envelopes)
-                if lane.arrived(count, sum(frames[::2]) + HEADER_BYTES * count):
-                    self.grant(lane)
-        gathered.clear()
+    # --- what comes in, besides publications (for _incoming.py) ---
 
     def _on_ping(self, envelope: tuple[Any, ...]) -> None:
         self.outbox.put(encode(Kind.PONG, self.peer, envelope[2]))
@@ -493,7 +302,7 @@ class Session:
         inbox.arrived(1, size)
 
     def _on_lane(self, envelope: tuple[Any, ...]) -> None:
-        self._lane = envelope[2]
+        self.incoming.lane = envelope[2]
 
     def _on_cancel(self, envelope: tuple[Any, ...]) -> None:
         self.services.cancel(envelope[1], envelope[3])
@@ -502,7 +311,7 @@ class Session:
         _, _, _, identity, code, text, meta, payload = envelope
         if identity:
             call = self.calls.pop(identity, None)
-            self._settle(call, meta, payload, request_error(code, text, call.to if call else ""))
+            self.settle(call, meta, payload, request_error(code, text, call.to if call else ""))
             return
         about = self.map_of(meta, payload)
         count = about.get("count", 1)
@@ -510,7 +319,7 @@ class Session:
         if code != Code.NO_SUCH_REQUEST:
             self.remark(WARNING, f"the bus refused {count} message(s) to {about.get('to')!r}: {code_label(code)}: {text}")
 
-    def _settle(self, call: Call | None, meta: Any, payload: bytes, error: RequestError | None) -> None:
+    def settle(self, call: Call | None, meta: Any, payload: bytes, error: RequestError | None) -> None:
         if call is None:
             self.counters["late_replies"] += 1
         elif call.declaration is not None:
@@ -543,7 +352,3 @@ class Session:
 
 def _nobody() -> None:
     """Nobody listens."""
-
-
-def _not_a_stream(error: Exception) -> str:
-    return f"what came from the bus is not a stream of frames: {error or type(error).__name__}"

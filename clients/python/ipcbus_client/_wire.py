@@ -32,7 +32,8 @@ from ._errors import ConnectionLost, ConnectReason, Timeout
 from ._keeper import Keeper, drain
 from ._names import WAIT_MAX_S, took_nothing
 from ._outbox import NEAR_S
-from ._session import Session, State
+from ._session import Session
+from ._state import State
 from ._waiter import FOLLOWING, IDLE, LEADING, Waiter
 
 _CONNECTED = State.CONNECTED
@@ -239,7 +240,7 @@ class Wire:
             return
         session = self.session
         try:
-            count = sock.recv_into(self._buffer, session.read_bytes)
+            count = sock.recv_into(self._buffer, session.incoming.read_bytes)
             if count:
                 session.receive(self._view[:count])
                 if session.hangup is not None:
@@ -301,7 +302,7 @@ class Wire:
         session = self.session
         if session.state is not _CONNECTED:
             try:
-                session.receive(self._view[: sock.recv_into(self._buffer, session.read_bytes)])
+                session.receive(self._view[: sock.recv_into(self._buffer, session.incoming.read_bytes)])
             except OSError:
                 pass  # it said nothing
         return session.hangup

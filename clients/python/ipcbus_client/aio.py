@@ -27,7 +27,8 @@ from ._loop_wire import LoopWire
 from ._message import Message, Request
 from ._names import GRACE_S
 from ._outbox import OutboxFullError
-from ._session import INBOX_MAX_BYTES, Session, State
+from ._session import INBOX_MAX_BYTES, Session
+from ._state import State
 
 __all__ = ["Bus", "Inbox", "Message", "Request", "Responder", "Subscription", "connect"]
 
