@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ._calls import ERROR
 from ._errors import Closed, Timeout
 from ._lanes import GRANT_S, Lane
+from ._log import log_exception
 from ._loop_wire import Waiters, wake
 from ._message import Message, Request
 from ._names import check_timeout
@@ -155,7 +156,7 @@ class Subscription:
                     if _is_ours(error):
                         raise
                     session.counters["handler_errors"] += 1
-                    _log_exception(f"callback of {self!r} raised {type(error).__name__}", error)
+                    log_exception(f"callback of {self!r} raised {type(error).__name__}", error)
                     if isinstance(error, KeyboardInterrupt):  # it is the program's; where that goes on, so does this
                         self._bus._loop.call_soon(self._schedule)
                         raise
@@ -252,7 +253,7 @@ class Responder:
     def _refuse(self, request: Request, error: BaseException) -> None:
         text = self._bus._session.services.refuse(request, error)
         if text is not None:
-            _log_exception(text, error)
+            log_exception(text, error)
         self._push()
 
     def _push(self) -> None:
@@ -272,9 +273,3 @@ def _is_ours(error: BaseException) -> bool:
         task = asyncio.current_task()
         return task is None or task.cancelling() > 0
     return isinstance(error, GeneratorExit)
-
-
-def _log_exception(text: str, error: BaseException) -> None:
-    import logging  # here: the blocking shell does it so too
-
-    logging.getLogger("ipcbus_client").error("%s", text, exc_info=error)

@@ -4,31 +4,27 @@ all waiting in the wire.
 
 from __future__ import annotations
 
-import _thread
 import atexit
 import os
-import threading
 import weakref
-from collections import deque
 from collections.abc import Callable, Mapping
 from math import inf
 from time import monotonic
 from types import TracebackType
 from typing import Any
 
-from . import _discovery, _names
-from ._blocking_streams import Inbox, Responder, Subscription, log_exception
-from ._calls import ERROR, Call
-from ._dial import Target
-from ._errors import BusError, ConnectionLost, Expired, Refused, Timeout, is_gone
+from . import _names
+from ._blocking_base import BusBase
+from ._blocking_streams import Inbox, Responder, Subscription
+from ._calls import Call
+from ._errors import BusError, ConnectionLost, Expired, Timeout
 from ._lanes import INBOX, Lane
+from ._log import log_exception
 from ._message import Message, Request
 from ._names import GRACE_S
 from ._outbox import OutboxFullError
-from ._session import INBOX_MAX_BYTES, Session
+from ._session import INBOX_MAX_BYTES
 from ._state import State
-from ._waiter import IDLE, Waiter
-from ._wire import Wire
 
 _CONNECTED = State.CONNECTED
 _buses: weakref.WeakSet[Bus] = weakref.WeakSet()
@@ -56,6 +52,7 @@ def connect(
     Refused where another peer owns the name.
     """
     made = Bus(address, bus=bus, name=name, program=program, secret_file=secret_file, timeout=timeout, reconnect=reconnect)
+    _buses.add(made)
     try:
         made._connect()
     except BaseException:
@@ -64,49 +61,8 @@ def connect(
     return made
 
 
-class Bus:
+class Bus(BusBase):
     """A program's connection to its bus. Thread-safe. Made by connect(); usable in a ``with`` statement, which closes it."""
-
-    def __init__(
-        self,
-        address: str | None,
-        *,
-        bus: str | None,
-        name: str | None,
-        program: str | None,
-        secret_file: str | None,
-        timeout: float | None,
-        reconnect: bool,
-    ) -> None:
-        _names.check_timeout(timeout)
-        found = _discovery.find_address(address, bus)
-        secret_path = _discovery.find_secret_path(secret_file, bus) if _discovery.is_tcp(found) else None
-        self._address = str(found)
-        self._timeout = timeout
-        self._session = Session(program=_discovery.clip_program(program or _discovery.program_name()), library=_names.LIBRARY)
-        self._outbox = self._session.outbox
-        self._name_call: Call | None = None
-        if name is not None:
-            self._name_call = self._session.declarations.own(_names.check_name(name), "exclusive", False, False)
-        self._wire = Wire(self._session, Target(found, secret_path), timeout=timeout, reconnect=reconnect)
-        self._lock = self._wire.lock
-        #: for the worker: a lane with messages at most once, requests as many as the bus lets come
-        self._jobs: deque[Callable[[], None]] = deque()
-        self._worker: Waiter | None = None
-        self._worker_thread = 0
-        self._closing = False
-        self._session.on_requests = self._take_requests
-        _buses.add(self)
-
-    def _connect(self) -> None:
-        deadline = None if self._timeout is None else monotonic() + self._timeout
-        with self._lock:
-            self._wire.start()
-            if not self._wire.wait_connected(deadline):
-                wire = self._wire
-                raise _names.no_bus(self._address, self._timeout, wire.last_failure, wire.last_reason, wire.last_bye)
-            if self._name_call is not None:
-                self._wait(self._name_call, deadline).result()
 
     # --- messages ---
 
@@ -210,7 +166,7 @@ class Bus:
             except BaseException:
                 responder._forget()
                 raise
-            self._start_worker()
+            self._worker.start()
         return responder
 
     def send(self, to: str, data: Any = None, *, headers: Mapping[str, Any] | None = None) -> None:
@@ -286,6 +242,16 @@ class Bus:
         """The methods that the owner of *name* serves; of the bus itself also what they do and take."""
         return dict(self.request("bus/introspect", {"name": name}, timeout=self._patience()))
 
+    def _list(self, method: str) -> list[dict[str, Any]]:
+        items: list[dict[str, Any]] = []
+        after = None
+        while True:
+            page = self.request(f"bus/{method}", {} if after is None else {"after": after}, timeout=self._patience())
+            items += page["items"]
+            after = page["next"]
+            if after is None:
+                return items
+
     # --- the end ---
 
     def flush(self, timeout: float | None = 5.0) -> None:
@@ -322,26 +288,11 @@ class Bus:
                 _buses.discard(self)
         self._wire.keeper.log()  # a short program would be gone before the keeper had written why something was refused
 
-    def _drain(self, deadline: float | None) -> None:
-        for lane in list(self._session.lanes.values()):
-            self._session.declarations.withdraw("subscribe", lane.number)
-        if self._worker is not None and self._worker_thread != _thread.get_ident():
-            idle = Waiter()
-            self._idle = idle
-            if self._session.state is State.CONNECTED:
-                self._fence(deadline)  # what the bus had sent before it heard of the unsubscription is here now
-            self._wire.wait(lambda: not (self._busy or self._jobs or self._session.services.requests), idle, deadline)
-        if self._session.state is State.CONNECTED or self._outbox.waiting:
-            self._fence(deadline)
-
     def __enter__(self) -> Bus:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
-
-    def __repr__(self) -> str:
-        return f"<Bus {self._address} {self.state}>"
 
     # --- what is known here ---
 
@@ -369,156 +320,6 @@ class Bus:
         """This program's own counters and gauges."""
         with self._lock:
             return self._session.stats()
-
-    # --- inside ---
-
-    def _patience(self) -> float:
-        return _names.FOREVER_S if self._timeout is None else self._timeout
-
-    def _ready(self) -> None:
-        """Wait for a connection, for what cannot wait any more in the outbox."""
-        if not self._wire.wait_connected(monotonic() + self._patience()):
-            raise ConnectionLost(_names.outbox_full(self._patience(), self._wire.last_failure))
-
-    def _wait(self, call: Call, deadline: float | None) -> Call:
-        """Wait until *call* is done; cancels it when the wait ends otherwise. Under the lock. Raises Timeout."""
-        waiter = Waiter()
-        call.notify = waiter.wake
-        try:
-            if not call.done and not self._wire.wait(lambda: call.done, waiter, deadline):
-                raise Timeout(f"the bus did not answer {call.to or 'a ping'} in time")
-            return call
-        finally:
-            call.notify = None
-            if not call.done:
-                self._session.cancel(call)
-                self._wire.push()
-
-    def _declared(self, call: Call, *key: Any) -> Any:
-        """The answer to a declaration; takes it back where there is none in time."""
-        try:
-            return self._wait(call, monotonic() + self._patience()).result()
-        except BaseException:
-            self._session.declarations.withdraw(*key)
-            self._wire.push()
-            raise
-
-    def _settled(self, call: Call | None) -> None:
-        """Wait for the end of a declaration. A connection that is lost meanwhile ends it too, and what the bus has forgotten is ended."""
-        if call is not None:
-            try:
-                self._wait(call, monotonic() + self._patience()).result()
-            except ConnectionLost:
-                pass
-            except Refused as error:
-                if not is_gone(error):
-                    raise
-
-    def _fence(self, deadline: float | None) -> None:
-        """Wait until everything sent before was routed. Under the lock, taken once: a wait lets go of it once."""
-        if not self._wire.wait_connected(deadline):
-            raise Timeout(f"not connected: {self._wire.last_failure}")
-        self._wait(self._session.ping(), deadline).result()
-
-    def _list(self, method: str) -> list[dict[str, Any]]:
-        items: list[dict[str, Any]] = []
-        after = None
-        while True:
-            page = self.request(f"bus/{method}", {} if after is None else {"after": after}, timeout=self._patience())
-            items += page["items"]
-            after = page["next"]
-            if after is None:
-                return items
-
-    # --- the worker ---
-
-    _busy = False
-    _idle: Waiter | None = None
-
-    def _start_worker(self) -> None:
-        """Start the thread that runs callbacks and handlers; under the lock."""
-        if self._worker is None:
-            self._worker = Waiter()
-            threading.Thread(target=self._work, name="ipcbus worker", daemon=True).start()
-
-    def _add_job(self, job: Callable[[], None]) -> None:
-        self._jobs.append(job)
-        if self._worker is not None:
-            self._worker.wake()
-
-    def _take_requests(self) -> None:
-        """Requests came. The worker looks for them where it read them itself."""
-        if self._worker is not None and self._worker.state != IDLE:
-            self._worker.wake()
-
-    def _work(self) -> None:
-        fault: BaseException | None = None
-        self._lock.acquire()
-        try:
-            self._worker_thread = _thread.get_ident()
-            self._work_until_closed()
-        except BaseException as error:  # noqa: BLE001  # a fault of ours: nobody would answer requests, and close() would wait in vain
-            fault = error
-            self._session.close(ConnectionLost(f"the thread that runs callbacks and handlers failed: {type(error).__name__}: {error}"))
-            self._wire.keeper.wake()
-        finally:
-            self._worker_thread = 0
-            self._lock.release()
-        if fault is not None:
-            log_exception(f"{self!r} is closed: the thread that runs callbacks and handlers failed", fault)
-
-    def _work_until_closed(self) -> None:
-        """Under the lock, also where it raises."""
-        assert self._worker is not None
-        jobs, requests, lock = self._jobs, self._session.services.requests, self._lock
-        while True:
-            if requests:
-                self._handle(*requests.popleft())
-            if jobs:
-                job = jobs.popleft()
-                self._busy = True
-                lock.release()
-                try:
-                    job()
-                finally:
-                    lock.acquire()
-                    self._busy = False
-            elif not requests:
-                if self._idle is not None:
-                    self._idle.wake()
-                if self._session.state is State.CLOSED:
-                    break
-                self._wire.lead_or_follow(self._worker)
-
-    def _handle(self, responder: Responder, request: Request) -> None:
-        """On the worker: one request. Under the lock, which is free while the handler runs."""
-        if request.cancelled:
-            return
-        services, lock = self._session.services, self._lock
-        failure = None
-        self._busy = True
-        lock.release()
-        try:
-            value = responder._handler(request)
-        except BaseException as error:  # noqa: BLE001  # the border to user code, also for sys.exit(): it becomes an ERROR
-            failure = error
-        finally:
-            lock.acquire()
-            self._busy = False
-        if failure is None:
-            text = services.answer(request, value)
-            if text is not None:
-                self._session.remark(ERROR, f"{text}: its answer cannot be sent")
-        else:
-            text = services.refuse(request, failure)
-        if self._outbox.out:
-            self._wire.push()
-        if failure is not None and text is not None:
-            lock.release()
-            try:
-                log_exception(text, failure)
-            finally:
-                lock.acquire()
 
 
 @atexit.register

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._errors import Closed, Timeout
 from ._lanes import GRANT_S, Lane
+from ._log import log_exception
 from ._message import Message, Request
 from ._names import check_timeout
 from ._state import State
@@ -36,7 +37,7 @@ class Subscription:
         self._given = False  #: group: get() handed out a message that counts as handled at the next
         lane.notify = self._notify if callback is None else self._schedule
         if callback is not None:
-            bus._start_worker()
+            bus._worker.start()
 
     def __iter__(self) -> Iterator[Message]:
         messages = self._lane.messages
@@ -165,7 +166,7 @@ class Subscription:
     def _schedule(self) -> None:
         if not self._scheduled and self._lane.messages:
             self._scheduled = True
-            self._bus._add_job(self._call_back)
+            self._bus._worker.add(self._call_back)
 
     def _call_back(self) -> None:
         """On the worker: some callbacks, then let others have a turn."""
@@ -230,10 +231,3 @@ class Responder:
 
     def _forget(self) -> bool:
         return self._bus._session.services.remove(self.name, self.method, self)
-
-
-def log_exception(text: str, error: BaseException) -> None:
-    """Log an exception with its traceback; not under the lock."""
-    import logging  # here: a program that never logs does not pay for it
-
-    logging.getLogger("ipcbus_client").error("%s", text, exc_info=error)

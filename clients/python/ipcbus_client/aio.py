@@ -7,27 +7,24 @@ message.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import weakref
-from collections.abc import Callable, Coroutine, Generator, Mapping
-from functools import partial
+from collections.abc import Callable, Generator, Mapping
 from math import inf
 from time import monotonic
 from types import TracebackType
 from typing import Any
 
-from . import _discovery, _names
+from . import _names
+from ._aio_base import BusBase
 from ._aio_streams import Inbox, Responder, Subscription
 from ._calls import Call
-from ._dial import Target
-from ._errors import BusError, ConnectionLost, Expired, Refused, Timeout, is_gone
+from ._errors import BusError, ConnectionLost, Expired
 from ._lanes import INBOX, Lane
-from ._loop_wire import LoopWire
 from ._message import Message, Request
 from ._names import GRACE_S
 from ._outbox import OutboxFullError
-from ._session import INBOX_MAX_BYTES, Session
+from ._session import INBOX_MAX_BYTES
 from ._state import State
 
 __all__ = ["Bus", "Inbox", "Message", "Request", "Responder", "Subscription", "connect"]
@@ -66,6 +63,7 @@ class Connecting:
 
     async def _connect(self) -> Bus:
         made = self._make()
+        _buses.add(made)
         try:
             await made._connect()
         except BaseException:
@@ -82,46 +80,8 @@ class Connecting:
             await self._bus.close()
 
 
-class Bus:
+class Bus(BusBase):
     """A program's connection to its bus, for one event loop. Made by connect(); usable in an ``async with`` statement, which closes it."""
-
-    def __init__(
-        self,
-        address: str | None,
-        *,
-        bus: str | None,
-        name: str | None,
-        program: str | None,
-        secret_file: str | None,
-        timeout: float | None,
-        reconnect: bool,
-    ) -> None:
-        _names.check_timeout(timeout)
-        found = _discovery.find_address(address, bus)
-        secret_path = _discovery.find_secret_path(secret_file, bus) if _discovery.is_tcp(found) else None
-        self._address = str(found)
-        self._timeout = timeout
-        self._session = Session(program=_discovery.clip_program(program or _discovery.program_name()), library=_names.LIBRARY)
-        self._outbox = self._session.outbox
-        self._name_call: Call | None = None
-        if name is not None:
-            self._name_call = self._session.declarations.own(_names.check_name(name), "exclusive", False, False)
-        self._wire = LoopWire(self._session, Target(found, secret_path), timeout=timeout, reconnect=reconnect)
-        self._loop = self._wire.loop
-        self._tasks: set[asyncio.Task[None]] = set()  #: callbacks at work
-        self._handling: dict[Request, asyncio.Task[None]] = {}  #: handlers at work; a request that is answered takes itself out
-        self._closing = False
-        self._session.on_requests = self._take_requests
-        _buses.add(self)
-
-    async def _connect(self) -> None:
-        deadline = None if self._timeout is None else self._loop.time() + self._timeout
-        self._wire.start()
-        if not await self._wire.wait_connected(deadline):
-            wire = self._wire
-            raise _names.no_bus(self._address, self._timeout, wire.last_failure, wire.last_reason, wire.last_bye)
-        if self._name_call is not None:
-            (await self._wait(self._name_call, deadline)).result()
 
     # --- messages ---
 
@@ -281,6 +241,16 @@ class Bus:
         """The methods that the owner of *name* serves; of the bus itself also what they do and take."""
         return dict(await self.request("bus/introspect", {"name": name}, timeout=self._patience()))
 
+    async def _list(self, method: str) -> list[dict[str, Any]]:
+        items: list[dict[str, Any]] = []
+        after = None
+        while True:
+            page = await self.request(f"bus/{method}", {} if after is None else {"after": after}, timeout=self._patience())
+            items += page["items"]
+            after = page["next"]
+            if after is None:
+                return items
+
     # --- the end ---
 
     async def flush(self, timeout: float | None = 5.0) -> None:
@@ -318,30 +288,11 @@ class Bus:
         await self._wire.ended()
         self._wire.log()
 
-    async def _drain(self, deadline: float | None) -> None:
-        for lane in list(self._session.lanes.values()):
-            self._session.declarations.withdraw("subscribe", lane.number)
-        if self._tasks or self._handling:
-            if self._session.state is State.CONNECTED:
-                await self._fence(deadline)  # what the bus had sent before it heard of the unsubscription is here now
-            end = inf if deadline is None else deadline
-            while (tasks := self._others()) and (left := end - self._loop.time()) > 0:
-                await asyncio.wait(tasks, timeout=min(left, _names.WAIT_MAX_S))
-        if self._session.state is State.CONNECTED or self._outbox.waiting:
-            await self._fence(deadline)
-
-    def _others(self) -> list[asyncio.Task[None]]:
-        """The tasks at work, without the one that asks."""
-        return [task for task in (*self._tasks, *self._handling.values()) if task is not asyncio.current_task()]
-
     async def __aenter__(self) -> Bus:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self.close()
-
-    def __repr__(self) -> str:
-        return f"<Bus {self._address} {self.state}>"
 
     # --- what is known here ---
 
@@ -368,94 +319,6 @@ class Bus:
     def stats_local(self) -> dict[str, Any]:
         """This program's own counters and gauges."""
         return self._session.stats()
-
-    # --- inside ---
-
-    def _patience(self) -> float:
-        return _names.FOREVER_S if self._timeout is None else self._timeout
-
-    async def _ready(self) -> None:
-        """Wait for a connection, for what cannot wait any more in the outbox."""
-        if not await self._wire.wait_connected(self._loop.time() + self._patience()):
-            raise ConnectionLost(_names.outbox_full(self._patience(), self._wire.last_failure))
-
-    async def _wait(self, call: Call, deadline: float | None) -> Call:
-        """Wait until *call* is done; cancels it when the wait ends otherwise. Raises Timeout."""
-        if not call.done:
-            try:
-                await self._wire.settled(call, None if deadline is None else monotonic() + deadline - self._loop.time())
-            finally:
-                call.notify = None
-                if not call.done:
-                    self._session.cancel(call)
-                    self._wire.push()
-        if not call.done:
-            raise Timeout(f"the bus did not answer {call.to or 'a ping'} in time")
-        return call
-
-    async def _declared(self, call: Call, *key: Any) -> Any:
-        """The answer to a declaration; takes it back where there is none in time."""
-        try:
-            return (await self._wait(call, self._loop.time() + self._patience())).result()
-        except BaseException:
-            self._session.declarations.withdraw(*key)
-            self._wire.push()
-            raise
-
-    async def _settled(self, call: Call | None) -> None:
-        """Wait for the end of a declaration. A connection that is lost meanwhile ends it too, and what the bus has forgotten is ended."""
-        if call is not None:
-            try:
-                (await self._wait(call, self._loop.time() + self._patience())).result()
-            except ConnectionLost:
-                pass
-            except Refused as error:
-                if not is_gone(error):
-                    raise
-
-    async def _fence(self, deadline: float | None) -> None:
-        """Wait until everything sent before was routed."""
-        if not await self._wire.wait_connected(deadline):
-            raise Timeout(f"not connected: {self._wire.last_failure}")
-        (await self._wait(self._session.ping(), deadline)).result()
-
-    async def _list(self, method: str) -> list[dict[str, Any]]:
-        items: list[dict[str, Any]] = []
-        after = None
-        while True:
-            page = await self.request(f"bus/{method}", {} if after is None else {"after": after}, timeout=self._patience())
-            items += page["items"]
-            after = page["next"]
-            if after is None:
-                return items
-
-    # --- tasks ---
-
-    def _take_requests(self) -> None:
-        requests = self._session.services.requests
-        try:
-            while requests:
-                responder, request = requests.popleft()
-                handling = responder._handle(request)
-                if handling is not None:
-                    self._handling[request] = self._loop.create_task(handling)
-                    request.notify = partial(self._cancel, request)
-        finally:
-            if requests:  # a handler raised KeyboardInterrupt; where the program goes on, so do the other requests
-                self._loop.call_soon(self._take_requests)
-
-    def _cancel(self, request: Request) -> None:
-        """Nobody waits for the answer any more."""
-        task = self._handling.get(request)
-        if task is not None:
-            task.cancel()
-            task.add_done_callback(lambda _: self._handling.pop(request, None))  # where it had not begun it cannot do that itself
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
 
 
 def _after_fork() -> None:

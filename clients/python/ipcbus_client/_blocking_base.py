@@ -1,0 +1,120 @@
+"""What the blocking `Bus` is made of besides its public methods: waiting for answers, for the connection, and for the end.
+
+All of it happens under the lock of the bus. The same names in the same order as _aio_base.py.
+"""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import Any
+
+from . import _discovery, _names
+from ._calls import Call
+from ._dial import Target
+from ._errors import ConnectionLost, Refused, Timeout, is_gone
+from ._session import Session
+from ._state import State
+from ._waiter import Waiter
+from ._wire import Wire
+from ._worker import Worker
+
+
+class BusBase:
+    """A session, its wire and its worker, and the waits of their user."""
+
+    def __init__(
+        self,
+        address: str | None,
+        *,
+        bus: str | None,
+        name: str | None,
+        program: str | None,
+        secret_file: str | None,
+        timeout: float | None,
+        reconnect: bool,
+    ) -> None:
+        _names.check_timeout(timeout)
+        found = _discovery.find_address(address, bus)
+        secret_path = _discovery.find_secret_path(secret_file, bus) if _discovery.is_tcp(found) else None
+        self._address = str(found)
+        self._timeout = timeout
+        self._session = Session(program=_discovery.clip_program(program or _discovery.program_name()), library=_names.LIBRARY)
+        self._outbox = self._session.outbox
+        self._name_call: Call | None = None
+        if name is not None:
+            self._name_call = self._session.declarations.own(_names.check_name(name), "exclusive", False, False)
+        self._wire = Wire(self._session, Target(found, secret_path), timeout=timeout, reconnect=reconnect)
+        self._lock = self._wire.lock
+        self._worker = Worker(self._session, self._wire, repr(self))
+        self._closing = False
+
+    def _connect(self) -> None:
+        deadline = None if self._timeout is None else monotonic() + self._timeout
+        with self._lock:
+            self._wire.start()
+            if not self._wire.wait_connected(deadline):
+                wire = self._wire
+                raise _names.no_bus(self._address, self._timeout, wire.last_failure, wire.last_reason, wire.last_bye)
+            if self._name_call is not None:
+                self._wait(self._name_call, deadline).result()
+
+    def _patience(self) -> float:
+        return _names.FOREVER_S if self._timeout is None else self._timeout
+
+    def _ready(self) -> None:
+        """Wait for a connection, for what cannot wait any more in the outbox."""
+        if not self._wire.wait_connected(monotonic() + self._patience()):
+            raise ConnectionLost(_names.outbox_full(self._patience(), self._wire.last_failure))
+
+    def _wait(self, call: Call, deadline: float | None) -> Call:
+        """Wait until *call* is done; cancels it when the wait ends otherwise. Under the lock. Raises Timeout."""
+        waiter = Waiter()
+        call.notify = waiter.wake
+        try:
+            if not call.done and not self._wire.wait(lambda: call.done, waiter, deadline):
+                raise Timeout(f"the bus did not answer {call.to or 'a ping'} in time")
+            return call
+        finally:
+            call.notify = None
+            if not call.done:
+                self._session.cancel(call)
+                self._wire.push()
+
+    def _declared(self, call: Call, *key: Any) -> Any:
+        """The answer to a declaration; takes it back where there is none in time."""
+        try:
+            return self._wait(call, monotonic() + self._patience()).result()
+        except BaseException:
+            self._session.declarations.withdraw(*key)
+            self._wire.push()
+            raise
+
+    def _settled(self, call: Call | None) -> None:
+        """Wait for the end of a declaration. A connection that is lost meanwhile ends it too, and what the bus has forgotten is ended."""
+        if call is not None:
+            try:
+                self._wait(call, monotonic() + self._patience()).result()
+            except ConnectionLost:
+                pass
+            except Refused as error:
+                if not is_gone(error):
+                    raise
+
+    def _fence(self, deadline: float | None) -> None:
+        """Wait until everything sent before was routed. Under the lock, taken once: a wait lets go of it once."""
+        if not self._wire.wait_connected(deadline):
+            raise Timeout(f"not connected: {self._wire.last_failure}")
+        self._wait(self._session.ping(), deadline).result()
+
+    def _drain(self, deadline: float | None) -> None:
+        for lane in list(self._session.lanes.values()):
+            self._session.declarations.withdraw("subscribe", lane.number)
+        if self._worker.started and not self._worker.is_current():
+            if self._session.state is State.CONNECTED:
+                self._fence(deadline)  # what the bus had sent before it heard of the unsubscription is here now
+            self._worker.wait_idle(deadline)
+        if self._session.state is State.CONNECTED or self._outbox.waiting:
+            self._fence(deadline)
+
+    def __repr__(self) -> str:
+        return f"<Bus {self._address} {self._session.state.value}>"
