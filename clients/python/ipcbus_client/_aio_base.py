@@ -6,13 +6,12 @@ All of it happens in the event loop of the bus. The same names in the same order
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from functools import partial
 from math import inf
-from time import monotonic
 from typing import Any
 
-from . import _discovery, _names
+from . import _dial, _discovery, _names
 from ._calls import Call
 from ._dial import Target
 from ._errors import ConnectionLost, Refused, Timeout, is_gone
@@ -46,8 +45,10 @@ class BusBase:
         self._name_call: Call | None = None
         if name is not None:
             self._name_call = self._session.declarations.own(_names.check_name(name), "exclusive", False, False)
-        self._wire = LoopWire(self._session, Target(found, secret_path), timeout=timeout, reconnect=reconnect)
+        _, _, make_wire = _dial.stand_in or (None, None, LoopWire)
+        self._wire: LoopWire = make_wire(self._session, Target(found, secret_path), timeout=timeout, reconnect=reconnect)
         self._loop = self._wire.loop
+        self._now: Callable[[], float] = self._wire.now
         self._tasks: set[asyncio.Task[None]] = set()  #: callbacks at work
         self._handling: dict[Request, asyncio.Task[None]] = {}  #: handlers at work; a request that is answered takes itself out
         self._closing = False
@@ -74,7 +75,7 @@ class BusBase:
         """Wait until *call* is done; cancels it when the wait ends otherwise. Raises Timeout."""
         if not call.done:
             try:
-                await self._wire.settled(call, None if deadline is None else monotonic() + deadline - self._loop.time())
+                await self._wire.settled(call, None if deadline is None else self._now() + deadline - self._loop.time())
             finally:
                 call.notify = None
                 if not call.done:

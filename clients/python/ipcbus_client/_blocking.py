@@ -9,7 +9,6 @@ import os
 import weakref
 from collections.abc import Callable, Mapping
 from math import inf
-from time import monotonic
 from types import TracebackType
 from typing import Any
 
@@ -122,7 +121,7 @@ class Bus(BusBase):
         session = self._session
         if to not in session.request_heads:
             _names.check_request(to)
-        started = monotonic()
+        started = self._now()
         with self._lock:
             if session.state is _CONNECTED:
                 call = session.request(to, data, headers, timeout)
@@ -144,7 +143,7 @@ class Bus(BusBase):
         """Where there is no connection: wait for it, then send the request with the time that is left."""
         if not self._wire.wait_connected(started + timeout):
             raise ConnectionLost(f"{to}: not connected, for {timeout:g} s: {self._wire.last_failure}")
-        return self._session.request(to, data, headers, max(started + timeout - monotonic(), 0.001))
+        return self._session.request(to, data, headers, max(started + timeout - self._now(), 0.001))
 
     def respond(self, to: str, handler: Callable[[Request], Any], *, mode: str = "exclusive") -> Responder:
         """Answer requests to ``name/method`` (``name/*``: any method) with what *handler* returns. Owns the name, in *mode*, where this
@@ -234,9 +233,9 @@ class Bus(BusBase):
     def ping(self) -> float:
         """Seconds that the bus took to answer. Raises Timeout, ConnectionLost, Closed."""
         with self._lock:
-            started = monotonic()
+            started = self._now()
             self._fence(started + self._patience())
-        return monotonic() - started
+        return self._now() - started
 
     def introspect(self, name: str = "bus") -> dict[str, Any]:
         """The methods that the owner of *name* serves; of the bus itself also what they do and take."""
@@ -260,7 +259,7 @@ class Bus(BusBase):
         """
         _names.check_timeout(timeout)
         with self._lock:
-            self._fence(None if timeout is None else monotonic() + timeout)
+            self._fence(None if timeout is None else self._now() + timeout)
 
     def close(self, timeout: float | None = 5.0) -> None:
         """Leave the bus in order: no new messages, callbacks and handlers finish, everything is sent, BYE. Never takes longer than
@@ -269,7 +268,7 @@ class Bus(BusBase):
         Every wait of other threads settles: iterations end after what was received, calls raise Closed.
         """
         _names.check_timeout(timeout)
-        deadline = None if timeout is None else monotonic() + timeout
+        deadline = None if timeout is None else self._now() + timeout
         with self._lock:
             if self._closing or self._session.state is State.CLOSED:
                 self._wire.end()

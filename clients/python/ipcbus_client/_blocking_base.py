@@ -5,10 +5,10 @@ All of it happens under the lock of the bus. The same names in the same order as
 
 from __future__ import annotations
 
-from time import monotonic
+from collections.abc import Callable
 from typing import Any
 
-from . import _discovery, _names
+from . import _dial, _discovery, _names
 from ._calls import Call
 from ._dial import Target
 from ._errors import ConnectionLost, Refused, Timeout, is_gone
@@ -43,13 +43,15 @@ class BusBase:
         self._name_call: Call | None = None
         if name is not None:
             self._name_call = self._session.declarations.own(_names.check_name(name), "exclusive", False, False)
-        self._wire = Wire(self._session, Target(found, secret_path), timeout=timeout, reconnect=reconnect)
+        make_wire, make_worker, _ = _dial.stand_in or (Wire, Worker, None)
+        self._wire: Wire = make_wire(self._session, Target(found, secret_path), timeout=timeout, reconnect=reconnect)
+        self._now: Callable[[], float] = self._wire.now
         self._lock = self._wire.lock
-        self._worker = Worker(self._session, self._wire, repr(self))
+        self._worker: Worker = make_worker(self._session, self._wire, repr(self))
         self._closing = False
 
     def _connect(self) -> None:
-        deadline = None if self._timeout is None else monotonic() + self._timeout
+        deadline = None if self._timeout is None else self._now() + self._timeout
         with self._lock:
             self._wire.start()
             if not self._wire.wait_connected(deadline):
@@ -63,7 +65,7 @@ class BusBase:
 
     def _ready(self) -> None:
         """Wait for a connection, for what cannot wait any more in the outbox."""
-        if not self._wire.wait_connected(monotonic() + self._patience()):
+        if not self._wire.wait_connected(self._now() + self._patience()):
             raise ConnectionLost(_names.outbox_full(self._patience(), self._wire.last_failure))
 
     def _wait(self, call: Call, deadline: float | None) -> Call:
@@ -83,7 +85,7 @@ class BusBase:
     def _declared(self, call: Call, *key: Any) -> Any:
         """The answer to a declaration; takes it back where there is none in time."""
         try:
-            return self._wait(call, monotonic() + self._patience()).result()
+            return self._wait(call, self._now() + self._patience()).result()
         except BaseException:
             self._session.declarations.withdraw(*key)
             self._wire.push()
@@ -93,7 +95,7 @@ class BusBase:
         """Wait for the end of a declaration. A connection that is lost meanwhile ends it too, and what the bus has forgotten is ended."""
         if call is not None:
             try:
-                self._wait(call, monotonic() + self._patience()).result()
+                self._wait(call, self._now() + self._patience()).result()
             except ConnectionLost:
                 pass
             except Refused as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +69,7 @@ class Subscription:
         if timeout is not None:
             if not timeout >= 0:
                 check_timeout(timeout)
-            deadline = monotonic() + timeout
+            deadline = self._bus._now() + timeout
         while True:
             message = self._pop()
             if message is not None:
@@ -154,7 +153,7 @@ class Subscription:
         bus = self._bus
         with bus._lock:
             self._lane.handled()
-            now = monotonic()
+            now = bus._now()
             if bus._session.grant(self._lane, idle=now - self._granted_at > GRANT_S):
                 self._granted_at = now
                 bus._wire.push()

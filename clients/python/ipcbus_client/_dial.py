@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ipcbus.protocol.addresses import Address, UnixAddress, endpoint
@@ -57,6 +58,21 @@ class Target(NamedTuple):
         }
 
 
+class StandIn(NamedTuple):
+    """What bus objects are made of in place of `Wire`, `Worker` and asyncio's `LoopWire`, which do the I/O, run the threads and know the
+    time.
+    """
+
+    wire: Callable[..., Any]
+    worker: Callable[..., Any]
+    loop_wire: Callable[..., Any]
+
+
+#: For the bus objects made from now on; None: the operating system's sockets and clock. The one place where a test kit
+#: (ipcbus_client.testing) puts a bus in memory.
+stand_in: StandIn | None = None
+
+
 class UntrustedError(ConnectError):
     """What listens there is not ours: trying again would be no better."""
 
@@ -73,6 +89,11 @@ def check_listener(made: socket.socket, address: UnixAddress) -> None:
             f"uid {uid} listens on {address}, which is neither uid {os.geteuid()} nor root: refusing to talk to it. "
             f"If that is the bus's user, set IPCBUS_BUS_UID={uid}"
         )
+
+
+def jitter() -> float:
+    """A random number in [0, 1), for the backoff."""
+    return os.urandom(1)[0] / 256
 
 
 def dial(target: Target) -> tuple[socket.socket, dict[str, Any]]:

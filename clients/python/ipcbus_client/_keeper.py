@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import select
 import threading
-from time import monotonic
 from typing import TYPE_CHECKING
 
 from ._backoff import Backoff
@@ -99,7 +98,7 @@ class Keeper:
     def _keep(self) -> None:
         """One round with a connection: what is due, then sleep. Under the lock, which is free meanwhile."""
         wire = self._wire
-        now = monotonic()
+        now = wire.now()
         timeout = self._due(now)
         sock = wire.sock
         if sock is None:
@@ -164,13 +163,13 @@ class Keeper:
         wire, session = self._wire, self._session
         due = 0.0
         if wire.last_failure:
-            due = monotonic() + self._backoff.delay_s(self._attempt, os.urandom(1)[0] / 256)
+            due = wire.now() + self._backoff.delay_s(self._attempt, wire.jitter())
         poller = select.poll()
         poller.register(self.fd, select.POLLIN)
         made = failure = None
         wire.lock.release()
         try:
-            while (left := due - monotonic()) > 0 and session.state is not State.CLOSED:
+            while (left := due - wire.now()) > 0 and session.state is not State.CLOSED:
                 if poller.poll(int(left * 1000) + 1):
                     drain(self.fd)
             if session.state is not State.CLOSED:
@@ -180,16 +179,21 @@ class Keeper:
         finally:
             wire.lock.acquire()
         if failure is not None:
-            why = explain(failure, wire.target)
-            wire.last_failure, wire.last_reason, wire.last_bye = str(why), why.reason, None
-            self._attempt = self._backoff.next_attempt(self._attempt, None)
-            if is_final(why, first=session.state is State.CONNECTING):
-                session.close(why)
+            self._failed(failure)
         elif made is not None:
             if session.state is State.CLOSED:
                 made.close()
             else:
                 wire.opened(made, opening)
+
+    def _failed(self, failure: OSError | ConnectError) -> None:
+        """An attempt to connect failed."""
+        wire, session = self._wire, self._session
+        why = explain(failure, wire.target)
+        wire.last_failure, wire.last_reason, wire.last_bye = str(why), why.reason, None
+        self._attempt = self._backoff.next_attempt(self._attempt, None)
+        if is_final(why, first=session.state is State.CONNECTING):
+            session.close(why)
 
     def log(self) -> None:
         """Write the session's remarks to the log; not under the lock of the bus (a handler of the log may do anything). When it returns

@@ -7,7 +7,6 @@ there is no lock.
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 from collections.abc import Callable
 from functools import partial
@@ -20,7 +19,7 @@ from ipcbus.protocol.limits import READ_BYTES
 
 from ._backoff import Backoff
 from ._calls import Call
-from ._dial import ATTEMPT_S, HANDSHAKE_S, Target, explain, is_final
+from ._dial import ATTEMPT_S, HANDSHAKE_S, Target, explain, is_final, jitter
 from ._errors import ConnectError, ConnectionLost, ConnectReason, Timeout
 from ._names import WAIT_MAX_S, took_nothing
 from ._outbox import BURST_S, NEAR_S
@@ -44,6 +43,8 @@ class LoopWire:
         self.timeout = timeout
         self.reconnect = reconnect
         self.loop = asyncio.get_running_loop()
+        self.now = monotonic  #: the clock of calls' deadlines (asking the loop would be a call of Python)
+        self.jitter = jitter  #: random, in [0, 1)
         self.last_failure = ""  #: of an attempt to connect
         self.last_reason: ConnectReason = "timeout"
         self.last_bye: int | None = None
@@ -91,7 +92,7 @@ class LoopWire:
         return True
 
     def settled(self, call: Call, deadline: float | None) -> asyncio.Future[None]:
-        """What to await until *call* is done or its *deadline* (of monotonic()) has passed. Writes what is buffered: at once, or with
+        """What to await until *call* is done or its *deadline* (of now()) has passed. Writes what is buffered: at once, or with
         what else this round of the loop sends where other calls are in flight.
         """
         future: asyncio.Future[None] = asyncio.Future(loop=self.loop)
@@ -110,13 +111,13 @@ class LoopWire:
         if self._sweeper is not None:
             self._sweeper.cancel()
         self._sweep_at = at
-        self._sweeper = self.loop.call_later(min(max(at - monotonic(), 0.0), WAIT_MAX_S), self._sweep)
+        self._sweeper = self.loop.call_later(min(max(at - self.now(), 0.0), WAIT_MAX_S), self._sweep)
 
     def _sweep(self) -> None:
         """Have those look again whose deadline has passed. (A timer per call would cost more than the rest of the call.)"""
         self._sweeper = None
         self._sweep_at = inf
-        now = monotonic()
+        now = self.now()
         first = inf
         for call in (*self.session.calls.values(), *self.session.declarations.take_calls()):
             if call.deadline is not None and call.notify is not None:
@@ -227,7 +228,7 @@ class LoopWire:
         self._flushing = False
         self.outbox.batching = False
         self.push()
-        self._sent_at = monotonic()
+        self._sent_at = self.now()
 
     def _writable(self) -> None:
         if self.push() and self._sock is not None:
@@ -249,12 +250,12 @@ class LoopWire:
         if not outbox.peer:
             self.session.check_open()
         elif not outbox.batching:
-            if monotonic() - self._sent_at < NEAR_S:
+            if self.now() - self._sent_at < NEAR_S:
                 outbox.batching = True
                 self.push_soon()
             else:
                 self.push()
-                self._sent_at = monotonic()
+                self._sent_at = self.now()
         elif self.push():
             await asyncio.sleep(0)  # a loop that only publishes must not starve the others
         else:
@@ -315,7 +316,7 @@ class LoopWire:
         session = self.session
         while not self._closed():
             if self.last_failure:
-                delay = self._backoff.delay_s(self._attempt, os.urandom(1)[0] / 256)
+                delay = self._backoff.delay_s(self._attempt, self.jitter())
                 if await self.wait(self._closed, self.state_waiters, self.loop.time() + delay):
                     return
             try:

@@ -27,7 +27,7 @@ from typing import Any
 from ipcbus.protocol.limits import READ_BYTES
 
 from ._calls import Call
-from ._dial import Target
+from ._dial import Target, jitter
 from ._errors import ConnectionLost, ConnectReason, Timeout
 from ._keeper import Keeper, drain
 from ._names import WAIT_MAX_S, took_nothing
@@ -51,6 +51,8 @@ class Wire:
         self.target = target
         self.timeout = timeout
         self.reconnect = reconnect
+        self.now = monotonic  #: the clock of everything that waits here
+        self.jitter = jitter  #: random, in [0, 1)
         self.lock = threading.RLock()
         self.turns = 0  #: times that somebody else than the keeper led
         self.flushes = 0  #: times that a publisher wrote
@@ -92,7 +94,7 @@ class Wire:
                     return True
                 timeout = None
                 if deadline is not None:
-                    timeout = deadline - monotonic()
+                    timeout = deadline - self.now()
                     if timeout <= 0:
                         return False
                 if self.outbox.out and self.sock is not None:
@@ -316,13 +318,13 @@ class Wire:
         outbox = self.outbox
         if not outbox.peer:
             self.session.check_open()
-        elif not outbox.batching and monotonic() - self._sent_at < NEAR_S:
+        elif not outbox.batching and self.now() - self._sent_at < NEAR_S:
             outbox.batching = True
             self.keeper.wake()
         else:
             self.flushes += 1
             self.publish_all()
-            self._sent_at = monotonic()
+            self._sent_at = self.now()
 
     def publish_all(self) -> None:
         """Write all that is buffered, waiting where the kernel is full. Under the lock. Raises Timeout."""
@@ -331,10 +333,10 @@ class Wire:
 
     def _wait_writable(self) -> None:
         """Wait until the kernel took what it refused. Reads too where nobody else does, so that the bus is not stuck on us."""
-        deadline = None if self.timeout is None else monotonic() + self.timeout
+        deadline = None if self.timeout is None else self.now() + self.timeout
         try:
             while self.sock is not None and self.outbox.blocked:
-                timeout = None if deadline is None else deadline - monotonic()
+                timeout = None if deadline is None else deadline - self.now()
                 if timeout is not None and timeout <= 0:
                     raise Timeout(took_nothing(self.timeout, self.outbox.unsent_bytes))
                 if self._may_lead():
@@ -361,7 +363,7 @@ class Wire:
         sock, self.sock = self.sock, None
         if sock is None:
             return
-        connected_s = monotonic() - self.opened_at if self.session.state is State.CONNECTED else None
+        connected_s = self.now() - self.opened_at if self.session.state is State.CONNECTED else None
         self.keeper.lost(connected_s)
         self._poller.unregister(sock)
         try:
@@ -427,7 +429,7 @@ class Wire:
     def opened(self, made: socket.socket, opening: dict[str, Any]) -> None:
         """The keeper connected *made*: begin to talk on it. Under the lock."""
         self.sock = made
-        self.opened_at = monotonic()
+        self.opened_at = self.now()
         self._poller = select.poll()
         self._poller.register(made, POLLIN)
         self._poller.register(self.leader_fd, POLLIN)

@@ -91,25 +91,28 @@ class Worker:
     def _work_until_closed(self) -> None:
         """Under the lock, also where it raises."""
         assert self._waiter is not None
-        jobs, requests, lock = self._jobs, self._session.services.requests, self._lock
+        jobs, requests = self._jobs, self._session.services.requests
         while True:
             if requests:
                 self._handle(*requests.popleft())
             if jobs:
-                job = jobs.popleft()
-                self._busy = True
-                lock.release()
-                try:
-                    job()
-                finally:
-                    lock.acquire()
-                    self._busy = False
+                self._do(jobs.popleft())
             elif not requests:
                 if self._idle is not None:
                     self._idle.wake()
                 if self._session.state is State.CLOSED:
                     break
                 self._wire.lead_or_follow(self._waiter)
+
+    def _do(self, job: Callable[[], None]) -> None:
+        """Run one callback's turn. Under the lock, which is free meanwhile."""
+        self._busy = True
+        self._lock.release()
+        try:
+            job()
+        finally:
+            self._lock.acquire()
+            self._busy = False
 
     def _handle(self, responder: Responder, request: Request) -> None:
         """On the worker: one request. Under the lock, which is free while the handler runs."""

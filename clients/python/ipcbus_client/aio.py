@@ -11,7 +11,6 @@ import os
 import weakref
 from collections.abc import Callable, Generator, Mapping
 from math import inf
-from time import monotonic
 from types import TracebackType
 from typing import Any
 
@@ -137,7 +136,7 @@ class Bus(BusBase):
         session = self._session
         if to not in session.request_heads:
             _names.check_request(to)
-        started = monotonic()
+        started = self._now()
         if session.state is _CONNECTED:
             call = session.request(to, data, headers, timeout)
         else:
@@ -156,7 +155,7 @@ class Bus(BusBase):
         """Where there is no connection: wait for it, then send the request with the time that is left."""
         if not await self._wire.wait_connected(self._loop.time() + timeout):
             raise ConnectionLost(f"{to}: not connected, for {timeout:g} s: {self._wire.last_failure}")
-        return self._session.request(to, data, headers, max(started + timeout - monotonic(), 0.001))
+        return self._session.request(to, data, headers, max(started + timeout - self._now(), 0.001))
 
     async def respond(self, to: str, handler: Callable[[Request], Any], *, mode: str = "exclusive") -> Responder:
         """Answer requests to ``name/method`` (``name/*``: any method) with what *handler* returns; it may be a coroutine function.
