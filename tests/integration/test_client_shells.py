@@ -263,9 +263,9 @@ def test_a_killed_daemon_is_a_gap_and_nothing_else(connect: Connect, daemon_fact
         sub = await bus.subscribe("t.>")
         await bus.respond("svc/echo", lambda r: r.data)
         peer = bus.peer_id
-        assert (bus.epoch, sub.gaps, bus.state) == (0, 0, "connected")
+        assert (bus.epoch, sub.gaps, bus.state.value) == (0, 0, "connected")
         first.kill()
-        await until(lambda: bus.state == "reconnecting")
+        await until(lambda: bus.state.value == "reconnecting")
         for n in range(100):
             await bus.publish("t.a", n)
         with pytest.raises(ipcbus_client.ConnectionLost):
@@ -273,7 +273,7 @@ def test_a_killed_daemon_is_a_gap_and_nothing_else(connect: Connect, daemon_fact
         daemon_factory(at=first.directory)
         assert [(await sub.get(WAIT_S)).data for n in range(100)] == list(range(100))
         assert await bus.request("svc/echo", [1], timeout=WAIT_S) == [1]
-        assert (bus.epoch, sub.gaps, bus.state) == (1, 1, "connected")
+        assert (bus.epoch, sub.gaps, bus.state.value) == (1, 1, "connected")
         assert peer == 1
         await bus.close()
 
@@ -299,7 +299,7 @@ def test_requests_in_flight_fail_at_once(connect: Connect, daemon_factory: Daemo
         assert time.monotonic() - started < WAIT_S / 2
         release.set()
         killer.join()
-        assert bus.state == "closed"
+        assert bus.state.value == "closed"
         with pytest.raises(ipcbus_client.ConnectionLost):
             await bus.publish("t")
         await bus.close()
@@ -409,7 +409,7 @@ def test_a_name_that_another_took_meanwhile_can_be_given_up(connect: Connect, da
         responder = await bus.respond("svc/do", lambda r: 1)
         await bus.respond("own/do", lambda r: 1)
         first.kill()
-        await until(lambda: bus.state == "reconnecting")
+        await until(lambda: bus.state.value == "reconnecting")
         inner = bus.inner if isinstance(bus, Blocking) else bus
         said: list[Any] = []
         # the other one is first, as it may be with another back-off
@@ -419,7 +419,7 @@ def test_a_name_that_another_took_meanwhile_can_be_given_up(connect: Connect, da
         daemon_factory(at=first.directory)
         thief = await connect(first.address, name="svc")
         await thief.own("own")
-        await until(lambda: bus.state == "connected")
+        await until(lambda: bus.state.value == "connected")
         session.declarations.replay = replay
         replay()
         await bus.flush()
@@ -544,7 +544,7 @@ def test_close_while_reconnecting_does_not_wait_for_the_bus(connect: Connect, da
         await bus.respond("svc/do", lambda r: 1)
         daemon.kill()
         for one in (bus, idle):
-            await until(lambda one=one: one.state == "reconnecting")
+            await until(lambda one=one: one.state.value == "reconnecting")
             started = time.monotonic()
             await one.close()
             assert time.monotonic() - started < 2.5
@@ -593,7 +593,7 @@ def test_a_fault_in_the_keeper_closes_the_bus(
         daemon.kill()
         with pytest.raises(ipcbus_client.ConnectionLost, match="keeps the connection failed: ZeroDivisionError"):
             await sub.get(WAIT_S)
-        assert bus.state == "closed"
+        assert bus.state.value == "closed"
         await bus.close()
         await until(lambda: "Traceback" in caplog.text)
 
@@ -633,7 +633,7 @@ def test_close_settles_a_subscribe_that_waits_for_the_bus(daemon_factory: Daemon
     daemon = daemon_factory()
     bus = ipcbus_client.connect(daemon.address, timeout=WAIT_S)
     daemon.kill()
-    wait_for(lambda: bus.state == "reconnecting", "it did not notice")
+    wait_for(lambda: bus.state.value == "reconnecting", "it did not notice")
     results: list[Any] = []
 
     def wait(what: Callable[[], Any]) -> None:
@@ -662,7 +662,7 @@ def test_a_fault_in_the_worker_closes_the_bus(daemon: RunningDaemon, caplog: pyt
         bus._session.services.answer = lambda request, value: 1 / 0  # type: ignore[method-assign, assignment, return-value]
         with pytest.raises(ipcbus_client.ConnectionLost, match="ZeroDivisionError"):
             bus.request("svc/do", timeout=WAIT_S)
-        assert bus.state == "closed"
+        assert bus.state.value == "closed"
     wait_for(lambda: "Traceback" in caplog.text, "nothing was logged")
 
 
@@ -838,7 +838,7 @@ def test_a_child_made_by_fork_leaves_the_parents_bus_alone(daemon: RunningDaemon
             try:
                 bus.publish("t", "from the child")
             except ipcbus_client.ConnectionLost:
-                os._exit(0 if bus.state == "closed" else 2)
+                os._exit(0 if bus.state.value == "closed" else 2)
             finally:
                 os._exit(1)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

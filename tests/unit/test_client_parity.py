@@ -14,7 +14,9 @@ from ipcbus_client import _aio_streams, _blocking, _blocking_streams, aio
 
 #: what the language spells differently
 DUNDERS = {"__enter__": "__aenter__", "__exit__": "__aexit__", "__iter__": "__aiter__"}
-CLASSES = ["Bus", "Subscription", "Inbox", "Responder"]
+CLASSES = ["Bus", "BusState", "Inbox", "Responder", "StateChanges", "StateHandle", "Subscription"]
+#: what waits for nothing, in neither shell
+PLAIN = {("Bus", "stats_local"), ("BusState", "changes"), ("BusState", "on_change"), ("StateHandle", "close")}
 
 
 def public(cls: type) -> list[str]:
@@ -61,8 +63,8 @@ def test_what_returns_without_waiting_does_so_in_both() -> None:
     for cls in CLASSES:
         for name in public(getattr(aio, cls)):
             function = inspect.getattr_static(getattr(aio, cls), DUNDERS.get(name, name))
-            if inspect.isfunction(function) and name not in ("stats_local", "__iter__"):
-                assert inspect.iscoroutinefunction(function), name
+            if inspect.isfunction(function) and name != "__iter__":
+                assert inspect.iscoroutinefunction(function) is ((cls, name) not in PLAIN), name
 
 
 def test_the_blocking_shell_is_light_to_import() -> None:

@@ -6,6 +6,7 @@ from ipcbus.protocol.addresses import AddressError
 from ipcbus.protocol.payloads import PayloadError
 
 from ._blocking import Bus, connect
+from ._blocking_state import BusState, StateChanges, StateHandle
 from ._blocking_streams import Inbox, Responder, Subscription
 from ._errors import (
     BadName,
@@ -32,6 +33,7 @@ __all__ = [
     "BadName",
     "Bus",
     "BusError",
+    "BusState",
     "Closed",
     "ConnectError",
     "ConnectionLost",
@@ -50,6 +52,8 @@ __all__ = [
     "Responder",
     "ResponderDied",
     "ServiceError",
+    "StateChanges",
+    "StateHandle",
     "Subscription",
     "Timeout",
     "connect",

@@ -12,6 +12,7 @@ from math import inf
 from typing import Any
 
 from . import _dial, _discovery, _names
+from ._aio_state import BusState
 from ._calls import Call
 from ._dial import Target
 from ._errors import ConnectionLost, Refused, Timeout, is_gone
@@ -52,6 +53,7 @@ class BusBase:
         self._tasks: set[asyncio.Task[None]] = set()  #: callbacks at work
         self._handling: dict[Request, asyncio.Task[None]] = {}  #: handlers at work; a request that is answered takes itself out
         self._closing = False
+        self._state = BusState(self)
         self._session.on_requests = self._take_requests
 
     async def _connect(self) -> None:

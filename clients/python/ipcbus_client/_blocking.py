@@ -14,6 +14,7 @@ from typing import Any
 
 from . import _names
 from ._blocking_base import BusBase
+from ._blocking_state import BusState
 from ._blocking_streams import Inbox, Responder, Subscription
 from ._calls import Call
 from ._errors import BusError, ConnectionLost, Expired, Timeout
@@ -306,9 +307,9 @@ class Bus(BusBase):
         return self._session.peer
 
     @property
-    def state(self) -> str:
-        """``connecting``, ``connected``, ``reconnecting`` or ``closed``."""
-        return self._session.state.value
+    def state(self) -> BusState:
+        """Where it stands: ``state.value``, ``state.wait_for("connected")``, ``state.on_change(…)``, ``state.changes()``."""
+        return self._state
 
     @property
     def epoch(self) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from . import _dial, _discovery, _names
+from ._blocking_state import BusState
 from ._calls import Call
 from ._dial import Target
 from ._errors import ConnectionLost, Refused, Timeout, is_gone
@@ -49,6 +50,7 @@ class BusBase:
         self._lock = self._wire.lock
         self._worker: Worker = make_worker(self._session, self._wire, repr(self))
         self._closing = False
+        self._state = BusState(self)
 
     def _connect(self) -> None:
         deadline = None if self._timeout is None else self._now() + self._timeout

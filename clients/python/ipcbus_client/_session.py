@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
+from weakref import WeakSet
 
 from ipcbus.protocol.errors import Code, code_label
 from ipcbus.protocol.limits import Limits
@@ -29,7 +30,7 @@ from ._lanes import INBOX, Lane
 from ._message import message_class
 from ._outbox import Outbox
 from ._services import Services
-from ._state import State
+from ._state import State, StateFeed
 
 _DEFAULTS = Limits()
 _REMARKS_MAX = 100
@@ -65,6 +66,7 @@ class Session:
         self.inbox: Lane | None = None
         self.remarks: deque[Remark] = deque(maxlen=_REMARKS_MAX)  #: for the shell to log
         self.on_state: Callable[[], None] = _nobody  #: the state changed
+        self._state_feeds: WeakSet[StateFeed] = WeakSet()  #: those who watch it; who is gone drops out by itself
         self.on_requests: Callable[[], None] = _nobody  #: ``services.requests`` has some
         self.counters = {
             "received": 0, "received_bytes": 0, "lost": 0, "refused": 0, "late_replies": 0, "unclaimed": 0,
@@ -195,8 +197,15 @@ class Session:
             "waiting_bytes": self.outbox.waiting_bytes,
         }
 
+    def watch_state(self, feed: StateFeed) -> StateFeed:
+        """Tell *feed* of each change of the state from now on, as long as somebody holds it."""
+        self._state_feeds.add(feed)
+        return feed
+
     def _change(self, state: State) -> None:
         self.state = state
+        for feed in list(self._state_feeds):
+            feed.put(state)
         self.on_state()
 
     def remark(self, level: int, text: str) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from . import _names
 from ._aio_base import BusBase
+from ._aio_state import BusState, StateChanges, StateHandle
 from ._aio_streams import Inbox, Responder, Subscription
 from ._calls import Call
 from ._errors import BusError, ConnectionLost, Expired
@@ -26,7 +27,18 @@ from ._outbox import OutboxFullError
 from ._session import INBOX_MAX_BYTES
 from ._state import State
 
-__all__ = ["Bus", "Inbox", "Message", "Request", "Responder", "Subscription", "connect"]
+__all__ = [
+    "Bus",
+    "BusState",
+    "Inbox",
+    "Message",
+    "Request",
+    "Responder",
+    "StateChanges",
+    "StateHandle",
+    "Subscription",
+    "connect",
+]
 
 _CONNECTED = State.CONNECTED
 _buses: weakref.WeakSet[Bus] = weakref.WeakSet()
@@ -306,9 +318,9 @@ class Bus(BusBase):
         return self._session.peer
 
     @property
-    def state(self) -> str:
-        """``connecting``, ``connected``, ``reconnecting`` or ``closed``."""
-        return self._session.state.value
+    def state(self) -> BusState:
+        """Where it stands: ``state.value``, ``await state.wait_for("connected")``, ``state.on_change(…)``, ``state.changes()``."""
+        return self._state
 
     @property
     def epoch(self) -> int:
