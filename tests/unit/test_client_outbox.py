@@ -8,9 +8,9 @@ import msgpack
 import pytest
 
 from ipcbus.protocol.messages import Kind, decode, encode, encode_with_payload
-from ipcbus_client import BadName, PayloadError
+from ipcbus_client import BadName, Closed, OutboxFull, PayloadError
 from ipcbus_client._heads import call_head
-from ipcbus_client._outbox import FLUSH_BYTES, WAITING_MAX_BYTES, Outbox, OutboxFullError, _frames
+from ipcbus_client._outbox import FLUSH_BYTES, Outbox, _frames
 
 
 def outbox(peer: int = 7) -> Outbox:
@@ -102,17 +102,16 @@ def test_without_a_connection_values_wait_and_are_encoded_anew() -> None:
     made.opened(300, 1000)
     expected = encode_with_payload(b"1", Kind.PUBLISH, 300, "a", 1) + encode_with_payload(b"\x02", Kind.RETAIN, 300, "b", {"h": 1})
     assert written(made) == expected + encode_with_payload(b"\x03", Kind.SEND, 300, "n", None)
-    assert (len(made.waiting), made.waiting_bytes) == (0, 0)
+    assert (len(made.waiting), made.waiting.bytes) == (0, 0)
 
 
 def test_what_waits_is_bounded() -> None:
     made = Outbox()
-    made.max_payload_bytes = WAITING_MAX_BYTES
-    made.publish("a", bytes(WAITING_MAX_BYTES), False, None)
-    with pytest.raises(OutboxFullError):
-        made.publish("a", b"x", False, None)
-    with pytest.raises(OutboxFullError):
-        made.publish("a", b"x", True, None)
+    made.max_payload_bytes = 2 * made.waiting.max_bytes
+    made.publish("a", bytes(made.waiting.max_bytes - 65), False, None)  # with its topic and 64 bytes
+    for retain in (False, True):
+        with pytest.raises(OutboxFull):
+            made.publish("a", b"x", retain, None)
     assert made.opened(1, 1000) == 1  # too large for this bus
     made.publish("a", b"x", False, None)
     assert made.unsent_bytes > 0
@@ -195,5 +194,9 @@ def test_the_cache_of_heads_is_bounded_and_dropped_with_the_id() -> None:
 def test_end_counts_what_was_never_sent() -> None:
     made = outbox()
     made.publish("t", 1, False, None)
-    assert made.end() == 1
-    assert made.end() == 0
+    assert made.end(Closed("the end")) == 1
+    assert made.end(Closed("the end")) == 0
+    for late in (lambda: made.publish("t", 1, False, None), lambda: made.send("n", 1, None)):
+        with pytest.raises(Closed, match="the end"):
+            late()
+    assert len(made.waiting) == 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from time import time
+
 from ipcbus.protocol.addresses import AddressError
 from ipcbus.protocol.payloads import PayloadError
 
@@ -19,14 +21,19 @@ from ._errors import (
     NoSuchMethod,
     NoSuchName,
     NoSuchPeer,
+    OutboxFull,
     Overloaded,
     Refused,
     RequestError,
     ResponderDied,
     ServiceError,
     Timeout,
+    use_clock,
 )
 from ._message import Message, Request
+from ._waiting import Undelivered
+
+use_clock(time)
 
 __all__ = [
     "AddressError",
@@ -44,6 +51,7 @@ __all__ = [
     "NoSuchMethod",
     "NoSuchName",
     "NoSuchPeer",
+    "OutboxFull",
     "Overloaded",
     "PayloadError",
     "Refused",
@@ -56,5 +64,6 @@ __all__ = [
     "StateHandle",
     "Subscription",
     "Timeout",
+    "Undelivered",
     "connect",
 ]

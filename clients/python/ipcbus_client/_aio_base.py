@@ -15,11 +15,12 @@ from . import _dial, _discovery, _names
 from ._aio_state import BusState
 from ._calls import Call
 from ._dial import Target
-from ._errors import ConnectionLost, Refused, Timeout, is_gone
+from ._errors import ConnectionLost, OutboxFull, Refused, Timeout, is_gone
 from ._loop_wire import LoopWire
 from ._message import Request
 from ._session import Session
 from ._state import State
+from ._waiting import Waiting
 
 
 class BusBase:
@@ -35,13 +36,15 @@ class BusBase:
         secret_file: str | None,
         timeout: float | None,
         reconnect: bool,
+        waiting: Waiting,
     ) -> None:
         _names.check_timeout(timeout)
         found = _discovery.find_address(address, bus)
         secret_path = _discovery.find_secret_path(secret_file, bus) if _discovery.is_tcp(found) else None
         self._address = str(found)
         self._timeout = timeout
-        self._session = Session(program=_discovery.clip_program(program or _discovery.program_name()), library=_names.LIBRARY)
+        program = _discovery.clip_program(program or _discovery.program_name())
+        self._session = Session(program=program, library=_names.LIBRARY, waiting=waiting)
         self._outbox = self._session.outbox
         self._name_call: Call | None = None
         if name is not None:
@@ -68,10 +71,12 @@ class BusBase:
     def _patience(self) -> float:
         return _names.FOREVER_S if self._timeout is None else self._timeout
 
-    async def _ready(self) -> None:
-        """Wait for a connection, for what cannot wait any more in the outbox."""
-        if not await self._wire.wait_connected(self._loop.time() + self._patience()):
-            raise ConnectionLost(_names.outbox_full(self._patience(), self._wire.last_failure))
+    async def _ready(self, full: OutboxFull) -> None:
+        """Wait for a connection, for what does not fit into the outbox any more; raises *full* where that is not what the program wants."""
+        if self._outbox.waiting.policy != "block":
+            raise full
+        if not await self._wire.wait_connected(self._now() + self._patience()):
+            raise full
 
     async def _wait(self, call: Call, deadline: float | None) -> Call:
         """Wait until *call* is done; cancels it when the wait ends otherwise. Raises Timeout."""

@@ -17,14 +17,14 @@ from ._blocking_base import BusBase
 from ._blocking_state import BusState
 from ._blocking_streams import Inbox, Responder, Subscription
 from ._calls import Call
-from ._errors import BusError, ConnectionLost, Expired, Timeout
+from ._errors import BusError, ConnectionLost, Expired, OutboxFull, Timeout
 from ._lanes import INBOX, Lane
 from ._log import log_exception
 from ._message import Message, Request
 from ._names import GRACE_S
-from ._outbox import OutboxFullError
 from ._session import INBOX_MAX_BYTES
 from ._state import State
+from ._waiting import OUTBOX_BYTES, OUTBOX_MESSAGES, Waiting
 
 _CONNECTED = State.CONNECTED
 _buses: weakref.WeakSet[Bus] = weakref.WeakSet()
@@ -39,6 +39,9 @@ def connect(
     secret_file: str | None = None,
     timeout: float | None = 10.0,
     reconnect: bool = True,
+    outbox: str = "block",
+    outbox_bytes: int = OUTBOX_BYTES,
+    outbox_messages: int = OUTBOX_MESSAGES,
 ) -> Bus:
     """Connect to a bus: to *address* (``unix:/path``, ``tcp:127.0.0.1:port``), to the one named *bus*, or to ``$IPCBUS_ADDRESS``,
     ``$IPCBUS_BUS``, or ``default``.
@@ -48,10 +51,18 @@ def connect(
     its own. With *reconnect* a lost connection comes back by itself and everything declared is declared again; without it the bus is
     closed then.
 
+    What is published or sent while there is no connection waits for it, at most *outbox_messages* messages and *outbox_bytes* bytes (with
+    topics and headers, and 64 for each). What is over that goes by *outbox*: ``block`` waits for the connection, up to *timeout*, then
+    raises OutboxFull; ``drop_oldest`` and ``drop_newest`` drop and count (``stats_local()["outbox_dropped"]``) and say so once in the
+    log; ``raise`` raises OutboxFull at once.
+
     Raises ConnectError (whose ``reason`` says why; at once where trying again would not help), AddressError (a ValueError), BadName, or
     Refused where another peer owns the name.
     """
-    made = Bus(address, bus=bus, name=name, program=program, secret_file=secret_file, timeout=timeout, reconnect=reconnect)
+    waiting = Waiting(outbox, outbox_bytes, outbox_messages)
+    made = Bus(
+        address, bus=bus, name=name, program=program, secret_file=secret_file, timeout=timeout, reconnect=reconnect, waiting=waiting
+    )
     _buses.add(made)
     try:
         made._connect()
@@ -71,14 +82,15 @@ class Bus(BusBase):
         subscribes later.
 
         Sent at once, or within a millisecond where it follows within 0.15 ms on others. Across a reconnect: what the kernel had may be
-        lost, everything else waits for the connection, at most 8 MiB; then this waits for up to the connect timeout and raises
-        ConnectionLost. Raises BadName, PayloadError, Closed; Timeout when the bus does not read for the connect timeout.
+        lost, and is counted as ``unknown`` in stats_local(); everything else waits for the connection in the outbox, see connect(). Raises
+        BadName, PayloadError, Closed; OutboxFull, for a message that was not taken; Timeout when the bus does not read for the connect
+        timeout.
         """
         with self._lock:
             try:
                 due = self._outbox.publish(topic, data, retain, headers)
-            except OutboxFullError:
-                self._ready()
+            except OutboxFull as full:
+                self._ready(full)
                 due = self._outbox.publish(topic, data, retain, headers)
             if due:
                 self._wire.published()
@@ -176,8 +188,8 @@ class Bus(BusBase):
         with self._lock:
             try:
                 due = self._outbox.send(to, data, headers)
-            except OutboxFullError:
-                self._ready()
+            except OutboxFull as full:
+                self._ready(full)
                 due = self._outbox.send(to, data, headers)
             if due:
                 self._wire.published()

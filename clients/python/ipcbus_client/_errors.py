@@ -7,6 +7,7 @@ Owns the exceptions of ``ipcbus_client`` and the translation of section 9's code
     ├── ConnectionLost     the connection ended while something was in flight      (also ConnectionError)
     ├── Closed             the bus, subscription or inbox was closed               (also ConnectionError)
     ├── Timeout            a wait took longer than its timeout                     (also TimeoutError)
+    ├── OutboxFull         no connection, and what waits for one is at its limit   (also BufferError)
     ├── BadName            an illegal topic, pattern, name, method or group        (also ValueError)
     └── RequestError       a request was answered with an error: ``code``, ``text``, ``to``
         ├── NoSuchName NoSuchMethod NoSuchPeer                                     (also LookupError)
@@ -16,6 +17,8 @@ Owns the exceptions of ``ipcbus_client`` and the translation of section 9's code
         ├── Overloaded
         ├── Refused        every other code of the bus
         └── ServiceError   the service's own code, a str
+
+Every one says ``who`` it is about, ``what`` was tried, ``when``, and in ``hint`` what to do now; str() is one sentence of all that.
 """
 
 # ruff: noqa: N818  # these names are the public ones: ipcbus_client.Timeout reads better than ipcbus_client.TimeoutError would mislead
@@ -23,15 +26,64 @@ Owns the exceptions of ``ipcbus_client`` and the translation of section 9's code
 from __future__ import annotations
 
 import enum
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal, Self, TypeVar
 
 from ipcbus.protocol.errors import Code, ProtocolError, code_label
 
 ConnectReason = Literal["nothing_listens", "secret", "refused", "timeout"]
 
+_clock: Callable[[], float] = float
+
+
+def use_clock(clock: Callable[[], float]) -> None:
+    """Have *clock* say ``when``: this module has none of its own."""
+    global _clock
+    _clock = clock
+
 
 class BusError(Exception):
-    """Everything that ipcbus_client raises about the bus."""
+    """Everything that ipcbus_client raises about the bus.
+
+    ``who`` is the name, peer, topic or address that it is about, or empty; ``what`` the operation; ``when`` the time.time() at which it
+    was made; ``hint`` what to do about it. Pickling and copying keep all of them.
+    """
+
+    what = ""
+    who = ""
+    hint = "See the log of this program and of ipcbusd."
+
+    def __init__(self, text: str = "", *, who: str = "", what: str = "", hint: str = "") -> None:
+        super().__init__(text)
+        self.when = _clock()
+        self.about(who=who, what=what, hint=hint)
+
+    def about(self, *, who: str = "", what: str = "", hint: str = "") -> Self:
+        """Itself, with these attributes where they are not empty."""
+        for name, value in (("who", who), ("what", what), ("hint", hint)):
+            if value:
+                setattr(self, name, value)
+        return self
+
+    def again(self, *, who: str = "", what: str = "") -> Self:
+        """One like it, to be raised now: an exception that is raised twice keeps the frames of both."""
+        made = _remake(type(self), self.args)
+        made.__dict__.update(self.__dict__)
+        made.when = _clock()
+        return made.about(who=who, what=what)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _remake, (type(self), self.args), self.__dict__
+
+
+_E = TypeVar("_E", bound=BusError)
+
+
+def _remake(cls: type[_E], args: tuple[Any, ...]) -> _E:
+    """An exception as it was, whatever its constructor takes."""
+    made = cls.__new__(cls)
+    made.args = args
+    return made
 
 
 class ConnectError(BusError, ConnectionError):
@@ -41,25 +93,50 @@ class ConnectError(BusError, ConnectionError):
     listens there), or ``timeout`` (no answer, or none that could be understood).
     """
 
-    def __init__(self, text: str = "", *, reason: ConnectReason = "timeout") -> None:
-        super().__init__(text)
+    what = "connect"
+
+    def __init__(self, text: str = "", *, reason: ConnectReason = "timeout", who: str = "", what: str = "", hint: str = "") -> None:
+        super().__init__(text, who=who, what=what, hint=hint or _CONNECT_HINTS[reason])
         self.reason: ConnectReason = reason
+
+
+_CONNECT_HINTS: dict[ConnectReason, str] = {
+    "nothing_listens": "Start a bus with `ipcbusd`, or name another with bus= or address=.",
+    "secret": "Name the file of this bus's secret with secret_file= or $IPCBUS_SECRET_FILE; only its owner may read it.",
+    "refused": "Look who listens there, and at the log of ipcbusd.",
+    "timeout": "See whether ipcbusd is stopped or busy; wait longer with timeout=.",
+}
 
 
 class ConnectionLost(BusError, ConnectionError):
     """The connection ended before this was settled; whether the other side acted on it is unknown."""
 
+    hint = "Try again where doing it twice is harmless (idempotent=True); the bus object reconnects by itself."
+
 
 class Closed(BusError, ConnectionError):
     """The bus, the subscription or the inbox was closed by this program."""
+
+    hint = "Make a new one: what is closed stays closed."
 
 
 class Timeout(BusError, TimeoutError):
     """The wait took longer than its timeout."""
 
+    hint = "Wait longer with timeout=, or see whether the other side is stopped or busy."
+
+
+class OutboxFull(BusError, BufferError):
+    """There is no connection, and what waits for one is at its limit: this message was not taken."""
+
+    what = "publish"
+    hint = "Publish less, or raise outbox_messages= or outbox_bytes= of connect(), or have it drop some with outbox='drop_oldest'."
+
 
 class BadName(BusError, ValueError):
     """An illegal topic, pattern, name, method or group; the text says which rule of PROTOCOL.md section 4 it breaks."""
+
+    hint = "Use another; section 4 of PROTOCOL.md has the rules."
 
 
 class RequestError(BusError):
@@ -67,8 +144,11 @@ class RequestError(BusError):
     for.
     """
 
-    def __init__(self, code: int | str, text: str = "", to: str = "") -> None:
-        super().__init__(code, text, to)
+    what = "request"
+
+    def __init__(self, code: int | str, text: str = "", to: str = "", *, who: str = "", what: str = "", hint: str = "") -> None:
+        super().__init__(who=who or to, what=what, hint=hint)
+        self.args = (code, text, to)  # (not by the constructor: an OSError would take them for its own)
         self.code = code
         self.text = text
         self.to = to
@@ -80,37 +160,55 @@ class RequestError(BusError):
 class NoSuchName(RequestError, LookupError):
     """Nobody owns the name."""
 
+    hint = "See who is there with `ipcbus names`; wait for it with wait_for_name()."
+
 
 class NoSuchMethod(RequestError, LookupError):
     """The name is owned, but nobody serves the method."""
+
+    hint = "See what it serves with `ipcbus names`."
 
 
 class NoSuchPeer(RequestError, LookupError):
     """No peer has this id, or not any more."""
 
+    hint = "See who is there with `ipcbus peers`; use a name, which outlives a reconnect."
+
 
 class ResponderDied(RequestError, ConnectionError):
     """The service went away before it answered; whether it acted on the request is unknown."""
+
+    hint = "Try again where doing it twice is harmless (idempotent=True)."
 
 
 class Expired(RequestError, TimeoutError):
     """The request's timeout passed before the service answered; it was told to stop."""
 
+    hint = "Wait longer with timeout=, or see what the service is busy with."
+
 
 class Denied(RequestError, PermissionError):
     """The bus's policy does not allow it."""
+
+    hint = "Ask whoever runs the bus to allow it."
 
 
 class Overloaded(RequestError):
     """The service has too many requests in flight, or does not read."""
 
+    hint = "Try again later, or ask less at once."
+
 
 class Refused(RequestError):
     """The bus said no, with a code that has no class of its own."""
 
+    hint = "The text says which rule or limit of the bus it is."
+
 
 class ServiceError(RequestError):
     """The service answered with an error of its own. A handler raises it to choose the code: ``raise ServiceError("too_hot", "…")``."""
+
+    hint = "The service's own documentation says what its code means."
 
 
 _CLASSES: dict[int, type[RequestError]] = {
@@ -145,9 +243,9 @@ def is_gone(error: RequestError) -> bool:
     return error.code in (Code.NOT_OWNER, Code.NO_SUCH_LANE)
 
 
-def bad_name(error: ProtocolError) -> BadName:
-    """The caller's side of bad_topic, bad_name and reserved."""
-    return BadName(error.text)
+def bad_name(error: ProtocolError, who: object = "") -> BadName:
+    """The caller's side of bad_topic, bad_name and reserved, about *who*."""
+    return BadName(error.text, who=who if isinstance(who, str) else "")
 
 
 class Verdict(enum.Enum):

@@ -145,7 +145,7 @@ class Incoming:
                 session.handlers[kind](envelope)
                 return
             call = session.calls.pop(envelope[3], None)
-            if call is None or call.declaration is not None:
+            if call is None or call.mark is not None:
                 session.settle(call, envelope[4], envelope[5], None)
             else:  # what settle() does; the call is in `calls`, so it is not done
                 call.meta, call.payload = envelope[4], envelope[5]

@@ -249,6 +249,7 @@ class LoopWire:
         outbox = self.outbox
         if not outbox.peer:
             self.session.check_open()
+            self.log_soon()
         elif not outbox.batching:
             if self.now() - self._sent_at < NEAR_S:
                 outbox.batching = True

@@ -43,11 +43,6 @@ def no_bus(address: str, timeout: float | None, failure: str, reason: ConnectRea
     return ConnectError(text, reason=reason)
 
 
-def outbox_full(timeout: float, failure: str) -> str:
-    """Why publish() gave up."""
-    return f"no connection for {timeout:g} s, and what waits for one is at its limit: {failure}"
-
-
 def took_nothing(timeout: float | None, unsent_bytes: int) -> str:
     """Why publish() gave up on a bus that does not read."""
     return f"the bus took nothing for {timeout:g} s; {unsent_bytes} bytes wait and will be sent when it does"

@@ -2,15 +2,18 @@
 
 Owns the encoding of publications and direct messages: consecutive ones to a topic differ only in their payloads, so everything before the
 payload is cached by topic and payload size. Every frame carries the sender's id, which a new connection changes; so what is made while
-there is no connection waits as values, and what was encoded but not yet handed to the kernel when a connection ended is taken apart again
-and waits too. What the kernel had is not sent again.
+there is no connection waits as values (_waiting.py), and what was encoded but not yet handed to the kernel when a connection ended is
+taken apart again and waits too. What the kernel had is not sent again: it is unknown, unless a fence had confirmed it.
+
+Messages are counted without a step for each: a message is two parts of ``out``, all else says in ``control`` how many parts it is. So the
+parts that are moved at once tell the messages. A fence (a PING of ours, a request to the bus itself) remembers how many were before it;
+its answer says that the bus had those (H-12).
 
 Knows no socket. The shell calls it under the lock of its bus.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -22,7 +25,8 @@ from ipcbus.protocol.messages import IN_RUNS, LAYOUTS, Kind, Meta, decode, encod
 from ipcbus.protocol.payloads import RAW, PayloadError
 from ipcbus.protocol.topics import check_name, check_publication, parse_peer
 
-from ._errors import BadName, bad_name
+from ._errors import BadName, BusError, bad_name
+from ._waiting import Item, Undelivered, Waiting
 
 #: Buffered publications are written when there are so many bytes of them: enough that the system call no longer matters.
 FLUSH_BYTES = 65_536
@@ -33,8 +37,6 @@ NEAR_S = 0.000_15
 BURST_S = 0.001
 #: A burst goes on while there are so many in each BURST_S.
 BURST_MESSAGES = 8
-#: Publications that wait for a connection; above it publish() waits (PROTOCOL.md has no part in this).
-WAITING_MAX_BYTES = 8 * 1024 * 1024
 #: Cached heads of frames, of some 100 bytes each.
 _HEADS_MAX = 8192
 
@@ -45,27 +47,28 @@ _is_meta = dict(LAYOUTS[Kind.PUBLISH])["meta"]
 _Heads = dict[str, dict[int, tuple[bytes, int]]]
 
 
-class OutboxFullError(Exception):
-    """There is no connection, and what waits for one is at its limit: the shell waits, then tries again."""
-
-
 class Outbox:
     """The bytes that this connection still has to write, and the publications that wait for the next one."""
 
     __slots__ = (
-        "_at", "_heads_count", "_joining", "_raw", "_sending", "_value",
-        "batching", "max_payload_bytes", "out", "pack", "peer", "waiting", "waiting_bytes",
+        "_at", "_confirmed", "_control", "_ended", "_heads_count", "_joining", "_moved", "_raw", "_sending", "_unknown", "_value",
+        "batching", "control", "max_payload_bytes", "out", "pack", "peer", "waiting",
     )  # fmt: skip
 
-    def __init__(self) -> None:
+    def __init__(self, waiting: Waiting | None = None) -> None:
         self.out: list[bytes] = []  #: parts that make whole frames, not begun (a growing bytearray would copy itself again and again)
+        self.control = 0  #: parts in ``out`` that are no messages; whoever adds such to ``out`` itself adds to it in the next step
         self.batching = False  #: a burst: what is buffered is written by the shell's flusher, or when it is much
         self._joining: Sequence[bytes] = ()  #: parts on their way from out to _sending
         self._sending = b""  #: whole frames, written up to _at
         self._at = 0
+        self._control = 0  #: parts in _joining that are no messages
+        self._moved = 0  #: messages that went from ``out`` to _sending, ever
+        self._confirmed = 0  #: of these, in order, that the bus had or that are unknown for good
+        self._unknown = 0  #: messages that earlier connections may have lost
+        self._ended: BusError | None = None
         self.peer = 0  #: this connection's id; 0 while there is none
-        self.waiting: deque[tuple[Kind, str, Meta, bytes]] = deque()  #: for the next connection
-        self.waiting_bytes = 0
+        self.waiting = Waiting() if waiting is None else waiting  #: for the next connection
         self.max_payload_bytes = 16 * 1024 * 1024
         self.pack: Callable[[Any], bytes] = msgpack.Packer().pack
         self._raw: _Heads = {}
@@ -78,7 +81,7 @@ class Outbox:
         """Encode one publication; returns whether the shell has to look after it: write, begin a burst, or find that there is no
         connection.
 
-        Raises BadName, PayloadError or OutboxFullError; then nothing was sent.
+        Raises BadName, PayloadError or OutboxFull; then nothing was sent.
         """
         shape = type(data)
         if shape is bytes:
@@ -106,8 +109,10 @@ class Outbox:
         return len(out) >= enough or not self.batching
 
     def put(self, *frame: bytes) -> None:
-        """Send a whole frame, in one part or several. (A method, so that *frame* is made before ``out`` is looked at.)"""
-        self.out += frame
+        """Send a whole frame that is no message, in one part or several. (*frame* is made before ``out`` is looked at.)"""
+        parts = len(frame)
+        self.out += frame  # no call from here on: a signal handler may write what is in ``out``
+        self.control += parts
 
     def send(self, to: str, data: Any, headers: Mapping[str, Any] | None) -> bool:
         """Encode one direct message, as publish() does a publication."""
@@ -128,7 +133,8 @@ class Outbox:
         if not self.peer:
             return self._wait(kind, to, meta, payload)
         head = self._head(kind, to, meta, len(payload))
-        self.put(head, payload)
+        frame = head, payload
+        self.out += frame
         return not self.batching or len(self.out) >= _enough(len(head) + len(payload))
 
     def encode(self, data: Any, headers: Mapping[str, Any] | None) -> tuple[Meta, bytes]:
@@ -179,10 +185,9 @@ class Outbox:
         self._heads_count = 0
 
     def _wait(self, kind: Kind, to: str, meta: Meta, payload: bytes) -> bool:
-        if self.waiting_bytes >= WAITING_MAX_BYTES:
-            raise OutboxFullError
-        self.waiting.append((kind, to, meta, payload))
-        self.waiting_bytes += len(payload) + len(to) + 64
+        if self._ended is not None:
+            raise self._ended.again(who=to, what="send" if kind is Kind.SEND else "publish")
+        self.waiting.add((kind, to, meta, payload))
         return True
 
     # --- the connection ---
@@ -192,8 +197,7 @@ class Outbox:
         self.peer = peer
         self.max_payload_bytes = max_payload_bytes
         dropped = 0
-        waiting, self.waiting, self.waiting_bytes = self.waiting, deque(), 0
-        for kind, to, meta, payload in waiting:
+        for kind, to, meta, payload in self.waiting.take_all():
             if len(payload) > max_payload_bytes:
                 dropped += 1
             else:
@@ -204,28 +208,50 @@ class Outbox:
         """The connection is gone. Publications and direct messages that the kernel never had wait for the next one, in order; everything
         else is void.
         """
-        if self._joining:
-            self._sending = b"".join(self._joining)
-        unsent = [*_frames(self._sending, self._at), *_frames(b"".join(self.out), 0)]
+        self._unknown += self._handed() - self._confirmed
+        unsent = [*self._unwritten(), *_messages(b"".join(self.out), 0)]
+        self._moved = self._confirmed = self.mark()  # so that a fence of this connection has nothing to say any more
         self.peer = 0
         self.batching = False
         self.out = []
+        self.control = 0
         self._joining = ()
         self._sending = b""
-        self._at = 0
+        self._at = self._control = 0
         self._forget_heads()
-        again = deque((frame.kind, frame.elements[2], frame.elements[3], frame.payload) for frame in unsent if frame.kind in IN_RUNS)
-        self.waiting_bytes += sum(len(item[3]) + len(item[1]) + 64 for item in again)
-        again.extend(self.waiting)
-        self.waiting = again
+        self.waiting.take_back(unsent)
 
-    def end(self) -> int:
-        """Nothing is sent any more; returns how many publications and direct messages were never handed to the kernel."""
+    def end(self, error: BusError) -> int:
+        """Nothing is sent any more, and who tries gets *error*; returns how many publications and direct messages were never handed to
+        the kernel.
+        """
         self.lost()
-        count = len(self.waiting)
-        self.waiting.clear()
-        self.waiting_bytes = 0
-        return count
+        self._ended = error
+        return len(self.waiting.take_all())
+
+    # --- what became of it ---
+
+    def mark(self) -> int:
+        """How many messages were put in so far; for a fence that is put in next."""
+        return self._moved + (len(self._joining) - self._control + len(self.out) - self.control) // 2
+
+    def confirm(self, mark: int) -> None:
+        """The answer to a fence came: the bus had what was before its *mark*. One of an earlier connection says nothing new."""
+        if mark > self._confirmed:
+            self._confirmed = mark
+
+    def undelivered(self) -> Undelivered:
+        """What waits or was not handed to the kernel yet, and what was and is not confirmed, on this and earlier connections."""
+        handed = self._handed()
+        return Undelivered(len(self.waiting) + self.mark() - handed, self._unknown + handed - self._confirmed)
+
+    def _handed(self) -> int:
+        """Messages of which the kernel had at least a byte, ever."""
+        return self._moved - (0 if self._joining else len(self._unwritten()))
+
+    def _unwritten(self) -> list[Item]:
+        """The messages between ``out`` and the kernel of which no byte was written."""
+        return _messages(b"".join(self._joining) if self._joining else self._sending, self._at)
 
     # --- what goes out ---
 
@@ -236,9 +262,10 @@ class Outbox:
         if not self._joining:
             if not self.out:
                 return b""
-            self._joining, self.out = self.out, []
+            self._joining, self.out, self._control, self.control = self.out, [], self.control, 0
+        messages = (len(self._joining) - self._control) // 2
         data = self._sending = b"".join(self._joining)  # interrupted here by a signal handler, it is done again
-        self._joining = ()
+        self._joining, self._control, self._moved = (), 0, self._moved + messages
         return data
 
     def chunk(self) -> memoryview:
@@ -278,6 +305,12 @@ def check_topic(topic: str) -> None:
         check_publication(topic)
     except ProtocolError as error:
         raise bad_name(error) from error
+
+
+def _messages(data: bytes, begun: int) -> list[Item]:
+    """The publications and direct messages of *data* of which no byte was written, where *begun* bytes were."""
+    frames = _frames(data, begun)
+    return [(frame.kind, frame.elements[2], frame.elements[3], frame.payload) for frame in frames if frame.kind in IN_RUNS]
 
 
 def _frames(data: bytes, begun: int) -> list[Any]:

@@ -119,6 +119,7 @@ class Services:
         frame = pack(0xCE, base + size, before, identity, after_raw if meta else after, size), payload
         out = outbox.out
         out += frame
+        outbox.control += 2
 
     def refuse(self, request: Request, error: BaseException) -> str | None:
         """A handler raised *error*: send it as ERROR. Returns the text for the log where it was not a ServiceError, which is an answer

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 from weakref import WeakSet
 
@@ -31,6 +32,7 @@ from ._message import message_class
 from ._outbox import Outbox
 from ._services import Services
 from ._state import State, StateFeed
+from ._waiting import Undelivered, Waiting
 
 _DEFAULTS = Limits()
 _REMARKS_MAX = 100
@@ -44,10 +46,11 @@ _CONNECTED, _CLOSED = State.CONNECTED, State.CLOSED
 class Session:
     """One client's side of the protocol, over any number of connections one after the other."""
 
-    def __init__(self, *, program: str, library: str) -> None:
+    def __init__(self, *, program: str, library: str, waiting: Waiting | None = None) -> None:
         self.program = program
         self.client_library = library
-        self.outbox = Outbox()
+        self.outbox = Outbox(waiting)
+        self.outbox.waiting.on_drop = partial(self.remark, WARNING)
         self.greeting = Greeting(self)
         self.services = Services(self)
         self.declarations = Declarations(self)
@@ -72,6 +75,7 @@ class Session:
             "received": 0, "received_bytes": 0, "lost": 0, "refused": 0, "late_replies": 0, "unclaimed": 0,
             "reconnects": 0, "handler_errors": 0, "dropped_waiting": 0,
         }  # fmt: skip
+        self._told_unknown = 0  #: as many unknown messages the log knows of
         self.request_heads: dict[str, Head] = {}  #: by target: who is in here may be asked
         self._next_id = 0
         self.handlers: dict[int, Callable[[tuple[Any, ...]], None]] = {  # after WELCOME
@@ -121,15 +125,15 @@ class Session:
             return
         self.request_heads.clear()
         self.error = error
-        final = error or Closed("the bus was closed")
-        unsent = self.outbox.end()
+        final = error or Closed("the bus was closed", what="close")
+        unsent = self.outbox.end(final)
         if unsent:
             self.counters["dropped_waiting"] += unsent
             self.remark(WARNING, f"{unsent} messages were never sent, for there was no connection when the bus was closed")
         calls, self.calls = self.calls, {}
         self.services.lost()
         for call in (*calls.values(), *self.declarations.take_calls()):
-            call.settle(error=final)
+            call.settle(error=final.again(who=call.to, what="request" if call.to else "ping"))
         for lane in list(self.lanes.values()):
             lane.close(error)
         if self.inbox is not None:
@@ -148,6 +152,7 @@ class Session:
         if dropped:
             self.counters["dropped_waiting"] += dropped
             self.remark(ERROR, f"{dropped} messages that waited for a connection are over this bus's payload limit and were dropped")
+        lost = self._what_was_lost()
         if again:
             self.epoch += 1
             self.counters["reconnects"] += 1
@@ -155,10 +160,17 @@ class Session:
                 lane.gaps += 1
             if self.inbox is not None:
                 self.inbox.gaps += 1
-            self.remark(WARNING, f"connected to the bus again, as peer {peer}")
+            self.remark(WARNING, f"connected to the bus again, as peer {peer}{lost}")
         for lane in self.lanes.values():
             self.grant(lane, idle=True)  # what was consumed since HELLO, where the credit was fixed
         self._change(State.CONNECTED)
+
+    def _what_was_lost(self) -> str:
+        """For the log: what the time without a connection cost."""
+        unknown, self._told_unknown = self.outbox.undelivered().unknown - self._told_unknown, self.outbox.undelivered().unknown
+        dropped = self.outbox.waiting.end_episode()
+        text = f"; {unknown} messages were sent before and not confirmed, so that it is unknown whether the bus had them" if unknown else ""
+        return text + (f"; {dropped} messages were dropped from the full outbox meanwhile" if dropped else "")
 
     def on_bye(self, envelope: tuple[Any, ...]) -> None:
         """The bus ends the connection (H-10)."""
@@ -182,7 +194,7 @@ class Session:
     def check_open(self) -> None:
         """Raise Closed, or the error that ended the bus, when it is closed."""
         if self.state is State.CLOSED:
-            raise self.error or Closed("the bus was closed")
+            raise self.error.again() if self.error is not None else Closed("the bus was closed", what="close")
 
     def stats(self) -> dict[str, Any]:
         """Counters since the start and gauges of now."""
@@ -194,13 +206,20 @@ class Session:
             "held_bytes": sum(lane.held_bytes for lane in self.lanes.values()),
             "unsent_bytes": self.outbox.unsent_bytes,
             "waiting": len(self.outbox.waiting),
-            "waiting_bytes": self.outbox.waiting_bytes,
+            "waiting_bytes": self.outbox.waiting.bytes,
+            "outbox_dropped": self.outbox.waiting.dropped,
+            **self.undelivered()._asdict(),
         }
 
     def watch_state(self, feed: StateFeed) -> StateFeed:
         """Tell *feed* of each change of the state from now on, as long as somebody holds it."""
         self._state_feeds.add(feed)
         return feed
+
+    def undelivered(self) -> Undelivered:
+        """What certainly did not arrive so far, dropped messages included, and what may not have arrived."""
+        unsent, unknown = self.outbox.undelivered()
+        return Undelivered(unsent + self.counters["dropped_waiting"] + self.outbox.waiting.dropped, unknown)
 
     def _change(self, state: State) -> None:
         self.state = state
@@ -236,10 +255,14 @@ class Session:
         except KeyError:
             made_for = -1.0
         if made_for != timeout_s or identity > highest:
+            if to.startswith("bus/"):
+                self.put_request(call, meta, payload, timeout_s)
+                return call
             pack, before, _, highest, base, after, after_raw, _ = self._request_head(identity, to, timeout_s)
         frame = pack(0xCE, base + size, before, identity, after_raw if meta else after, size), payload
         out = outbox.out
         out += frame
+        outbox.control += 2
         self.calls[identity] = call
         return call
 
@@ -253,6 +276,8 @@ class Session:
     def put_request(self, call: Call, meta: Any, payload: bytes, timeout_s: float) -> None:
         """Put the REQUEST of *call* into the outbox and wait for its answer."""
         timeout_ms = self._timeout_ms(timeout_s)
+        if call.to.startswith("bus/"):
+            call.mark = self.outbox.mark()  # the bus itself answers when it has had everything before
         self.outbox.put(encode_with_payload(payload, Kind.REQUEST, self.outbox.peer, call.to, call.id, timeout_ms, meta))
         self.calls[call.id] = call
 
@@ -262,6 +287,7 @@ class Session:
     def ping(self) -> Call:
         """Send a PING: it settles after everything sent before was routed (H-12)."""
         call = Call(self.new_id(), "")
+        call.mark = self.outbox.mark()
         self.outbox.put(encode(Kind.PING, self.peer, call.id))
         self.calls[call.id] = call
         return call
@@ -290,6 +316,8 @@ class Session:
     def _on_pong(self, envelope: tuple[Any, ...]) -> None:
         call = self.calls.pop(envelope[2], None)
         if call is not None:
+            if call.mark is not None:
+                self.outbox.confirm(call.mark)
             call.settle()
 
     def _on_send(self, envelope: tuple[Any, ...]) -> None:
@@ -331,7 +359,10 @@ class Session:
     def settle(self, call: Call | None, meta: Any, payload: bytes, error: RequestError | None) -> None:
         if call is None:
             self.counters["late_replies"] += 1
-        elif call.declaration is not None:
+            return
+        if call.mark is not None:
+            self.outbox.confirm(call.mark)
+        if call.declaration is not None:
             self.declarations.answered(call, meta, payload, error)
         else:
             call.settle(meta, payload, error)

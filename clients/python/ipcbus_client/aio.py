@@ -19,13 +19,13 @@ from ._aio_base import BusBase
 from ._aio_state import BusState, StateChanges, StateHandle
 from ._aio_streams import Inbox, Responder, Subscription
 from ._calls import Call
-from ._errors import BusError, ConnectionLost, Expired
+from ._errors import BusError, ConnectionLost, Expired, OutboxFull
 from ._lanes import INBOX, Lane
 from ._message import Message, Request
 from ._names import GRACE_S
-from ._outbox import OutboxFullError
 from ._session import INBOX_MAX_BYTES
 from ._state import State
+from ._waiting import OUTBOX_BYTES, OUTBOX_MESSAGES, Waiting
 
 __all__ = [
     "Bus",
@@ -53,12 +53,18 @@ def connect(
     secret_file: str | None = None,
     timeout: float | None = 10.0,
     reconnect: bool = True,
+    outbox: str = "block",
+    outbox_bytes: int = OUTBOX_BYTES,
+    outbox_messages: int = OUTBOX_MESSAGES,
 ) -> Connecting:
     """Connect to a bus: ``bus = await connect(…)`` or ``async with connect(…) as bus``. Arguments and errors are those of
     ipcbus_client.connect().
     """
+    waiting = Waiting(outbox, outbox_bytes, outbox_messages)
     return Connecting(
-        lambda: Bus(address, bus=bus, name=name, program=program, secret_file=secret_file, timeout=timeout, reconnect=reconnect)
+        lambda: Bus(
+            address, bus=bus, name=name, program=program, secret_file=secret_file, timeout=timeout, reconnect=reconnect, waiting=waiting
+        )
     )
 
 
@@ -106,8 +112,8 @@ class Bus(BusBase):
         """
         try:
             due = self._outbox.publish(topic, data, retain, headers)
-        except OutboxFullError:
-            await self._ready()
+        except OutboxFull as full:
+            await self._ready(full)
             due = self._outbox.publish(topic, data, retain, headers)
         if due:
             await self._wire.published()
@@ -193,8 +199,8 @@ class Bus(BusBase):
         """
         try:
             due = self._outbox.send(to, data, headers)
-        except OutboxFullError:
-            await self._ready()
+        except OutboxFull as full:
+            await self._ready(full)
             due = self._outbox.send(to, data, headers)
         if due:
             await self._wire.published()

@@ -1,0 +1,116 @@
+"""Both shells against a real daemon: what waits without a connection, what is unknown, and how each failure is told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import ipcbus_client
+from tests.conftest import DaemonFactory
+from tests.daemons import RunningDaemon
+from tests.integration.test_client_shells import Connect, connect, run, until
+
+__all__ = ["connect"]  # the fixture
+
+WAIT_S = 20.0
+
+
+@pytest.mark.parametrize(("policy", "left"), [("drop_oldest", [3, 4]), ("drop_newest", [0, 1])])
+def test_what_is_published_without_a_bus_is_dropped_by_the_policy(
+    connect: Connect, daemon_factory: DaemonFactory, policy: str, left: list[int]
+) -> None:
+    async def body() -> None:
+        daemon = daemon_factory()
+        bus = await connect(daemon.address, outbox=policy, outbox_messages=2)
+        sub = await bus.subscribe("t", retained=False)
+        daemon.kill()
+        await until(lambda: bus.peer_id and bus.stats_local()["waiting"] == 0 and _is_down(bus))
+        for n in range(5):
+            await bus.publish("t", n)
+        assert (bus.stats_local()["waiting"], bus.stats_local()["outbox_dropped"]) == (2, 3)
+        daemon_factory(at=daemon.directory)
+        assert [(await sub.get(WAIT_S)).data for _ in left] == left
+        await bus.flush(WAIT_S)
+        assert bus.stats_local()["unsent"] == 3
+        await bus.close()
+
+    run(body())
+
+
+def _is_down(bus: Any) -> bool:
+    state = getattr(bus, "inner", bus).state
+    return bool(state.value == "reconnecting")
+
+
+@pytest.mark.parametrize("policy", ["raise", "block"])
+def test_a_full_outbox_is_an_error_and_keeps_what_it_has(connect: Connect, daemon_factory: DaemonFactory, policy: str) -> None:
+    async def body() -> None:
+        daemon = daemon_factory()
+        bus = await connect(daemon.address, outbox=policy, outbox_bytes=1000, timeout=WAIT_S if policy == "raise" else 0.5)
+        sub = await bus.subscribe("t", retained=False)
+        daemon.kill()
+        await until(lambda: _is_down(bus))
+        await bus.publish("t", bytes(800))
+        for send in (bus.publish("t", bytes(800)), bus.send("name", bytes(800))):
+            with pytest.raises(ipcbus_client.OutboxFull, match="outbox_bytes=1000") as caught:
+                await send
+            assert isinstance(caught.value, BufferError)
+            assert caught.value.who in ("t", "name")
+        await bus.publish("t", b"small")
+        daemon_factory(at=daemon.directory)
+        assert [(await sub.get(WAIT_S)).data for _ in range(2)] == [bytes(800), b"small"]
+        await bus.close()
+
+    run(body())
+
+
+def test_block_waits_for_the_connection(connect: Connect, daemon_factory: DaemonFactory) -> None:
+    async def body() -> None:
+        daemon = daemon_factory()
+        bus = await connect(daemon.address, outbox_messages=0, timeout=WAIT_S)
+        sub = await bus.subscribe("t", retained=False)
+        daemon.kill()
+        await until(lambda: _is_down(bus))
+        daemon_factory(at=daemon.directory)
+        await bus.publish("t", 1)
+        assert (await sub.get(WAIT_S)).data == 1
+        await bus.close()
+
+    run(body())
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [({"outbox": "wait"}, ValueError), ({"outbox_bytes": -1}, ValueError), ({"outbox_messages": 2.5}, TypeError)],
+)
+def test_bad_outbox_arguments(connect: Connect, daemon: RunningDaemon, options: dict[str, Any], error: type[Exception]) -> None:
+    async def body() -> None:
+        with pytest.raises(error, match=next(iter(options))):
+            await connect(daemon.address, **options)
+
+    run(body())
+
+
+def test_what_the_kernel_had_and_nobody_confirmed_is_unknown(connect: Connect, daemon_factory: DaemonFactory) -> None:
+    async def body() -> None:
+        daemon = daemon_factory()
+        bus = await connect(daemon.address)
+        for n in range(100):
+            await bus.publish("t", n)
+        await bus.flush(WAIT_S)
+        assert (bus.stats_local()["unsent"], bus.stats_local()["unknown"]) == (0, 0)
+        for n in range(7):
+            await bus.publish("t", n)
+        await until(lambda: not bus.stats_local()["unsent_bytes"])
+        daemon.kill()
+        await until(lambda: _is_down(bus))
+        assert bus.stats_local()["unknown"] == 7
+        await bus.publish("t", "waits")
+        assert bus.stats_local()["unsent"] == 1
+        daemon_factory(at=daemon.directory)
+        await bus.flush(WAIT_S)
+        assert (bus.stats_local()["unsent"], bus.stats_local()["unknown"]) == (0, 7)
+        await bus.close()
+
+    run(body())
