@@ -20,7 +20,7 @@ from ._calls import Call
 from ._errors import BusError, ConnectionLost, Expired, OutboxFull, Timeout
 from ._lanes import INBOX, Lane
 from ._log import log_exception
-from ._message import Message, Request
+from ._message import Message, Request, converter
 from ._names import GRACE_S
 from ._session import INBOX_MAX_BYTES
 from ._state import State
@@ -104,29 +104,39 @@ class Bus(BusBase):
         retained: bool = True,
         window_bytes: int = 1024 * 1024,
         prefetch: int = 32,
+        type: Any = None,
     ) -> Subscription:
         """Receive what is published to topics that match *pattern*, from now on, and first what is kept of them (unless *retained* is
         false).
 
         Iterate over the subscription, or give a *callback*, which runs on the bus's worker thread. Members of a *group* share the
         messages; each gets at most *prefetch* that it has not handled. *window_bytes* is how much the bus sends ahead. Declared again
-        after a reconnect (``gaps`` counts). Raises BadName, RequestError, ConnectionLost, Timeout, Closed.
+        after a reconnect (``gaps`` counts). With a *type* (a dataclass, datetime, list[float], … any hint for what msgpack carries)
+        ``data`` of the messages is that, or raises PayloadError where a payload is something else. Raises BadName, RequestError,
+        ConnectionLost, Timeout, Closed; TypeError for a *type* that no payload can become.
         """
         _names.check_subscription(pattern, group, window_bytes, prefetch)
         with self._lock:
             self._session.check_open()
             lane = Lane(self._session.new_id(), pattern, group=group, retained=retained, window_bytes=window_bytes, prefetch=prefetch)
+            if type is not None:
+                lane.has_type(type)
             subscription = Subscription(self, lane, callback)
             self._declared(self._session.declarations.subscribe(lane), "subscribe", lane.number)
         return subscription
 
-    def request(self, to: str, data: Any = None, *, timeout: float | None = 5.0, headers: Mapping[str, Any] | None = None) -> Any:
+    def request(
+        self, to: str, data: Any = None, *, timeout: float | None = 5.0, headers: Mapping[str, Any] | None = None, type: Any = None
+    ) -> Any:
         """Ask ``name/method`` (or ``:42/method``) and return the decoded answer.
 
         Raises a RequestError that says what happened: NoSuchName, NoSuchMethod, NoSuchPeer, ResponderDied, Expired, Denied, Overloaded,
         Refused, ServiceError; ConnectionLost at once when the connection ends (whether the service acted on it is unknown); BadName,
-        PayloadError, Closed. The timeout covers everything; None is as long as the bus allows.
+        PayloadError, Closed. The timeout covers everything; None is as long as the bus allows. With a *type* the answer is converted, as
+        subscribe() says.
         """
+        if type is not None:
+            return converter(type)(self.request(to, data, timeout=timeout, headers=headers))
         if timeout is None:
             timeout = inf
         elif not timeout >= 0:

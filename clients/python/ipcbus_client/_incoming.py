@@ -17,9 +17,9 @@ import msgpack
 
 from ipcbus.protocol.limits import HEADER_BYTES, READ_BYTES
 from ipcbus.protocol.messages import Kind
+from ipcbus.protocol.payloads import MAX_ELEMENTS
 
 from ._greeting import GREETING_MAX_BYTES
-from ._message import Message, message_class
 from ._state import State
 
 if TYPE_CHECKING:
@@ -83,11 +83,11 @@ class Incoming:
         if kinds == _PUBLISHES:
             lane = session.lanes.get(self.lane)
             if lane is not None:
-                lane.messages.extend(map(message_class(size), envelopes))
+                lane.messages.extend(map(lane.make if size <= MAX_ELEMENTS else lane.make_large, envelopes))
                 if lane.arrived(count, size):
                     session.grant(lane)
         elif count:
-            self._mixed(lengths, envelopes, message_class(size))
+            self._mixed(lengths, envelopes, size)
             if session.services.requests:
                 session.on_requests()
 
@@ -112,7 +112,7 @@ class Incoming:
             if session.hangup is not None:
                 return
             if session.state is _CONNECTED:
-                self._mixed(lengths[at:], envelopes[at:], message_class(size))
+                self._mixed(lengths[at:], envelopes[at:], size)
                 if session.services.requests:
                     session.on_requests()
                 break
@@ -129,7 +129,7 @@ class Incoming:
         if kind in _PUBLICATIONS:
             lane = session.lanes.get(self.lane)
             if lane is not None:
-                lane.messages.append(Message(envelope))
+                lane.messages.append(lane.make(envelope))
                 if lane.arrived(1, size):
                     session.grant(lane)
         else:
@@ -183,7 +183,7 @@ class Incoming:
             raise ValueError("lengths and envelopes disagree")
         return lengths, envelopes, kinds
 
-    def _mixed(self, lengths: list[int], envelopes: list[tuple[Any, ...]], make: type[Message]) -> None:
+    def _mixed(self, lengths: list[int], envelopes: list[tuple[Any, ...]], size: int) -> None:
         """Frames of all kinds. Publications are gathered by lane, and given to it before anything else is done and at the end."""
         session = self._session
         gathered: defaultdict[int, list[Any]] = defaultdict(list)  #: lane: length, envelope, length, envelope, …
@@ -198,22 +198,22 @@ class Incoming:
                     self.lane = number = envelope[2]
                     into = gathered[number]
                 else:
-                    self._deliver(gathered, make)
+                    self._deliver(gathered, size <= MAX_ELEMENTS)
                     self._handle(kind, envelope)
                     if session.hangup is not None:
                         return
                     into = gathered[self.lane]
         except (IndexError, TypeError) as error:
             session.hangup = f"the bus sent a LANE that is not in PROTOCOL.md: {error!r}"
-        self._deliver(gathered, make)
+        self._deliver(gathered, size <= MAX_ELEMENTS)
 
-    def _deliver(self, gathered: defaultdict[int, list[Any]], make: type[Message]) -> None:
+    def _deliver(self, gathered: defaultdict[int, list[Any]], small: bool) -> None:
         session = self._session
         for number, frames in gathered.items():
             lane = session.lanes.get(number)
             if frames and lane is not None:
                 envelopes = frames[1::2]
-                lane.messages.extend(map(make, envelopes))
+                lane.messages.extend(map(lane.make if small else lane.make_large, envelopes))
                 count = len(envelopes)
                 if lane.arrived(count, sum(frames[::2]) + HEADER_BYTES * count):
                     session.grant(lane)

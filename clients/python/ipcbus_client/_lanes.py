@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 from ._errors import BusError
-from ._message import Message
+from ._message import LargeMessage, Message, converter, typed_message
 
 #: A member of a group that was busy for longer tells the bus at once what it has handled: the others' shares depend on it.
 GRANT_S = 0.01
@@ -22,8 +23,8 @@ class Lane:
 
     __slots__ = (
         "_batches", "_came", "_handled", "_taken", "_unhandled",
-        "closed", "error", "gaps", "group", "held_bytes", "lost", "messages", "notify", "number", "pattern", "prefetch", "retained",
-        "window_bytes",
+        "closed", "error", "gaps", "group", "held_bytes", "lost", "make", "make_large", "messages", "notify", "number", "pattern",
+        "prefetch", "retained", "window_bytes",
     )  # fmt: skip
 
     def __init__(
@@ -35,6 +36,8 @@ class Lane:
         self.retained = retained
         self.window_bytes = window_bytes
         self.prefetch = prefetch
+        self.make: type[Message] = Message  #: the class of its messages
+        self.make_large: type[Message] = LargeMessage  #: the class of those that come in reads of over MAX_ELEMENTS bytes
         self.messages: deque[Message] = deque()  #: consumers take from its left, without a lock
         self.lost = 0  #: messages that the bus (NOTICE lost) or a full inbox dropped
         self.gaps = 0  #: reconnections since it was made: at each, messages may have been missed
@@ -59,6 +62,10 @@ class Lane:
         if self.notify is not None:
             self.notify()
         return held * 2 >= self.window_bytes
+
+    def has_type(self, hint: Any) -> None:
+        """``data`` of the messages that come from now on is what *hint* says. Raises TypeError for a hint that no payload can become."""
+        self.make = self.make_large = typed_message(converter(hint))
 
     def handled(self) -> None:
         """Group: one message was handled (L-6)."""

@@ -55,6 +55,13 @@ class Message(tuple[Any, ...]):
         """Whether it is of the kind that the bus keeps (RETAIN, L-8)."""
         return bool(self[0] == _RETAIN)
 
+    def as_type(self, hint: Any) -> Any:
+        """``data`` as a type hint says: a dataclass, NamedTuple, TypedDict, Enum, datetime, …, also within lists, maps and unions.
+
+        Raises PayloadError, which names the path to what is not as the hint says; TypeError for a hint that no payload can become.
+        """
+        return converter(hint)(decode_value(self[3], self[4]))
+
     def __repr__(self) -> str:
         return f"<Message {self.topic!r} from :{self.sender}, {len(self.payload)} B>"
 
@@ -73,6 +80,22 @@ class LargeMessage(Message):
 def message_class(size_bytes: int) -> type[Message]:
     """What messages of *size_bytes* together are made as."""
     return Message if size_bytes <= MAX_ELEMENTS else LargeMessage
+
+
+def converter(hint: Any) -> Callable[[Any], Any]:
+    """_convert.converter(): the reading of hints is loaded where the first one is."""
+    from ._convert import converter
+
+    return converter(hint)
+
+
+def typed_message(convert: Callable[[Any], Any]) -> type[Message]:
+    """A class of messages whose ``data`` is what *convert* makes of it: one for each subscription with a type."""
+
+    def data(self: Message) -> Any:
+        return convert(decode_value(self[3], self[4]))
+
+    return type("Message", (Message,), {"__slots__": (), "__doc__": Message.__doc__, "data": property(data)})
 
 
 def headers_of(meta: Meta) -> dict[str, Any]:

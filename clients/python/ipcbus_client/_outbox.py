@@ -26,6 +26,7 @@ from ipcbus.protocol.payloads import RAW, PayloadError
 from ipcbus.protocol.topics import check_name, check_publication, parse_peer
 
 from ._errors import BadName, BusError, bad_name
+from ._packing import CANNOT, as_bytes, pack_typed
 from ._waiting import Item, Undelivered, Waiting
 
 #: Buffered publications are written when there are so many bytes of them: enough that the system call no longer matters.
@@ -92,8 +93,8 @@ class Outbox:
         else:
             try:
                 payload = self.pack(data)
-            except (TypeError, ValueError, OverflowError, RecursionError) as error:
-                raise PayloadError(f"cannot pack {type(data).__name__}: {error}") from error
+            except CANNOT:
+                payload = pack_typed(data)
             heads = self._value
         if retain or headers is not None:
             return self._publish_slowly(topic, data, retain, headers)
@@ -140,19 +141,17 @@ class Outbox:
     def encode(self, data: Any, headers: Mapping[str, Any] | None) -> tuple[Meta, bytes]:
         """The meta and payload of *data* with *headers*. Raises PayloadError."""
         meta: Meta = None
-        try:
-            if isinstance(data, (bytes, bytearray, memoryview)):
-                meta, payload = RAW, bytes(data)
-            else:
+        if isinstance(data, (bytes, bytearray, memoryview)):
+            meta, payload = RAW, as_bytes(data)
+        else:
+            try:
                 payload = self.pack(data)
-            if headers:
-                meta = dict(headers) if meta is None else {"encoding": meta, **headers}
-                if not _is_meta(meta):
-                    raise PayloadError(f"headers {headers!r:.200}: at most 32, each a str to None, bool, int, float, str or bytes (V-6)")
-        except PayloadError:
-            raise
-        except (TypeError, ValueError, OverflowError, RecursionError) as error:
-            raise PayloadError(f"cannot pack {type(data).__name__}: {error}") from error
+            except CANNOT:
+                payload = pack_typed(data)
+        if headers:
+            meta = dict(headers) if meta is None else {"encoding": meta, **headers}
+            if not _is_meta(meta):
+                raise PayloadError(f"headers {headers!r:.200}: at most 32, each a str to None, bool, int, float, str or bytes (V-6)")
         self.check_size(len(payload))
         return meta, payload
 

@@ -21,7 +21,7 @@ from ._aio_streams import Inbox, Responder, Subscription
 from ._calls import Call
 from ._errors import BusError, ConnectionLost, Expired, OutboxFull
 from ._lanes import INBOX, Lane
-from ._message import Message, Request
+from ._message import Message, Request, converter
 from ._names import GRACE_S
 from ._session import INBOX_MAX_BYTES
 from ._state import State
@@ -127,6 +127,7 @@ class Bus(BusBase):
         retained: bool = True,
         window_bytes: int = 1024 * 1024,
         prefetch: int = 32,
+        type: Any = None,
     ) -> Subscription:
         """Receive what is published to topics that match *pattern*. A *callback* may be a coroutine function; one message is handled at a
         time.
@@ -136,17 +137,21 @@ class Bus(BusBase):
         _names.check_subscription(pattern, group, window_bytes, prefetch)
         self._session.check_open()
         lane = Lane(self._session.new_id(), pattern, group=group, retained=retained, window_bytes=window_bytes, prefetch=prefetch)
+        if type is not None:
+            lane.has_type(type)
         subscription = Subscription(self, lane, callback)
         await self._declared(self._session.declarations.subscribe(lane), "subscribe", lane.number)
         return subscription
 
     async def request(
-        self, to: str, data: Any = None, *, timeout: float | None = 5.0, headers: Mapping[str, Any] | None = None
+        self, to: str, data: Any = None, *, timeout: float | None = 5.0, headers: Mapping[str, Any] | None = None, type: Any = None
     ) -> Any:
         """Ask ``name/method`` (or ``:42/method``) and return the decoded answer. Cancelling it tells the service to stop.
 
         As ipcbus_client.Bus.request() in all else.
         """
+        if type is not None:
+            return converter(type)(await self.request(to, data, timeout=timeout, headers=headers))
         if timeout is None:
             timeout = inf
         elif not timeout >= 0:
