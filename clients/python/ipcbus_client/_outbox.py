@@ -149,8 +149,12 @@ class Outbox:
             except CANNOT:
                 payload = pack_typed(data)
         if headers:
-            meta = dict(headers) if meta is None else {"encoding": meta, **headers}
-            if not _is_meta(meta):
+            try:
+                meta = dict(headers) if meta is None else {"encoding": meta, **headers}
+                good = _is_meta(meta)
+            except CANNOT:
+                good = False  # an int of over 64 bits, for example
+            if not good:
                 raise PayloadError(f"headers {headers!r:.200}: at most 32, each a str to None, bool, int, float, str or bytes (V-6)")
         self.check_size(len(payload))
         return meta, payload
