@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -112,5 +114,96 @@ def test_what_the_kernel_had_and_nobody_confirmed_is_unknown(connect: Connect, d
         await bus.flush(WAIT_S)
         assert (bus.stats_local()["unsent"], bus.stats_local()["unknown"]) == (0, 7)
         await bus.close()
+
+    run(body())
+
+
+BAD_TIMEOUTS = [(10**400, ValueError), ("5", TypeError), (float("nan"), ValueError), (-1, ValueError), (-0.5, ValueError)]
+
+
+@pytest.mark.parametrize(("timeout", "error"), BAD_TIMEOUTS, ids=["huge", "text", "nan", "negative", "negative float"])
+def test_bad_timeouts_are_the_callers_error_everywhere(
+    connect: Connect, daemon: RunningDaemon, timeout: Any, error: type[Exception]
+) -> None:
+    async def body() -> None:
+        with pytest.raises(error, match="a timeout of"):
+            await connect(daemon.address, timeout=timeout)
+        bus = await connect(daemon.address)
+        sub = await bus.subscribe("t")
+        for call in (bus.request("bus/stats", timeout=timeout), bus.flush(timeout), bus.close(timeout), sub.get(timeout)):
+            with pytest.raises(error, match="a timeout of"):
+                await call
+        assert bus.state.value == "connected"
+        await bus.close()
+
+    run(body())
+
+
+def test_a_bad_mode_is_the_callers_error(connect: Connect, daemon: RunningDaemon) -> None:
+    async def body() -> None:
+        bus = await connect(daemon.address)
+        for call in (bus.own("me", mode="bogus"), bus.respond("svc/do", lambda r: 1, mode="bogus")):
+            with pytest.raises(ValueError, match="mode='bogus': allowed are exclusive, queue, shared"):
+                await call
+        assert await bus.names() == []
+        await bus.close()
+
+    run(body())
+
+
+def test_flush_without_time_sends_and_does_not_wait(connect: Connect, daemon: RunningDaemon) -> None:
+    async def body() -> None:
+        bus = await connect(daemon.address)
+        sub = await bus.subscribe("t")
+        await bus.publish("t", 1)
+        with pytest.raises(ipcbus_client.Timeout):
+            await bus.flush(0)
+        assert (await sub.get(WAIT_S)).data == 1
+        assert (await bus.stats())["peers"] == 1
+        await bus.close()
+
+    run(body())
+
+
+def _fifo(path: Path) -> None:
+    os.mkfifo(path, 0o600)
+
+
+def _readable(path: Path) -> None:
+    path.write_bytes(b"s" * 32)
+    path.chmod(0o640)
+
+
+def _writable(path: Path) -> None:
+    path.write_bytes(b"s" * 32)
+    path.chmod(0o602)
+
+
+def _short(path: Path) -> None:
+    path.write_bytes(b"s" * 31)
+    path.chmod(0o600)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (_fifo, "not a regular file"),
+        (Path.mkdir, "not a regular file"),
+        (_readable, "0640"),
+        (_writable, "0602"),
+        (_short, "32 bytes"),
+        (lambda path: None, "there is no secret"),
+    ],
+    ids=["FIFO", "directory", "readable", "writable", "short", "missing"],
+)
+def test_a_secret_file_that_cannot_be_trusted(connect: Connect, daemon_factory: DaemonFactory, make: Any, says: str) -> None:
+    async def body() -> None:
+        daemon = daemon_factory(listen=["tcp:127.0.0.1:0"])
+        path = daemon.directory / "mine"
+        make(path)
+        with pytest.raises(ipcbus_client.ConnectError, match=says) as caught:
+            await connect(daemon.address, secret_file=str(path), timeout=WAIT_S)
+        assert caught.value.reason == "secret"
+        assert str(path) in str(caught.value)
 
     run(body())

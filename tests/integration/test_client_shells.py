@@ -489,7 +489,9 @@ def test_connect_errors_name_their_cause(connect: Connect, daemon_factory: Daemo
         short, wrong, none = short_dir / "short", short_dir / "wrong", short_dir / "none"
         short.write_bytes(b"x")
         wrong.write_bytes(b"x" * 32)
-        for path, words in ((short, "32 bytes"), (wrong, "H-5"), (short_dir, "cannot read the secret"), (none, "no secret in")):
+        for path in (short, wrong):
+            path.chmod(0o600)
+        for path, words in ((short, "32 bytes"), (wrong, "H-5"), (short_dir, "not a regular file"), (none, "no secret in")):
             reason, text, took_s = await fails(tcp.address, secret_file=str(path), timeout=WAIT_S)
             assert (reason, words in text, "no bus at" in text) == ("secret", True, False), text
             assert took_s < WAIT_S / 2
@@ -559,6 +561,7 @@ def test_a_listener_that_skips_its_proof_gets_nothing(connect: Connect, short_di
 
     secret = short_dir / "secret"
     secret.write_bytes(b"s" * 32)
+    secret.chmod(0o600)
     got = bytearray()
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
@@ -575,7 +578,7 @@ def test_a_listener_that_skips_its_proof_gets_nothing(connect: Connect, short_di
 
         async def body() -> None:
             with pytest.raises(ipcbus_client.ConnectError, match="H-5"):
-                await connect(f"tcp:127.0.0.1:{listener.getsockname()[1]}", name="me", secret_file=str(secret), timeout=0.3)
+                await connect(f"tcp:127.0.0.1:{listener.getsockname()[1]}", name="me", secret_file=str(secret), timeout=WAIT_S)
 
         run(body())
         thread.join(WAIT_S)

@@ -52,11 +52,15 @@ def test_a_connect_error_says_why_to_a_program() -> None:
 
 
 def test_timeouts() -> None:
-    for good in (None, 0, 0.0, 5, 1e7, float("inf")):
+    for good in (None, 0, 0.0, 5, 1e7, float("inf"), True):
         _names.check_timeout(good)
-    for bad in (-1, -0.001, float("nan"), float("-inf")):
-        with pytest.raises(ValueError, match="timeout of"):
+    for bad in (-1, -0.001, float("nan"), float("-inf"), 10**400, -(10**400)):
+        with pytest.raises(ValueError, match=r"^a timeout of .*None is without a limit"):
             _names.check_timeout(bad)
+    for wrong in ("5", b"5", [], object()):
+        with pytest.raises(TypeError, match=r"^a timeout of .*number of seconds, or None"):
+            _names.check_timeout(wrong)  # type: ignore[arg-type]
+    assert (_names.patience(None), _names.patience(5)) == (float("inf"), 5.0)
 
 
 RETRIED_BYES = {Code.OK, Code.SLOW_READER, Code.HANDSHAKE_TIMEOUT, Code.SHUTTING_DOWN, Code.TOO_MANY_PEERS, Code.INTERNAL}
@@ -76,11 +80,54 @@ def test_backoff_doubles_is_capped_and_jittered() -> None:
     assert backoff.delay_s(10_000, 0.0) == 1.0
 
 
-def test_backoff_starts_over_after_a_stable_connection() -> None:
+@pytest.mark.parametrize(
+    ("attempt", "connected_s", "after"),
+    [
+        (0, None, 1),
+        (5, None, 6),
+        (6, None, 6),  # the cap is reached: more would only have to be taken back
+        (5, 0.0, 6),  # let in and dropped
+        (5, 0.124, 6),
+        (5, 0.125, 5),
+        (5, 0.375, 3),
+        (6, 0.75, 0),
+        (6, 1.0, 0),
+        (6, 1e9, 0),
+        (0, 0.2, 0),
+    ],
+)
+def test_a_connection_takes_attempts_back(attempt: int, connected_s: float | None, after: int) -> None:
+    assert Backoff().next_attempt(attempt, connected_s) == after
+
+
+@pytest.mark.parametrize(
+    ("up_s", "down_s", "most", "slowest_s"),
+    [
+        (0.0, 0.0, 40, 2.0),  # a daemon that lets us in and drops us: as slow as one that is not there
+        (0.1, 0.0, 40, 2.0),
+        (0.125, 0.0, 600, 0.1),  # the worst that a listener can have us do: some connections a second
+        (1.0, 0.0, 60, 0.1),
+        (0.5, 0.3, 80, 0.5),  # restarted again and again: found again at once each time
+        (3.0, 0.5, 20, 0.5),
+    ],
+)
+def test_no_tight_loop_and_no_long_wait(up_s: float, down_s: float, most: int, slowest_s: float) -> None:
+    """A minute with a daemon that is up and down by turns: how often it is connected to, and how long that takes once it is there."""
     backoff = Backoff()
-    assert backoff.next_attempt(5, None) == 6
-    assert backoff.next_attempt(5, 1.0) == 6
-    assert backoff.next_attempt(5, 10.0) == 0
+    now, attempt, connections, slowest = 0.0, 0, 0, 0.0
+    while now < 60:
+        back_at = now + down_s
+        while True:
+            now += backoff.delay_s(attempt, 0.99)
+            if now >= back_at:
+                break
+            attempt = backoff.next_attempt(attempt, None)
+        connections += 1
+        slowest = max(slowest, now - back_at)
+        now += up_s
+        attempt = backoff.next_attempt(attempt, up_s)
+    assert connections <= most
+    assert slowest <= slowest_s
 
 
 def test_names() -> None:

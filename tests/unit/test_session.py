@@ -125,6 +125,30 @@ def test_wrong_proof_ends_the_bus_and_says_nothing() -> None:
         session.check_open()
 
 
+def test_who_lets_us_in_without_its_proof_is_refused_at_once_and_after_a_reconnect_waited_for() -> None:
+    session = on_tcp()
+    session.receive(WELCOME)
+    assert session.hangup is not None
+    session.lost(session.hangup, again=session.error is None)
+    with pytest.raises(ConnectError, match="without showing that it holds the secret") as caught:
+        session.check_open()
+    assert caught.value.reason == "secret"
+
+    session = connected()
+    session.remarks.clear()
+    for times in (1, 2):
+        session.lost("cut", again=True)
+        session.opened(secret=b"s" * 32, nonce=b"n" * 32, bus_address="127.0.0.1:1", client_address="127.0.0.1:2")
+        session.receive(WELCOME)
+        assert session.hangup is not None
+        session.lost(session.hangup, again=session.error is None)
+        assert (session.state, times) == (State.RECONNECTING, times)
+    assert [remark.text for remark in session.remarks if "another program has this address" in remark.text][1:] == []
+    session.opened()
+    session.receive(WELCOME)
+    assert session.state is State.CONNECTED
+
+
 def test_challenge_on_unix_is_the_end_of_the_connection() -> None:
     session = Session(program="p", library="l")
     session.opened()

@@ -75,14 +75,16 @@ class BusBase:
         """Wait for a connection, for what does not fit into the outbox any more; raises *full* where that is not what the program wants."""
         if self._outbox.waiting.policy != "block":
             raise full
-        if not await self._wire.wait_connected(self._now() + self._patience()):
+        if not await self._wire.wait_connected(self._loop.time() + self._patience()):
             raise full
 
     async def _wait(self, call: Call, deadline: float | None) -> Call:
         """Wait until *call* is done; cancels it when the wait ends otherwise. Raises Timeout."""
         if not call.done:
             try:
-                await self._wire.settled(call, None if deadline is None else self._now() + deadline - self._loop.time())
+                left = None if deadline is None else deadline - self._loop.time()
+                if left is None or left > 0:  # (the blocking shell does not look for an answer without time either)
+                    await self._wire.settled(call, None if left is None else self._now() + left)
             finally:
                 call.notify = None
                 if not call.done:

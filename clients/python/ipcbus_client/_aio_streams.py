@@ -63,8 +63,7 @@ class Subscription:
         """
         if timeout is None:
             return await self._next(None)
-        if not timeout >= 0:
-            check_timeout(timeout)
+        check_timeout(timeout)
         return await self._next(self._bus._loop.time() + timeout)
 
     async def close(self) -> None:

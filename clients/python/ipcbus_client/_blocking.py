@@ -8,7 +8,6 @@ import atexit
 import os
 import weakref
 from collections.abc import Callable, Mapping
-from math import inf
 from types import TracebackType
 from typing import Any
 
@@ -137,10 +136,8 @@ class Bus(BusBase):
         """
         if type is not None:
             return converter(type)(self.request(to, data, timeout=timeout, headers=headers))
-        if timeout is None:
-            timeout = inf
-        elif not timeout >= 0:
-            _names.check_timeout(timeout)
+        if timeout.__class__ is not float or not timeout >= 0:
+            timeout = _names.patience(timeout)
         session = self._session
         if to not in session.request_heads:
             _names.check_request(to)
@@ -177,6 +174,7 @@ class Bus(BusBase):
         Timeout, Closed.
         """
         name, method = _names.check_service(to)
+        _names.check_mode(mode)
         with self._lock:
             self._session.check_open()
             responder = Responder(self, name, method, handler, owns=self._session.declarations.declared("own", name) is None)
@@ -224,6 +222,7 @@ class Bus(BusBase):
         Raises Refused (name_taken), BadName, ConnectionLost, Timeout, Closed.
         """
         _names.check_name(name)
+        _names.check_mode(mode)
         with self._lock:
             self._session.check_open()
             return bool(self._declared(self._session.declarations.own(name, mode, replace, allow_replace), "own", name)["owner"])

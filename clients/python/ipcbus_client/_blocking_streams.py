@@ -67,8 +67,7 @@ class Subscription:
             self._handled()
         deadline = None
         if timeout is not None:
-            if not timeout >= 0:
-                check_timeout(timeout)
+            check_timeout(timeout)
             deadline = self._bus._now() + timeout
         while True:
             message = self._pop()

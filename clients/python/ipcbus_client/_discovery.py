@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 
 from ipcbus.protocol.addresses import DEFAULT_BUS, Address, AddressError, TcpAddress, default_address, default_secret_path, parse_address
@@ -47,13 +48,23 @@ def find_secret_path(secret_file: str | None, bus: str | None) -> str:
 def read_secret(path: str) -> bytes:
     """The 32 bytes in *path*. Raises ConnectError, naming the file, where there is no secret."""
     try:
-        with open(path, "rb") as file:
-            secret = file.read(SECRET_BYTES + 1)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO would have us wait for its writer
+        try:
+            found = os.fstat(descriptor)
+            secret = os.read(descriptor, SECRET_BYTES + 1) if stat.S_ISREG(found.st_mode) else None
+        finally:
+            os.close(descriptor)
     except FileNotFoundError as error:
         text = f"there is no secret in {path}: name the bus's file with secret_file or $IPCBUS_SECRET_FILE"
         raise ConnectError(text, reason="secret") from error
     except OSError as error:
         raise ConnectError(f"cannot read the secret in {path}: {error.strerror}", reason="secret") from error
+    if secret is None:
+        raise ConnectError(f"{path} is not a regular file, so it is no bus's secret", reason="secret")
+    if found.st_mode & 0o077:
+        mode = f"{stat.S_IMODE(found.st_mode):04o}"
+        text = f"{path} has mode {mode}: others than its owner may know the secret or have put it there. Make it 0600, or make a new one"
+        raise ConnectError(text, reason="secret")
     if len(secret) != SECRET_BYTES:
         raise ConnectError(f"{path} does not hold a bus's secret: it must have {SECRET_BYTES} bytes (H-6)", reason="secret")
     return secret

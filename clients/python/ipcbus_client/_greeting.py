@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 from ipcbus.protocol.limits import ENVELOPE_MAX_BYTES, HEADER_BYTES, INCARNATION_BYTES, MAX_ID, NONCE_BYTES, VERSION
 from ipcbus.protocol.messages import Kind, encode
 
+from ._calls import WARNING
 from ._errors import ConnectError
+from ._state import State
 
 if TYPE_CHECKING:
     from ._session import Session
@@ -46,6 +48,7 @@ class Greeting:
         self._secret = b""
         self._hello = b""
         self._addresses = ("", "")
+        self._distrusts = False  #: the log knows that another listens there
 
     def begin(self, secret: bytes | None, nonce: bytes | None, addresses: tuple[str, str]) -> None:
         """Put HELLO into the outbox."""
@@ -65,6 +68,9 @@ class Greeting:
             return
         after = _NEXT[self._stage].get(kind)
         if after is None:
+            if self._stage is Stage.HELLO and kind == Kind.WELCOME:
+                self._distrust("it let this program in without showing that it holds the secret (H-5): another program has this address")
+                return
             name = Kind(kind).name if type(kind) is int and kind in Kind.__members__.values() else f"kind {kind!r}"
             raise ValueError(f"{name} before it may: it has yet to {self._stage.value}")
         if after is Stage.CHALLENGED:
@@ -86,8 +92,21 @@ class Greeting:
         if same_proof(of("bus"), shown):
             self._session.outbox.put(encode(Kind.PROOF, 0, of("client")))
         else:
-            text = "what listens there does not hold this secret (H-5): another program, or another bus's file?"
-            self._session.fatal(ConnectError(text, reason="secret"))
+            self._distrust("it does not hold this secret (H-5): another program, or another bus's file?")
+
+    def _distrust(self, why: str) -> None:
+        """What listens there is not our bus. Where it never was, that is the end; a bus that was there may come back, and until it does
+        nothing is said to the other (which the log hears of once).
+        """
+        session = self._session
+        error = ConnectError(f"refusing to talk to what listens there: {why}", reason="secret")
+        if session.state is State.CONNECTING:
+            session.fatal(error)
+        else:
+            session.hangup = str(error)
+            if not self._distrusts:
+                self._distrusts = True
+                session.remark(WARNING, f"{error}; looking again until the bus is back")
 
     def _accept(self, envelope: tuple[Any, ...]) -> None:
         _, _, version, _, peer, incarnation, info = envelope
@@ -95,4 +114,5 @@ class Greeting:
         if version != VERSION or type(peer) is not int or not 1 <= peer <= MAX_ID or not sizes or not isinstance(info, dict):
             raise ValueError("a WELCOME that is not in PROTOCOL.md")
         limits = {key: value for key, value in info.items() if type(value) is int and value > 0}
+        self._distrusts = False
         self._session.welcomed(peer, incarnation, limits)

@@ -5,6 +5,7 @@ the bus it would be an error later.
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 
 from ipcbus import __version__
 from ipcbus.protocol import topics
@@ -14,6 +15,7 @@ from ipcbus.protocol.limits import Limits
 from ._errors import BadName, ConnectError, ConnectReason, bad_name
 from ._services import ANY
 
+_MODES = ("exclusive", "queue", "shared")
 LIBRARY = f"ipcbus-python/{__version__}"  #: what HELLO says
 _CREDIT_MAX = Limits().max_credit_bytes
 _PREFETCH_MAX = 2**32 - 1  #: a CREDIT's field
@@ -49,9 +51,29 @@ def took_nothing(timeout: float | None, unsent_bytes: int) -> str:
 
 
 def check_timeout(timeout: float | None) -> None:
-    """Raise ValueError unless *timeout* is None or a number of seconds from 0 on; infinity is one."""
-    if timeout is not None and not timeout >= 0:  # (a NaN is not)
-        raise ValueError(f"a timeout of {timeout} s: it must be at least 0")
+    """Raise TypeError unless *timeout* is None or a number, and ValueError unless that is one of seconds from 0 on; infinity is one."""
+    if timeout is None:
+        return
+    if not hasattr(type(timeout), "__float__"):
+        raise TypeError(f"a timeout of {timeout!r:.50}: it is a number of seconds, or None")
+    try:
+        seconds = float(timeout)
+    except OverflowError:
+        raise ValueError("a timeout of more seconds than a float can count; None is without a limit") from None
+    if not seconds >= 0:  # (a NaN is not)
+        raise ValueError(f"a timeout of {seconds} s: it must be at least 0; None is without a limit")
+
+
+def patience(timeout: float | None) -> float:
+    """*timeout* as a float, infinite for None. Raises as check_timeout()."""
+    check_timeout(timeout)
+    return inf if timeout is None else float(timeout)
+
+
+def check_mode(mode: str) -> None:
+    """Raise ValueError unless a name can be owned in *mode* (N-1)."""
+    if mode not in _MODES:
+        raise ValueError(f"mode={mode!r}: allowed are {', '.join(_MODES)}")
 
 
 def check_name(name: str) -> str:

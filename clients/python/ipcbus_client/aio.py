@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable, Generator, Mapping
-from math import inf
 from types import TracebackType
 from typing import Any
 
@@ -152,10 +151,8 @@ class Bus(BusBase):
         """
         if type is not None:
             return converter(type)(await self.request(to, data, timeout=timeout, headers=headers))
-        if timeout is None:
-            timeout = inf
-        elif not timeout >= 0:
-            _names.check_timeout(timeout)
+        if timeout.__class__ is not float or not timeout >= 0:
+            timeout = _names.patience(timeout)
         session = self._session
         if to not in session.request_heads:
             _names.check_request(to)
@@ -186,6 +183,7 @@ class Bus(BusBase):
         Each request is a task of its own, cancelled when nobody waits for the answer any more. As ipcbus_client.Bus.respond() in all else.
         """
         name, method = _names.check_service(to)
+        _names.check_mode(mode)
         self._session.check_open()
         responder = Responder(self, name, method, handler, owns=self._session.declarations.declared("own", name) is None)
         self._session.services.add(name, method, responder)
@@ -225,6 +223,7 @@ class Bus(BusBase):
         ipcbus_client.Bus.own().
         """
         _names.check_name(name)
+        _names.check_mode(mode)
         self._session.check_open()
         answer = await self._declared(self._session.declarations.own(name, mode, replace, allow_replace), "own", name)
         return bool(answer["owner"])
