@@ -1,0 +1,261 @@
+"""What a user's program does, written once: run on the bus in memory (tests/unit) and on a real daemon (tests/integration), in both shells.
+
+So the test kit is shown to behave as the real thing does. A scenario is a coroutine function of a `World`; the blocking shell's objects are
+wrapped so that their methods are awaited, and never suspend.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import pytest
+
+import ipcbus_client
+from ipcbus_client import aio, testing
+
+WAIT_S = 20.0
+
+
+class Blocking:
+    """A blocking object whose methods are awaited."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self.inner, name)
+        if not callable(value):
+            return value
+
+        async def call(*arguments: Any, **options: Any) -> Any:
+            result = value(*arguments, **options)
+            return Blocking(result) if type(result).__module__.startswith("ipcbus_client._blocking") else result
+
+        return call
+
+    async def __aiter__(self) -> Any:
+        for message in self.inner:
+            yield message
+
+
+class World:
+    """A bus, and how to connect to it in one of the shells."""
+
+    shell: str
+
+    async def connect(self, **options: Any) -> Any:
+        raise NotImplementedError
+
+    async def sleep(self, seconds: float) -> None:
+        raise NotImplementedError
+
+    def kill(self) -> None:
+        raise NotImplementedError
+
+    def restart(self) -> None:
+        raise NotImplementedError
+
+    def run(self, scenario: Callable[[World], Coroutine[Any, Any, None]]) -> None:
+        raise NotImplementedError
+
+    async def until(self, condition: Callable[[], Any], what: str) -> None:
+        for _ in range(int(WAIT_S / 0.01)):
+            if condition():
+                return
+            await self.sleep(0.01)
+        raise AssertionError(what)
+
+
+class Memory(World):
+    """The kit's."""
+
+    def __init__(self, shell: str, kit: testing.FakeBus) -> None:
+        self.shell = shell
+        self.kit = kit
+        self.kill = kit.kill  # type: ignore[method-assign]
+        self.restart = kit.restart  # type: ignore[method-assign]
+
+    async def connect(self, **options: Any) -> Any:
+        return Blocking(self.kit.connect(**options)) if self.shell == "blocking" else await self.kit.aio_connect(**options)
+
+    async def sleep(self, seconds: float) -> None:
+        if self.shell == "blocking":
+            self.kit.advance(seconds)
+        else:
+            await asyncio.sleep(seconds)
+
+    def run(self, scenario: Callable[[World], Coroutine[Any, Any, None]]) -> None:
+        body = scenario(self)
+        if self.shell == "aio":
+            self.kit.run_async(body)
+        else:
+            with pytest.raises(StopIteration):
+                body.send(None)
+
+
+class Real(World):
+    """A daemon's."""
+
+    def __init__(self, shell: str, daemon: testing.Daemon) -> None:
+        self.shell = shell
+        self.daemon = daemon
+        self.kill = daemon.kill  # type: ignore[method-assign]
+
+    def restart(self) -> None:
+        if self.daemon.running:
+            self.daemon.kill()
+        self.daemon.start()
+
+    async def connect(self, **options: Any) -> Any:
+        if self.shell == "blocking":
+            return Blocking(ipcbus_client.connect(self.daemon.address, **options))
+        return await aio.connect(self.daemon.address, **options)
+
+    async def sleep(self, seconds: float) -> None:
+        if self.shell == "blocking":
+            time.sleep(seconds)
+        else:
+            await asyncio.sleep(seconds)
+
+    def run(self, scenario: Callable[[World], Coroutine[Any, Any, None]]) -> None:
+        async def bounded() -> None:
+            async with asyncio.timeout(60):
+                await scenario(self)
+
+        asyncio.run(bounded())
+
+
+async def messages_and_retained_values(world: World) -> None:
+    bus, other = await world.connect(name="sensor"), await world.connect()
+    await bus.publish("room.kitchen", 20.5, retain=True)
+    await bus.flush()
+    sub = await other.subscribe("room.>")
+    kept = await sub.get(WAIT_S)
+    assert (kept.data, kept.retained, kept.sender) == (20.5, True, bus.peer_id)
+    for n in range(500):
+        await bus.publish(f"room.{n % 3}", n)
+    assert [(await sub.get(WAIT_S)).data for _ in range(500)] == list(range(500))
+    with pytest.raises(ipcbus_client.Timeout):
+        await sub.get(0.05)
+    await sub.close()
+    assert [message async for message in sub] == []
+    await bus.close()
+    await other.close()
+
+
+async def requests_and_their_errors(world: World) -> None:
+    bus, other = await world.connect(), await world.connect()
+
+    def handle(request: Any) -> Any:
+        if request.data == "too hot":
+            raise ipcbus_client.ServiceError("too_hot", "no more than 30")
+        if request.data == "fault":
+            raise KeyError("gone")
+        return request.data
+
+    responder = await bus.respond("thermostat/set", handle)
+    assert await other.request("thermostat/set", 21) == 21
+    with pytest.raises(ipcbus_client.ServiceError) as refused:
+        await other.request("thermostat/set", "too hot")
+    assert refused.value.code == "too_hot"
+    with pytest.raises(ipcbus_client.ServiceError):
+        await other.request("thermostat/set", "fault")
+    with pytest.raises(ipcbus_client.NoSuchName):
+        await other.request("nobody/set")
+    with pytest.raises(ipcbus_client.NoSuchMethod):
+        await other.request("thermostat/get")
+    with pytest.raises(ipcbus_client.Refused):
+        await other.own("thermostat")
+    await responder.close()
+    assert await other.own("thermostat")
+    await bus.close()
+    await other.close()
+
+
+async def a_handler_that_asks_another_service(world: World) -> None:
+    bus, other, user = await world.connect(), await world.connect(), await world.connect()
+    await other.respond("adder/add", lambda request: sum(request.data))
+    if world.shell == "blocking":
+        await bus.respond("front/twice", lambda request: bus.inner.request("adder/add", [request.data, request.data], timeout=WAIT_S))
+    else:
+
+        async def twice(request: Any) -> Any:
+            return await bus.request("adder/add", [request.data, request.data], timeout=WAIT_S)
+
+        await bus.respond("front/twice", twice)
+    assert [await user.request("front/twice", n, timeout=WAIT_S) for n in range(5)] == [0, 2, 4, 6, 8]
+    for one in (user, bus, other):
+        await one.close()
+
+
+async def a_group_shares_the_work(world: World) -> None:
+    buses = [await world.connect() for _ in range(3)]
+    done: list[list[int]] = [[], [], []]
+    for bus, mine in zip(buses, done, strict=True):
+        await bus.subscribe("job.*", lambda message, mine=mine: mine.append(message.data), group="workers", prefetch=1)
+    publisher = await world.connect()
+    for n in range(60):
+        await publisher.publish("job.new", n)
+    await world.until(lambda: sum(map(len, done)) == 60, "the work was not done")
+    assert sorted(n for mine in done for n in mine) == list(range(60))
+    assert all(done)
+    for bus in (*buses, publisher):
+        await bus.close()
+
+
+async def the_bus_is_killed_and_comes_back(world: World) -> None:
+    bus, other = await world.connect(name="thermostat"), await world.connect()
+    sub = await other.subscribe("t")
+    await bus.respond("thermostat/get", lambda request: 21)
+    epoch = other.epoch
+    world.kill()
+    await world.until(lambda: (bus.state.value, other.state.value) == ("reconnecting",) * 2, "the loss was not seen")
+    await bus.publish("t", "said while there was no bus")
+    with pytest.raises(ipcbus_client.ConnectionLost):
+        await bus.request("thermostat/get", timeout=0.05)
+    world.restart()
+    await world.until(lambda: (bus.state.value, other.state.value) == ("connected",) * 2, "they did not come back")
+    assert other.epoch == epoch + 1
+    assert sub.gaps == 1
+    await other.flush()
+    assert await other.request("thermostat/get", timeout=WAIT_S) == 21
+    await bus.publish("t", "after")
+    while (await sub.get(WAIT_S)).data != "after":
+        pass
+    await bus.close()
+    await other.close()
+
+
+async def close_settles_every_wait(world: World) -> None:
+    bus = await world.connect()
+    sub = await bus.subscribe("t")
+    await bus.publish("t", 1)
+    await bus.flush()
+    await bus.close()
+    assert [message.data async for message in sub] == [1]
+    with pytest.raises(ipcbus_client.Closed):
+        await bus.publish("t", 2)
+    with pytest.raises(ipcbus_client.Closed):
+        await sub.get()
+    await bus.close()
+
+
+async def nobody_listens(world: World) -> None:
+    world.kill()
+    with pytest.raises(ipcbus_client.ConnectError) as error:
+        await world.connect(timeout=0.2)
+    assert error.value.reason == "nothing_listens"
+
+
+SCENARIOS: list[Callable[[World], Awaitable[None]]] = [
+    messages_and_retained_values,
+    requests_and_their_errors,
+    a_handler_that_asks_another_service,
+    a_group_shares_the_work,
+    the_bus_is_killed_and_comes_back,
+    close_settles_every_wait,
+    nobody_listens,
+]

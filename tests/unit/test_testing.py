@@ -1,0 +1,382 @@
+"""The test kit: its clock, its faults, what runs where, and what it says when nothing will ever come."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ipcbus_client
+from ipcbus.protocol.limits import Limits
+from ipcbus_client import aio, testing
+
+CLIENT = Path(ipcbus_client.__file__).parent
+
+
+def test_the_shells_ask_the_wire_for_the_time() -> None:
+    """Else a test on the virtual clock would wait for the real one."""
+    asks = {
+        path.name
+        for path in CLIENT.glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, (ast.ImportFrom, ast.Import))
+        and any(alias.name in ("monotonic", "time") and getattr(node, "module", None) in (None, "time") for alias in node.names)
+    }
+    asks.discard("__init__.py")  # the time of day of an error
+    assert asks == {"_wire.py", "_loop_wire.py"}, "use bus._now() or wire.now() (DESIGN.md: replaceable by construction)"
+
+
+# --- the clock ---
+
+
+def test_a_timeout_takes_no_time_and_ends_at_its_deadline() -> None:
+    with testing.FakeBus() as kit:
+        bus = kit.connect()
+        sub = bus.subscribe("t")
+        with pytest.raises(ipcbus_client.Timeout):
+            sub.get(3600.0)
+        assert kit.now == pytest.approx(3600.0)
+        bus.respond("slow/never", lambda request: sub.get(1000))
+        other = kit.connect()
+        with pytest.raises(ipcbus_client.Expired):
+            other.request("slow/never", timeout=7.0)
+
+
+def test_what_is_to_happen_later_happens_at_its_time() -> None:
+    with testing.FakeBus() as kit:
+        bus, other = kit.connect(), kit.connect()
+        sub = bus.subscribe("t")
+        kit.call_later(30, lambda: other.publish("t", "late"))
+        kit.call_later(10, lambda: other.publish("t", "early"))
+        assert [(sub.get().data, kit.now), (sub.get().data, kit.now)] == [("early", 10.0), ("late", 30.0)]
+        seen: list[float] = []
+        kit.call_later(5, lambda: seen.append(kit.now))
+        kit.advance(4)
+        assert not seen
+        kit.advance(1)
+        assert seen == [35.0]
+
+
+def test_asyncio_sleeps_and_timeouts_are_instant_and_in_order() -> None:
+    async def main(kit: testing.FakeBus) -> list[Any]:
+        story: list[Any] = []
+
+        async def at(seconds: float) -> None:
+            await asyncio.sleep(seconds)
+            story.append((seconds, kit.now))
+
+        async with asyncio.TaskGroup() as group:
+            for seconds in (3600, 5, 60):
+                group.create_task(at(seconds))
+        async with kit.aio_connect() as bus:
+            sub = await bus.subscribe("t")
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(100):
+                    await sub.get()
+            story.append(kit.now)
+            assert await asyncio.to_thread(lambda: threading.current_thread() is not threading.main_thread())
+            assert kit.now == 3700.0, "the clock stands while a thread works"
+        return story
+
+    assert testing.run(main) == [(5, 5.0), (60, 60.0), (3600, 3600.0), 3700.0]
+
+
+def test_nothing_will_ever_come_is_said_and_not_waited_for() -> None:
+    with testing.FakeBus(patience=600) as kit:
+        bus = kit.connect()
+        sub = bus.subscribe("t")
+        with pytest.raises(testing.StuckError, match="nothing will ever come"):
+            sub.get()
+        with pytest.raises(testing.StuckError, match="nothing will ever come"):
+            next(iter(sub))
+        kit.kill()
+        with pytest.raises(testing.StuckError, match="nothing will ever come"):
+            sub.get()
+        kit.restart()
+        bus.publish("t", "it is still of use")
+        assert sub.get(10).data == "it is still of use"
+
+
+def test_nothing_will_ever_come_is_said_in_asyncio_with_the_place() -> None:
+    async def main(kit: testing.FakeBus) -> None:
+        async with kit.aio_connect() as bus:
+            await (await bus.subscribe("t")).get()
+
+    with pytest.raises(testing.StuckError, match=r"main waits in .*test_testing\.py:\d+"):
+        testing.run(main, patience=600)
+
+
+def test_a_kit_is_for_one_thread_and_says_so() -> None:
+    with testing.FakeBus() as kit:
+        bus = kit.connect()
+        caught: list[BaseException] = []
+
+        def elsewhere() -> None:
+            try:
+                bus.flush()
+            except RuntimeError as error:
+                caught.append(error)
+
+        thread = threading.Thread(target=elsewhere)
+        thread.start()
+        thread.join()
+        assert "for the thread that made it" in str(caught[0])
+
+
+def test_a_loop_with_another_clock_is_refused() -> None:
+    async def main() -> None:
+        with testing.FakeBus() as kit, pytest.raises(RuntimeError, match="another clock"):
+            await kit.aio_connect()
+
+    asyncio.run(main())
+
+
+def test_the_same_seed_is_the_same_run() -> None:
+    def story(seed: int) -> list[float]:
+        with testing.FakeBus(seed=seed) as kit:
+            bus, times = kit.connect(), []
+            for epoch in (1, 2, 3):
+                kit.drop(bus)
+                while bus.epoch < epoch:
+                    kit.advance(0.001)
+                times.append(kit.now)
+            return times
+
+    assert story(1) == story(1)
+    assert story(1) != story(2)
+
+
+# --- what runs where ---
+
+
+def test_callbacks_run_in_the_wait_of_whoever_waits_one_at_a_time_and_may_wait_themselves() -> None:
+    with testing.FakeBus() as kit:
+        bus, other = kit.connect(), kit.connect()
+        story: list[str] = []
+        other.respond("echo/it", lambda request: request.data)
+
+        def callback(message: ipcbus_client.Message) -> None:
+            assert threading.current_thread() is threading.main_thread()
+            story.append(f"{message.data} begins")
+            assert bus.request("echo/it", message.data) == message.data
+            story.append(f"{message.data} ends")
+
+        bus.subscribe("t", callback)
+        for n in range(3):
+            other.publish("t", n)
+        assert not story
+        kit.run()
+        assert story == [f"{n} {what}" for n in range(3) for what in ("begins", "ends")]
+        assert kit.now == 0.0
+
+
+def test_a_service_that_asks_itself_runs_into_its_deadline_as_it_would_for_real() -> None:
+    with testing.FakeBus() as kit:
+        bus, user = kit.connect(), kit.connect()
+        bus.respond("a/inner", lambda request: 1)
+
+        def outer(request: ipcbus_client.Request) -> Any:
+            with pytest.raises(ipcbus_client.Expired):
+                bus.request("a/inner", timeout=2)
+            return "expired"
+
+        bus.respond("a/outer", outer)
+        assert user.request("a/outer", timeout=10) == "expired"
+        assert 2.0 <= kit.now < 10.0
+
+
+def test_blocking_and_asyncio_clients_meet() -> None:
+    async def main(kit: testing.FakeBus) -> None:
+        service = kit.connect()
+        service.respond("adder/add", lambda request: sum(request.data))
+        async with kit.aio_connect() as bus:
+            assert await bus.request("adder/add", [1, 2, 3]) == 6
+
+    testing.run(main)
+
+
+def test_code_that_connects_by_itself_is_led_to_the_kit() -> None:
+    def program() -> float:
+        with ipcbus_client.connect(name="thermostat") as bus:
+            return float(bus.request("sensor/read"))
+
+    async def aprogram() -> float:
+        async with aio.connect("unix:/run/of/no/interest.sock", name="thermostat") as bus:
+            return float(await bus.request("sensor/read"))
+
+    with testing.FakeBus() as kit, kit.patched():
+        sensor = kit.connect()
+        sensor.respond("sensor/read", lambda request: 21.5)
+        assert program() == 21.5
+        assert kit.run_async(aprogram()) == 21.5
+    with pytest.raises(ipcbus_client.ConnectError):
+        ipcbus_client.connect("unix:/nonexistent/bus.sock", timeout=0)
+
+
+def test_limits_of_the_bus_can_be_chosen_and_what_it_logs_is_kept() -> None:
+    with testing.FakeBus(limits=Limits(max_peers=1)) as kit:
+        kit.connect()
+        with pytest.raises(ipcbus_client.ConnectError):
+            kit.connect(timeout=1)
+
+
+# --- faults, in both shells ---
+
+
+def both(body: Any) -> None:
+    """Run *body*(kit, connect, sleep) with the blocking and the asyncio shell; both are awaited."""
+    from tests.scenarios import Memory
+
+    for shell in ("blocking", "aio"):
+        with testing.FakeBus() as kit:
+            Memory(shell, kit).run(body)
+
+
+def test_a_dropped_connection_comes_back_and_what_was_on_its_way_is_lost() -> None:
+    async def body(world: Any) -> None:
+        kit = world.kit
+        bus, other = await world.connect(), await world.connect()
+        sub = await bus.subscribe("t")
+        kit.delay(1.0)
+        await other.publish("t", "on its way")
+        await world.sleep(1.5)
+        kit.drop(getattr(bus, "inner", bus))
+        kit.delay(0)
+        await world.until(lambda: bus.state.value == "connected" and bus.epoch == 1, "it did not come back")
+        await other.publish("t", "after")
+        assert (await sub.get(10)).data == "after"
+        assert sub.gaps == 1
+
+    both(body)
+
+
+def test_a_stalled_connection_goes_on_later_and_harms_nobody_else() -> None:
+    async def body(world: Any) -> None:
+        kit = world.kit
+        bus, third, other = await world.connect(), await world.connect(), await world.connect()
+        sub, free = await bus.subscribe("t"), await third.subscribe("t")
+        kit.stall(getattr(bus, "inner", bus), 8)
+        begun = kit.now
+        await other.publish("t", 1)
+        assert (await free.get(1)).data == 1
+        assert kit.now == begun
+        assert (await sub.get(100)).data == 1
+        assert kit.now == pytest.approx(begun + 8)
+        assert bus.epoch == 0
+
+    both(body)
+
+
+def test_a_delay_is_for_each_direction_of_one_or_all() -> None:
+    async def body(world: Any) -> None:
+        kit = world.kit
+        bus, other = await world.connect(), await world.connect()
+        kit.delay(0.25, getattr(bus, "inner", bus))
+        begun = kit.now
+        await other.ping()
+        assert kit.now == pytest.approx(begun)
+        assert await bus.ping() == pytest.approx(0.5)
+        kit.delay(0.1)
+        assert await other.ping() == pytest.approx(0.2)
+        assert await (await world.connect()).ping() == pytest.approx(0.2)
+        kit.delay(0)
+        assert await bus.ping() == pytest.approx(0.0)
+
+    both(body)
+
+
+def test_a_publication_arrives_twice_only_where_it_was_asked_for() -> None:
+    async def body(world: Any) -> None:
+        kit = world.kit
+        bus, other = await world.connect(), await world.connect()
+        sub = await bus.subscribe(">")
+        kit.duplicate("room.*")
+        kit.duplicate(bus=getattr(bus, "inner", bus))
+        for who, topic in ((other, "x"), (other, "room.a"), (other, "room.a"), (bus, "y"), (bus, "y")):
+            await who.publish(topic, topic)
+            await who.flush()
+        got = [(await sub.get(1)).topic for _ in range(7)]
+        assert got == ["x", "room.a", "room.a", "room.a", "y", "y", "y"]
+        with pytest.raises(ipcbus_client.Timeout):
+            await sub.get(1)
+
+    both(body)
+
+
+@pytest.mark.parametrize("size", [0, 1, 100_000, 300_000, 1_000_000])
+def test_frames_of_every_size_go_through_the_pipes_and_are_found_in_them(size: int) -> None:
+    with testing.FakeBus() as kit:
+        bus, other = kit.connect(), kit.connect()
+        sub = bus.subscribe("t", window_bytes=8 * 1024 * 1024)
+        kit.duplicate("t.end")
+        for n in range(5):
+            other.publish("t", bytes([n]) * size)
+        assert [sub.get(1).data for _ in range(5)] == [bytes([n]) * size for n in range(5)]
+
+
+def test_a_stop_in_order_is_told_and_a_bus_that_is_away_is_away() -> None:
+    async def body(world: Any) -> None:
+        kit = world.kit
+        bus = await world.connect()
+        kit.stop()
+        assert not kit.running
+        await world.until(lambda: bus.state.value == "reconnecting", "the stop was not seen")
+        await world.sleep(30)
+        assert bus.state.value == "reconnecting"
+        kit.restart()
+        await world.until(lambda: bus.state.value == "connected", "it did not come back")
+        assert kit.running
+
+    both(body)
+
+
+def test_faults_of_what_is_not_connected_are_refused() -> None:
+    with testing.FakeBus() as kit, testing.FakeBus() as other:
+        with pytest.raises(ValueError, match="is not connected to this FakeBus"):
+            kit.drop(other.connect())
+        bus = kit.connect()
+        bus.close()
+        with pytest.raises(ValueError, match="is not connected to this FakeBus"):
+            kit.stall(bus, 1)
+
+
+# --- the end ---
+
+
+def test_closing_the_kit_closes_all_and_leaves_nothing() -> None:
+    before, threads = set(os.listdir("/proc/self/fd")), threading.active_count()
+    with testing.FakeBus() as kit:
+        bus, other = kit.connect(), kit.connect()
+        sub = bus.subscribe("t", lambda message: None)
+        bus.respond("a/b", lambda request: None)
+        other.close()
+        kit.drop(bus)
+    assert (bus.state.value, sub.closed) == ("closed", True)
+    kit.close()
+    assert set(os.listdir("/proc/self/fd")) == before
+    assert threading.active_count() == threads
+
+
+def test_a_bus_that_was_left_open_in_asyncio_is_closed_with_the_kit() -> None:
+    buses = []
+
+    async def main(kit: testing.FakeBus) -> None:
+        buses.append(await kit.aio_connect())
+
+    testing.run(main)
+    assert buses[0].state.value == "closed"
+
+
+def test_the_plugin_is_light_and_registered() -> None:
+    code = "import sys, ipcbus_client.testing.plugin; print([name for name in sys.modules if name.startswith('ipcbus.broker')])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    project = (Path(__file__).resolve().parents[2] / "pyproject.toml").read_text()
+    assert '[project.entry-points.pytest11]\nipcbus = "ipcbus_client.testing.plugin"\n' in project
