@@ -31,6 +31,7 @@ from ._errors import (
     use_clock,
 )
 from ._message import Message, Request
+from ._notices import Lost, Reconnected
 from ._waiting import Undelivered
 
 use_clock(time)
@@ -47,6 +48,7 @@ __all__ = [
     "Denied",
     "Expired",
     "Inbox",
+    "Lost",
     "Message",
     "NoSuchMethod",
     "NoSuchName",
@@ -54,6 +56,7 @@ __all__ = [
     "OutboxFull",
     "Overloaded",
     "PayloadError",
+    "Reconnected",
     "Refused",
     "Request",
     "RequestError",

@@ -103,6 +103,7 @@ class Bus(BusBase):
         retained: bool = True,
         window_bytes: int = 1024 * 1024,
         prefetch: int = 32,
+        notices: bool = False,
         type: Any = None,
     ) -> Subscription:
         """Receive what is published to topics that match *pattern*, from now on, and first what is kept of them (unless *retained* is
@@ -110,14 +111,23 @@ class Bus(BusBase):
 
         Iterate over the subscription, or give a *callback*, which runs on the bus's worker thread. Members of a *group* share the
         messages; each gets at most *prefetch* that it has not handled. *window_bytes* is how much the bus sends ahead. Declared again
-        after a reconnect (``gaps`` counts). With a *type* (a dataclass, datetime, list[float], … any hint for what msgpack carries)
-        ``data`` of the messages is that, or raises PayloadError where a payload is something else. Raises BadName, RequestError,
+        after a reconnect. Where messages are missing, or may be, ``lost`` and ``gaps`` count; with *notices* the stream also has Lost and
+        Reconnected objects, at the place of the gap. With a *type* (a dataclass, datetime, list[float], … any hint for what msgpack
+        carries) ``data`` of the messages is that, or raises PayloadError where a payload is something else. Raises BadName, RequestError,
         ConnectionLost, Timeout, Closed; TypeError for a *type* that no payload can become.
         """
         _names.check_subscription(pattern, group, window_bytes, prefetch)
         with self._lock:
             self._session.check_open()
-            lane = Lane(self._session.new_id(), pattern, group=group, retained=retained, window_bytes=window_bytes, prefetch=prefetch)
+            lane = Lane(
+                self._session.new_id(),
+                pattern,
+                group=group,
+                retained=retained,
+                window_bytes=window_bytes,
+                prefetch=prefetch,
+                notices=notices,
+            )
             if type is not None:
                 lane.has_type(type)
             subscription = Subscription(self, lane, callback)
@@ -202,15 +212,15 @@ class Bus(BusBase):
             if due:
                 self._wire.published()
 
-    def inbox(self, callback: Callable[[Message], Any] | None = None) -> Inbox:
-        """The direct messages to this program, as a subscription is used: iterate, or give a *callback*. A new one takes the place of an
-        earlier one.
+    def inbox(self, callback: Callable[[Message], Any] | None = None, *, notices: bool = False) -> Inbox:
+        """The direct messages to this program, as a subscription is used: iterate, or give a *callback*; *notices* as there. A new one
+        takes the place of an earlier one.
         """
         with self._lock:
             self._session.check_open()
             if self._session.inbox is not None:
                 self._session.inbox.close()
-            self._session.inbox = Lane(INBOX, "inbox", window_bytes=INBOX_MAX_BYTES)
+            self._session.inbox = Lane(INBOX, "inbox", window_bytes=INBOX_MAX_BYTES, notices=notices)
             return Inbox(self, self._session.inbox, callback)
 
     # --- names ---
@@ -334,7 +344,9 @@ class Bus(BusBase):
 
     @property
     def epoch(self) -> int:
-        """Grows with each reconnect: where it is the same, no message was missed in between, except those that ``lost`` counts."""
+        """Grows with each reconnect, which is whenever messages may have been missed that nobody could count. While it is the same none
+        was missed, except those that a subscription's ``lost`` counts.
+        """
         return self._session.epoch
 
     def stats_local(self) -> dict[str, Any]:

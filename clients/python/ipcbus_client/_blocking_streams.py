@@ -60,7 +60,7 @@ class Subscription:
 
     def get(self, timeout: float | None = None) -> Message:
         """The next message. Raises Timeout after *timeout* seconds (None: never), Closed or what ended the subscription when there is
-        nothing more to come.
+        nothing more to come. With notices also a Lost or a Reconnected, as iteration and callbacks have them.
         """
         if self._given:
             self._given = False

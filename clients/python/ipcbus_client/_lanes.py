@@ -12,6 +12,7 @@ from typing import Any
 
 from ._errors import BusError
 from ._message import LargeMessage, Message, converter, typed_message
+from ._notices import Lost, Notice, Reconnected, merged
 
 #: A member of a group that was busy for longer tells the bus at once what it has handled: the others' shares depend on it.
 GRANT_S = 0.01
@@ -22,13 +23,21 @@ class Lane:
     """One subscription of this peer, or its inbox."""
 
     __slots__ = (
-        "_batches", "_came", "_handled", "_taken", "_unhandled",
-        "closed", "error", "gaps", "group", "held_bytes", "lost", "make", "make_large", "messages", "notify", "number", "pattern",
-        "prefetch", "retained", "window_bytes",
+        "_batches", "_came", "_handled", "_notices", "_taken", "_unhandled",
+        "closed", "error", "gaps", "group", "held_bytes", "lost", "make", "make_large", "messages", "notices", "notify", "number",
+        "pattern", "prefetch", "retained", "window_bytes",
     )  # fmt: skip
 
     def __init__(
-        self, number: int, pattern: str, *, group: str | None = None, retained: bool = True, window_bytes: int, prefetch: int = 1
+        self,
+        number: int,
+        pattern: str,
+        *,
+        group: str | None = None,
+        retained: bool = True,
+        window_bytes: int,
+        prefetch: int = 1,
+        notices: bool = False,
     ) -> None:
         self.number = number
         self.pattern = pattern
@@ -36,20 +45,23 @@ class Lane:
         self.retained = retained
         self.window_bytes = window_bytes
         self.prefetch = prefetch
+        self.notices = notices
         self.make: type[Message] = Message  #: the class of its messages
         self.make_large: type[Message] = LargeMessage  #: the class of those that come in reads of over MAX_ELEMENTS bytes
-        self.messages: deque[Message] = deque()  #: consumers take from its left, without a lock
+        #: consumers take from its left, without a lock; with ``notices`` there are a few among the messages
+        self.messages: deque[Message] = deque()
         self.lost = 0  #: messages that the bus (NOTICE lost) or a full inbox dropped
         self.gaps = 0  #: reconnections since it was made: at each, messages may have been missed
         self.closed = False  #: nothing more will come
         self.error: BusError | None = None  #: why it ended, where the program did not close it
         self.notify: Callable[[], None] | None = None  #: told when messages came, or the lane was closed
         self.held_bytes = 0  #: came and was not granted again
-        self._came = 0  #: messages so far
+        self._came = 0  #: messages so far, and notices
         self._batches: deque[tuple[int, int]] = deque()  #: (messages that had come after it, its bytes), until consumed
         self._taken = 0  #: bytes consumed and not granted yet
         self._unhandled = 0  #: group: messages that came and were not handled
         self._handled = 0  #: group: messages handled and not granted yet
+        self._notices = 0  #: group: notices that came and were not handled: they are no messages of credit
 
     def arrived(self, count: int, size: int) -> bool:
         """*count* messages of *size* bytes on the wire were put into ``messages``; whether so much is here that grant() may say
@@ -67,9 +79,46 @@ class Lane:
         """``data`` of the messages that come from now on is what *hint* says. Raises TypeError for a hint that no payload can become."""
         self.make = self.make_large = typed_message(converter(hint))
 
+    def missed(self, count: int, why: str) -> None:
+        """*count* messages were dropped that would have come next."""
+        self.lost += count
+        self._say(Lost(count, why, self.pattern))
+
+    def reconnected(self, epoch: int, restarted: bool) -> None:
+        """The connection is a new one: what was published meanwhile never comes."""
+        self.gaps += 1
+        self._say(Reconnected(epoch, restarted, self.pattern))
+
+    def _say(self, notice: Notice) -> None:
+        """Put *notice* at its place. It costs no credit. One of its kind with no message between them gives its place to it: so there are
+        at most two a message, and memory stays within the window's.
+        """
+        if not self.notices:
+            return
+        messages: deque[Any] = self.messages
+        kind = type(notice)
+        try:
+            for place in (-1, -2):  # consumers take from the other end: what is there stays there, or is taken
+                there = messages[place]
+                if type(there) is kind:
+                    messages[place] = merged(there, notice)
+                    return
+                if not isinstance(there, Notice):
+                    break
+        except IndexError:
+            pass  # it is the only one, or a consumer was faster
+        messages.append(notice)
+        self._came += 1
+        if self.group is not None:
+            self._notices += 1
+        if self.notify is not None:
+            self.notify()
+
     def handled(self) -> None:
-        """Group: one message was handled (L-6)."""
-        if self._unhandled:
+        """Group: one message was handled (L-6), or a notice, which is told apart by number only: the sums come out right."""
+        if self._notices:
+            self._notices -= 1
+        elif self._unhandled:
             self._unhandled -= 1
             self._handled += 1
 

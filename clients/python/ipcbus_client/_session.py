@@ -142,7 +142,7 @@ class Session:
 
     def welcomed(self, peer: int, incarnation: bytes, limits: dict[str, int]) -> None:
         """The handshake is over: say what waited for it."""
-        again = self.incarnation != b""
+        before = self.incarnation
         self.peer, self.incarnation, self.limits = peer, incarnation, limits
         self.request_heads.clear()
         self.incoming.max_frame = limits.get("max_frame_bytes", _DEFAULTS.max_frame_bytes)
@@ -153,13 +153,11 @@ class Session:
             self.counters["dropped_waiting"] += dropped
             self.remark(ERROR, f"{dropped} messages that waited for a connection are over this bus's payload limit and were dropped")
         lost = self._what_was_lost()
-        if again:
+        if before:
             self.epoch += 1
             self.counters["reconnects"] += 1
-            for lane in self.lanes.values():
-                lane.gaps += 1
-            if self.inbox is not None:
-                self.inbox.gaps += 1
+            for lane in (*self.lanes.values(), *filter(None, [self.inbox])):
+                lane.reconnected(self.epoch, incarnation != before)
             self.remark(WARNING, f"connected to the bus again, as peer {peer}{lost}")
         for lane in self.lanes.values():
             self.grant(lane, idle=True)  # what was consumed since HELLO, where the credit was fixed
@@ -332,7 +330,7 @@ class Session:
         if inbox.held_bytes + size > inbox.window_bytes:
             if not inbox.lost:
                 self.remark(WARNING, f"the inbox is full ({inbox.window_bytes} B): direct messages are lost and counted until it is read")
-            inbox.lost += 1
+            inbox.missed(1, "inbox_full")
             self.counters["lost"] += 1
             return
         inbox.messages.append(message_class(size)(envelope))
@@ -377,7 +375,7 @@ class Session:
             if lane is not None:
                 if not lane.lost:
                     self.remark(WARNING, f"subscription {lane.pattern!r} lost {count} messages: {about.get('why')}; its `lost` counts on")
-                lane.lost += count
+                lane.missed(count, str(about.get("why")))
         elif name in ("name_lost", "name_acquired"):
             self.declarations.ownership(about.get("name", ""), name == "name_acquired")
 

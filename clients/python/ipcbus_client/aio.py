@@ -22,6 +22,7 @@ from ._errors import BusError, ConnectionLost, Expired, OutboxFull
 from ._lanes import INBOX, Lane
 from ._message import Message, Request, converter
 from ._names import GRACE_S
+from ._notices import Lost, Reconnected
 from ._session import INBOX_MAX_BYTES
 from ._state import State
 from ._waiting import OUTBOX_BYTES, OUTBOX_MESSAGES, Waiting
@@ -30,7 +31,9 @@ __all__ = [
     "Bus",
     "BusState",
     "Inbox",
+    "Lost",
     "Message",
+    "Reconnected",
     "Request",
     "Responder",
     "StateChanges",
@@ -126,6 +129,7 @@ class Bus(BusBase):
         retained: bool = True,
         window_bytes: int = 1024 * 1024,
         prefetch: int = 32,
+        notices: bool = False,
         type: Any = None,
     ) -> Subscription:
         """Receive what is published to topics that match *pattern*. A *callback* may be a coroutine function; one message is handled at a
@@ -135,7 +139,15 @@ class Bus(BusBase):
         """
         _names.check_subscription(pattern, group, window_bytes, prefetch)
         self._session.check_open()
-        lane = Lane(self._session.new_id(), pattern, group=group, retained=retained, window_bytes=window_bytes, prefetch=prefetch)
+        lane = Lane(
+            self._session.new_id(),
+            pattern,
+            group=group,
+            retained=retained,
+            window_bytes=window_bytes,
+            prefetch=prefetch,
+            notices=notices,
+        )
         if type is not None:
             lane.has_type(type)
         subscription = Subscription(self, lane, callback)
@@ -208,12 +220,14 @@ class Bus(BusBase):
         if due:
             await self._wire.published()
 
-    async def inbox(self, callback: Callable[[Message], Any] | None = None) -> Inbox:
-        """The direct messages to this program, as a subscription is used. A new one takes the place of an earlier one."""
+    async def inbox(self, callback: Callable[[Message], Any] | None = None, *, notices: bool = False) -> Inbox:
+        """The direct messages to this program, as a subscription is used. A new one takes the place of an earlier one. As
+        ipcbus_client.Bus.inbox() in all else.
+        """
         self._session.check_open()
         if self._session.inbox is not None:
             self._session.inbox.close()
-        self._session.inbox = Lane(INBOX, "inbox", window_bytes=INBOX_MAX_BYTES)
+        self._session.inbox = Lane(INBOX, "inbox", window_bytes=INBOX_MAX_BYTES, notices=notices)
         return Inbox(self, self._session.inbox, callback)
 
     # --- names ---
@@ -334,7 +348,9 @@ class Bus(BusBase):
 
     @property
     def epoch(self) -> int:
-        """Grows with each reconnect: where it is the same, no message was missed in between, except those that ``lost`` counts."""
+        """Grows with each reconnect, which is whenever messages may have been missed that nobody could count. While it is the same none
+        was missed, except those that a subscription's ``lost`` counts.
+        """
         return self._session.epoch
 
     def stats_local(self) -> dict[str, Any]:

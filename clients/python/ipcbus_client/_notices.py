@@ -1,0 +1,35 @@
+"""What a stream says of itself, at its place among the messages, where ``subscribe(…, notices=True)`` asked for it: that messages were
+lost, or may have been. Pure values.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+
+class Reconnected(NamedTuple):
+    """The connection was lost before this place in the stream and is back after it; messages between may have been missed, which nobody
+    could count. Several without a message between them are one.
+    """
+
+    epoch: int  #: what ``bus.epoch`` is from here on
+    restarted: bool  #: it is another bus (incarnation) than the one before: it forgot what it kept and its counters
+    pattern: str  #: the subscription's
+
+
+class Lost(NamedTuple):
+    """*count* messages are missing at this place, as far as they could be counted. Several without a message between them are one."""
+
+    count: int  # type: ignore[assignment]  # the protocol's word; a tuple's method of this name is no loss
+    why: str  #: the bus's word (``too_slow``, …), or ``inbox_full``; of several the last
+    pattern: str  #: the subscription's
+
+
+Notice = Reconnected | Lost
+
+
+def merged(earlier: Any, later: Notice) -> Notice:
+    """One in the place of two of a kind."""
+    if isinstance(later, Lost):
+        return later._replace(count=earlier.count + later.count)
+    return later._replace(restarted=earlier.restarted or later.restarted)
