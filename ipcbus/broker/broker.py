@@ -13,7 +13,7 @@ from collections.abc import Callable
 from ..protocol.connection import Connection
 from ..protocol.errors import Code, ProtocolError
 from ..protocol.limits import NONCE_BYTES, Limits
-from ..protocol.messages import Frame, Kind, clip_text, encode, encode_with_payload, error_frame, pack
+from ..protocol.messages import Frame, Kind, clip_text, encode, error_frame, pack
 from ..protocol.topics import peer_address
 from .bus import BusService
 from .calls import Calls
@@ -22,8 +22,8 @@ from .delivery import Delivery
 from .lanes import OUTPUT_HIGH_BYTES, Lane
 from .names import Change, Names
 from .peers import Credentials, Peer, Piece
+from .publications import Publications
 from .requests import Requests
-from .retained import Retained
 from .routing import AnyRoute, PublishRoute, Refusal, RetainRoute, RouteTable
 from .timeouts import Timeouts
 
@@ -52,7 +52,6 @@ class Broker:
         self.routes = RouteTable(self.topics)
         self.names = Names(self.limits)
         self.requests = Requests()
-        self.retained = Retained(self.limits)
         self.peers: dict[int, Peer] = {}
         self.started_at = now
         self.now = now
@@ -64,9 +63,12 @@ class Broker:
         self._log = log
         self._delivery = Delivery(self.limits, self.counters, log)
         self._offer = self._delivery.offer
+        self.publications = Publications(self.limits, self.counters, self.routes, self._delivery, log)
+        self.retained = self.publications.retained
         self._strangers: Timeouts[Peer] = Timeouts(self.limits.handshake_timeout_s)
         self._leaving: Timeouts[Peer] = Timeouts(self.limits.half_close_linger_s)
         self._last_peer = 0
+        self._sessions: dict[str, Peer] = {}  #: who is here by what its HELLO said (H-13)
         self._calls = Calls(
             self.limits,
             self.counters,
@@ -88,7 +90,7 @@ class Broker:
             Kind.ERROR: self._calls.on_answer,
             Kind.CANCEL: self._calls.on_cancel,
             Kind.CREDIT: self._on_credit,
-            Kind.POST: self._on_unsupported,
+            Kind.POST: self.publications.post,
             Kind.PART: self._on_unsupported,
             Kind.ALLOW: self._on_unsupported,
         }
@@ -183,6 +185,7 @@ class Broker:
         for pending in self.requests.due(now):
             self._calls.expire(pending)
         self._delivery.stalled(now)
+        self.publications.expire(now)
 
     def next_deadline(self) -> float | None:
         """When `tick` is to be called next, or None."""
@@ -191,7 +194,8 @@ class Broker:
             deadline = timeouts.earliest
             if deadline is not None and (first is None or deadline < first):
                 first = deadline
-        return first
+        kept = self.retained.earliest
+        return kept if kept is not None and (first is None or kept < first) else first
 
     def take_touched(self) -> list[Peer]:
         """The peers whose ``out``, ``held`` or ``closing`` changed since the last call, each once."""
@@ -236,7 +240,7 @@ class Broker:
         self._leaving.set_delay(limits.half_close_linger_s, now)
         self._calls.limits = limits
         self.names.limits = limits
-        self.retained.limits = limits
+        self.publications.limits = self.retained.limits = limits
 
     @property
     def lane_count(self) -> int:
@@ -265,31 +269,16 @@ class Broker:
         if route.__class__ is PublishRoute and route.lanes and not route.groups:
             self._offer(route.lanes, piece, size, count, peer)  # the usual case, without a call more than it needs
         elif isinstance(route, PublishRoute):
-            self._publish(route, piece, size, count, peer)
+            self.publications.publish(route, piece, size, count, peer)
             if isinstance(route, RetainRoute):
-                self._retain(peer, route, data[last:end])
+                try:
+                    self.publications.retain(route, data[last:end])
+                except ProtocolError as error:
+                    self._refuse(peer, Kind.RETAIN, route.topic, 1, error.code, error.text)
         elif isinstance(route, Refusal):
             self._refuse(peer, route.kind, route.to, count, route.code, route.text)
         else:
             self._send(peer, route.to, piece, size, count)
-
-    def _publish(self, route: PublishRoute, piece: Piece, size: int, count: int, sender: Peer | None) -> None:
-        if route.lanes:
-            self._delivery.offer(route.lanes, piece, size, count, sender)
-        elif not route.groups:
-            self.counters.no_subscriber += count
-        for group in route.groups:
-            self._delivery.offer_group(group, piece, size, count, sender)
-
-    def _retain(self, peer: Peer, route: RetainRoute, frame: bytes) -> None:
-        """L-8: keep the last frame of a run; one without payload removes what is kept."""
-        try:
-            if len(frame) == route.span:
-                self.retained.remove(route.topic)
-            else:
-                self.retained.keep(route.topic, frame)
-        except ProtocolError as error:
-            self._refuse(peer, Kind.RETAIN, route.topic, 1, error.code, error.text)
 
     def _send(self, peer: Peer, to: str, piece: Piece, size: int, count: int) -> None:
         """N-3."""
@@ -337,7 +326,7 @@ class Broker:
         except ProtocolError as error:
             if error.code.fatal:
                 raise
-            if frame.kind is Kind.REQUEST:
+            if frame.kind is Kind.REQUEST or (frame.kind is Kind.POST and frame.elements[3] is not None):
                 self.counters.refused += 1
                 self._log_refusal(peer, frame.kind, error.code, error.text)
                 self._delivery.put(peer, error_frame(peer_address(peer.id), frame.elements[3], error.code, error.text))
@@ -359,11 +348,19 @@ class Broker:
         self._strangers.stop(peer)
         self._last_peer += 1
         peer.id = self._last_peer
+        session = peer.connection.info.get("session")
+        if session:
+            before = self._sessions.get(session)
+            if before is not None:
+                self._log(logging.DEBUG, f"{before} is back as peer {peer.id}: its old connection ends (H-13)")
+                self._end(before)
+            self._sessions[session] = peer
         self.peers[peer.id] = peer
         self._delivery.put(peer, peer.connection.welcome(peer.id, self._incarnation, self.software))
         self._log(logging.DEBUG, f"{peer} connected")
 
     def _on_bye(self, peer: Peer, frame: Frame) -> None:
+        peer.wills = None  # H-10
         self._end(peer)
 
     def _on_ping(self, peer: Peer, frame: Frame) -> None:
@@ -420,11 +417,9 @@ class Broker:
         if change.acquired is not None:
             self._delivery.notice(change.acquired, "name_acquired", {"name": name})
         topic = f"$bus.names.{name}"
-        lanes, groups = self.routes.receivers(topic)
-        if lanes or groups:
+        if self.routes.match(topic):
             owners = [claim.peer.id for claim in change.name.owners]
-            frame = encode_with_payload(pack({"name": name, "owners": owners}), Kind.PUBLISH, 0, topic, None)
-            self._publish(PublishRoute(0, lanes, groups), frame, len(frame), 1, None)
+            self.publications.announce(topic, pack({"name": name, "owners": owners}))
 
     # --- ends -------------------------------------------------------------------------------------
 
@@ -434,6 +429,7 @@ class Broker:
         for lane in tuple((peer.lanes or {}).values()):
             self.remove_lane(lane)
         peer.lanes = peer.grouped = peer.waiting = None
+        self.publications.left(peer)
         for change in self.names.release_all(peer):
             self.announce(change)
         self._calls.callee_died(peer)
@@ -446,6 +442,9 @@ class Broker:
             return
         peer.closing = True
         peer.connection.close()
+        session = peer.connection.info.get("session")
+        if session and self._sessions.get(session) is peer:
+            del self._sessions[session]
         self._withdraw(peer)
         self._calls.requester_went(peer)
         self._delivery.touch(peer)

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..protocol.errors import Code, ProtocolError
 from ..protocol.limits import ARGUMENTS_MAX_BYTES, MAX_ID, PAGE_BYTES, PAGE_ITEMS
-from ..protocol.messages import Frame, brief, pack
+from ..protocol.messages import Frame, brief, is_meta, pack
 from ..protocol.payloads import PayloadError, decode_value
-from ..protocol.topics import BUS_NAME, check_group
+from ..protocol.topics import BUS_NAME, check_group, check_topic
 from .counters import OTHER
 from .delivery import Delivery
 from .lanes import Lane
@@ -62,6 +62,8 @@ def _is_bool(value: Any) -> bool:
 
 
 _NAME = Argument("a name", _is_str, required=True)
+_TOPIC = Argument("a topic", _is_str, required=True)
+_META = Argument("nil, an encoding or a map of headers", is_meta)
 _METHODS = Argument("an array of methods", lambda value: type(value) is list and all(type(item) is str for item in value), required=True)
 _PAGE = {
     "after": Argument("a cursor that a list gave as `next`", lambda value: value is None or type(value) in (str, int)),
@@ -110,9 +112,31 @@ class BusService:
             "stats": Method("Counters and gauges of the bus.", self._stats),
             "ping": Method("Answer at once.", self._ping),
             "introspect": Method("List the methods under a name.", self._introspect, {"name": Argument("a name", _is_str)}),
-            "will": Method("Set the message that is published when this peer goes without BYE.", None),
+            "get": Method("Get the retained message of a topic.", self._get, {"topic": _TOPIC}),
+            "will": Method(
+                "Set the message of a topic that is published when this peer goes without BYE; without a payload take it back.",
+                self._will,
+                {
+                    "topic": _TOPIC,
+                    "payload": Argument("bytes", lambda value: value is None or type(value) is bytes),
+                    "meta": _META,
+                    "retain": Argument("a bool", _is_bool),
+                },
+            ),
+            "bind": Method("Have the retained message of a topic go with this peer, who publishes it.", self._bind, {"topic": _TOPIC}),
+            "unbind": Method("Let the retained message of a topic stay.", self._unbind, {"topic": _TOPIC}),
+            "restore": Method(
+                "Retain a message unless another peer has published what is retained.",
+                self._restore,
+                {
+                    "topic": _TOPIC,
+                    "payload": Argument("bytes", lambda value: type(value) is bytes, required=True),
+                    "meta": _META,
+                    "ttl_ms": Argument("nil or an int of 0 to 4294967295", lambda value: value is None or _int(0, 2**32 - 1)(value)),
+                    "was": Argument("an array of peer ids", lambda value: type(value) is list and all(type(item) is int for item in value)),
+                },
+            ),
             "monitor": Method("See the traffic of others.", None),
-            "get": Method("Get the retained message of a topic.", None),
         }
 
     def call(self, peer: Peer, name: str, frame: Frame) -> bytes:
@@ -166,6 +190,7 @@ class BusService:
         if group is not None:
             check_group(group)
             lane.messages = arguments.get("messages", _GROUP_MESSAGES)
+        broker.publications.expire(broker.now)
         broker.add_lane(lane, group)
         if group is not None:
             assert lane.group is not None
@@ -185,6 +210,41 @@ class BusService:
         if lane is None:
             raise ProtocolError(Code.NO_SUCH_LANE, f"this peer has no lane {arguments['lane']}")
         return {"dropped": self._broker.remove_lane(lane)}
+
+    # --- retained messages and wills --------------------------------------------------------------
+
+    def _get(self, peer: Peer, arguments: Arguments) -> dict[str, Any] | None:
+        if peer.queued_bytes > self._broker.limits.max_output_bytes:
+            raise ProtocolError(Code.SLOW_READER, f"{peer.queued_bytes} bytes wait for this peer (limits.max_output_bytes)")
+        topic = arguments["topic"]
+        check_topic(topic)
+        kept = self._broker.publications.kept(topic)
+        if kept is None:
+            return None
+        return {"topic": topic, "sender": kept.elements[1], "meta": kept.elements[3], "payload": kept.payload}
+
+    def _will(self, peer: Peer, arguments: Arguments) -> dict[str, Any]:
+        topic, payload = arguments["topic"], arguments.get("payload")
+        publications = self._broker.publications
+        if payload is None:
+            publications.drop_will(peer, topic)
+        else:
+            publications.set_will(peer, topic, arguments.get("meta"), payload, retain=arguments.get("retain", False))
+        return {}
+
+    def _bind(self, peer: Peer, arguments: Arguments) -> dict[str, Any]:
+        self._broker.publications.bind(peer, arguments["topic"])
+        return {}
+
+    def _unbind(self, peer: Peer, arguments: Arguments) -> dict[str, Any]:
+        self._broker.publications.unbind(peer, arguments["topic"])
+        return {}
+
+    def _restore(self, peer: Peer, arguments: Arguments) -> dict[str, Any]:
+        restored = self._broker.publications.restore(
+            peer, arguments["topic"], arguments.get("meta"), arguments["payload"], arguments.get("ttl_ms"), arguments.get("was", [])
+        )
+        return {"restored": restored}
 
     # --- names ------------------------------------------------------------------------------------
 

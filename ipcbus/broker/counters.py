@@ -20,6 +20,7 @@ class Counters:
         "delivered",
         "delivered_bytes",
         "expired",
+        "expired_messages",
         "in_bytes",
         "in_messages",
         "late_replies",
@@ -38,6 +39,7 @@ class Counters:
         self.lost = 0  #: messages taken from a lane's or group's backlog unseen
         self.refused = 0  #: messages answered with an error of the bus
         self.expired = 0  #: requests
+        self.expired_messages = 0  #: messages that waited in a lane's or group's backlog past their time to live (L-11)
         self.cancelled = 0  #: requests
         self.late_replies = 0  #: replies to what had settled (R-4)
         self.protocol_errors = 0  #: connections ended by a fatal error

@@ -63,13 +63,15 @@ class Delivery:
 
     # --- publications -----------------------------------------------------------------------------
 
-    def offer(self, lanes: tuple[Lane, ...], piece: Piece, size: int, count: int, sender: Peer | None) -> None:
+    def offer(
+        self, lanes: tuple[Lane, ...], piece: Piece, size: int, count: int, sender: Peer | None, deadline: float | None = None
+    ) -> None:
         """Give *count* whole frames to each of *lanes*, which are in no group: at once (the hot path: `_emit`, written out), or into its
-        backlog."""
+        backlog, where they wait until *deadline*."""
         for lane in lanes:
             peer = lane.peer
             if lane.credit <= 0 or lane.backlog is not None or peer.out_bytes >= OUTPUT_HIGH_BYTES:
-                self._queue(lane, piece, size, count, sender)
+                self._queue(lane, piece, size, count, sender, deadline)
                 continue
             if peer.lane is lane:
                 peer.out.append(piece)
@@ -90,22 +92,24 @@ class Delivery:
         if lane.backlog is None:
             self.offer((lane,), frame, len(frame), 1, None)
         else:
-            self._append(lane.backlog, frame, len(frame), 1)
+            self._append(lane.backlog, frame, len(frame), 1, None)
 
-    def _queue(self, lane: Lane, piece: Piece, size: int, count: int, sender: Peer | None) -> None:
+    def _queue(self, lane: Lane, piece: Piece, size: int, count: int, sender: Peer | None, deadline: float | None) -> None:
         backlog = lane.backlog
         if backlog is None:
             backlog = lane.backlog = Backlog(lane, None, lane.peer)
             if lane.peer.waiting is None:
                 lane.peer.waiting = {}
             lane.peer.waiting[lane] = None
-        self._wait(backlog, piece, size, count, sender)
+        self._wait(backlog, piece, size, count, sender, deadline)
 
-    def offer_group(self, group: Group, piece: Piece, size: int, count: int, sender: Peer | None) -> None:
+    def offer_group(
+        self, group: Group, piece: Piece, size: int, count: int, sender: Peer | None, deadline: float | None = None
+    ) -> None:
         """Give *count* whole frames to a group, each to one member."""
         if group.backlog is None:
             group.backlog = Backlog(None, group, next(iter(group.members)).peer)
-        self._wait(group.backlog, piece, size, count, sender)
+        self._wait(group.backlog, piece, size, count, sender, deadline)
         self.dispatch(group)
 
     def dispatch(self, group: Group) -> None:
@@ -114,8 +118,16 @@ class Delivery:
         if backlog is None:
             return
         while backlog.pieces:
-            piece, count = backlog.pieces[0]
+            piece, count, deadline = backlog.pieces[0]
             at, size = 0, len(piece)
+            if deadline is not None and deadline <= self.now:
+                lane = group.next_member()
+                if lane is None:
+                    break
+                self._lose(backlog, "expired")
+                if not backlog.pieces:
+                    self._tell_lost(backlog, lane)
+                continue
             while at < size:
                 lane = group.next_member()
                 if lane is None:
@@ -132,7 +144,8 @@ class Delivery:
             self._take(backlog, at, backlog.pieces[0][1] - count)
             if at < size:
                 if at:
-                    backlog.pieces[0] = (bytes(memoryview(piece)[at:]) if size - at < at else memoryview(piece)[at:], count)
+                    rest = memoryview(piece)[at:]
+                    backlog.pieces[0] = (bytes(rest) if size - at < at else rest, count, deadline)
                 break
             backlog.pieces.popleft()
         self._eased(backlog)
@@ -162,11 +175,17 @@ class Delivery:
         peer = lane.peer
         pieces = backlog.pieces
         while pieces and lane.credit > 0 and peer.out_bytes < OUTPUT_HIGH_BYTES:
-            piece, count = pieces.popleft()
+            piece, count, deadline = pieces[0]
+            if deadline is not None and deadline <= self.now:
+                self._lose(backlog, "expired")
+                continue
+            del pieces[0]
             size = len(piece)
             self._take(backlog, size, count)
             self._tell_lost(backlog, lane)
             self._emit(lane, piece, size, count)
+        if not pieces:
+            self._tell_lost(backlog, lane)  # the last ones had expired: no message will come that could be told before
         self._eased(backlog)
 
     # --- backlogs ---------------------------------------------------------------------------------
@@ -177,17 +196,21 @@ class Delivery:
         backlog.count -= count
         backlog.payer.backlog_bytes -= size
 
-    def _wait(self, backlog: Backlog, piece: Piece, size: int, count: int, sender: Peer | None) -> None:
+    def _wait(self, backlog: Backlog, piece: Piece, size: int, count: int, sender: Peer | None, deadline: float | None) -> None:
         """Add frames to a backlog, within the limits of the backlog and of who pays for it (L-7)."""
         payer = backlog.payer
         if payer.backlog_bytes > self.limits.max_output_bytes and backlog.group is None:
             self._counters.lost += count  # the payer is closed as slow_reader at the end of the round
             self.touch(payer)
             return
-        self._append(backlog, piece, size, count)
+        self._append(backlog, piece, size, count, deadline)
         if payer.backlog_bytes > self.limits.max_output_bytes:
             self.touch(payer)
         high = self.limits.lane_high_bytes
+        if backlog.bytes <= high and payer.backlog_bytes <= self.limits.max_output_bytes // 2:
+            return
+        self._drop_expired(backlog)
+        self._eased(backlog)
         if backlog.bytes <= high and payer.backlog_bytes <= self.limits.max_output_bytes // 2:
             return
         if backlog.dropping:
@@ -203,45 +226,58 @@ class Delivery:
             self.touch(sender)
 
     @staticmethod
-    def _append(backlog: Backlog, piece: Piece, size: int, count: int) -> None:
-        """Add frames. What would pin a read many times its size is copied; small ones are gathered."""
+    def _append(backlog: Backlog, piece: Piece, size: int, count: int, deadline: float | None) -> None:
+        """Add frames. What would pin a read many times its size is copied; small ones are gathered, where they wait equally long."""
         pieces = backlog.pieces
         if size < GATHER_BYTES // 8:
-            tail, tail_count = pieces[-1] if pieces else (b"", 0)
-            if isinstance(tail, bytearray) and len(tail) + size <= GATHER_BYTES:
+            tail, tail_count, tail_deadline = pieces[-1] if pieces else (b"", 0, None)
+            if isinstance(tail, bytearray) and len(tail) + size <= GATHER_BYTES and tail_deadline == deadline:
                 tail += piece
-                pieces[-1] = (tail, tail_count + count)
+                pieces[-1] = (tail, tail_count + count, deadline)
             else:
-                pieces.append((bytearray(piece), count))
+                pieces.append((bytearray(piece), count, deadline))
         elif pins(piece):
-            pieces.append((bytes(piece), count))
+            pieces.append((bytes(piece), count, deadline))
         else:
-            pieces.append((piece, count))
+            pieces.append((piece, count, deadline))
         backlog.bytes += size
         backlog.count += count
         backlog.payer.backlog_bytes += size
 
     def _drop(self, backlog: Backlog, limit: int) -> None:
         """Lose the oldest messages of a backlog until it is within *limit*; the newest piece stays."""
-        pieces = backlog.pieces
-        while backlog.bytes > limit and len(pieces) > 1:
-            piece, count = pieces.popleft()
-            size = len(piece)
-            self._take(backlog, size, count)
+        while backlog.bytes > limit and len(backlog.pieces) > 1:
             if not backlog.logged:
                 backlog.logged = True
                 limits = "limits.lane_high_bytes, limits.lane_stall_s"
                 self._log(logging.WARNING, f"{backlog} does not keep up: its oldest messages are dropped and counted (L-7; {limits})")
-            backlog.lost_count += count
-            backlog.lost_bytes += size
+            self._lose(backlog, "too_slow")
+
+    def _drop_expired(self, backlog: Backlog) -> None:
+        """Lose what stands first and is past its time, before somebody is held for it; the newest piece stays."""
+        pieces = backlog.pieces
+        while len(pieces) > 1 and (deadline := pieces[0][2]) is not None and deadline <= self.now:
+            self._lose(backlog, "expired")
+
+    def _lose(self, backlog: Backlog, why: str) -> None:
+        """Lose the oldest piece of a backlog, and remember to tell it (L-7, L-11)."""
+        piece, count, _ = backlog.pieces.popleft()
+        size = len(piece)
+        self._take(backlog, size, count)
+        loss = backlog.losses.setdefault(why, [0, 0])
+        loss[0] += count
+        loss[1] += size
+        if why == "expired":
+            self._counters.expired_messages += count
+        else:
             self._counters.lost += count
 
     def _tell_lost(self, backlog: Backlog, lane: Lane) -> None:
-        """NOTICE lost, at the place of the gap (L-7)."""
-        if backlog.lost_count:
-            content = {"lane": lane.number, "count": backlog.lost_count, "bytes": backlog.lost_bytes, "why": "too_slow"}
-            self.notice(lane.peer, "lost", dict(content))
-            backlog.lost_count = backlog.lost_bytes = 0
+        """NOTICE lost, at the place of the gap (L-7, L-11)."""
+        if backlog.losses:
+            for why, (count, size) in backlog.losses.items():
+                self.notice(lane.peer, "lost", {"lane": lane.number, "count": count, "bytes": size, "why": why})
+            backlog.losses = {}
 
     def _eased(self, backlog: Backlog) -> None:
         """A backlog became smaller: let its publishers go on below half its limit, forget it when it is empty."""
@@ -299,7 +335,7 @@ class Delivery:
         self._take(backlog, backlog.bytes, dropped)
         self._release(backlog)
         self._forget(backlog)
-        return dropped + backlog.lost_count
+        return dropped + sum(count for count, _ in backlog.losses.values())
 
     def member_left(self, group: Group, peer: Peer) -> int:
         """A lane of *peer* left *group*. Without members what waits is abandoned; else somebody else pays for it."""

@@ -30,20 +30,19 @@ def pins(piece: Piece) -> bool:
 class Backlog:
     """Messages that wait for credit, in order, and what became of them."""
 
-    __slots__ = ("bytes", "count", "dropping", "group", "holding", "lane", "logged", "lost_bytes", "lost_count", "payer", "pieces")
+    __slots__ = ("bytes", "count", "dropping", "group", "holding", "lane", "logged", "losses", "payer", "pieces")
 
     def __init__(self, lane: Lane | None, group: Group | None, payer: Peer) -> None:
         self.lane = lane
         self.group = group
         self.payer = payer  #: the peer that is charged for what waits: the lane's, or that of the group's first member
-        self.pieces: deque[tuple[Piece, int]] = deque()  #: bytes of whole frames, and how many frames
+        self.pieces: deque[tuple[Piece, int, float | None]] = deque()  #: bytes of whole frames, how many frames, until when (L-11)
         self.bytes = 0
         self.count = 0
         self.holding: set[Peer] = set()
         self.dropping = False  #: held publishers for too long: drops its oldest until it has caught up
         self.logged = False  #: a loss was logged in this episode
-        self.lost_count = 0  #: lost and not told yet
-        self.lost_bytes = 0
+        self.losses: dict[str, list[int]] = {}  #: lost and not told yet: why, and how many messages and bytes
 
     def __str__(self) -> str:
         if self.group is not None:

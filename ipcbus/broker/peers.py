@@ -29,6 +29,7 @@ class Peer:
 
     __slots__ = (
         "backlog_bytes",
+        "bound",
         "calls",
         "claims",
         "closed",
@@ -55,6 +56,7 @@ class Peer:
         "touched",
         "transport",
         "waiting",
+        "wills",
         "written_bytes",
     )
 
@@ -80,6 +82,8 @@ class Peer:
         self.waiting: dict[Lane, None] | None = None  #: lanes with a backlog
         self.grouped: dict[Lane, None] | None = None  #: its lanes that are in a group
         self.claims: dict[str, Claim] | None = None  #: names owned or waited for
+        self.wills: dict[str, bytes] | None = None  #: by topic: the frame to publish when it goes without BYE (W-1)
+        self.bound: dict[str, None] | None = None  #: topics whose kept message goes with it (W-2)
         self.calls: dict[int, Pending] | None = None  #: requests it made
         self.serving: dict[tuple[int, int], Pending] | None = None  #: requests it answers, by requester and id
 

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator
 
 from ..protocol.errors import Code, ProtocolError
 from ..protocol.limits import Limits
 from ..protocol.topics import is_literal, matches, split_pattern
 
+#: Deadlines of what was replaced may stay in the heap until they are more than the ones that hold, and more than this.
+_STALE_MIN = 1_000
+
 
 class Retained:
-    """Whole RETAIN frames by topic, in the order in which they were published."""
+    """Whole RETAIN frames by topic, in the order in which they were published; some with a deadline (L-11)."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self._frames: dict[str, bytes] = {}
+        self._deadlines: dict[str, tuple[float, int]] = {}  #: and a number, so that each is unlike any other
+        self._heap: list[tuple[float, int, str]] = []
+        self._sequence = 0
         self.bytes = 0
+        self.earliest: float | None = None  #: nothing is due before it; it may be early, for what was replaced
 
     def __len__(self) -> int:
         return len(self._frames)
@@ -23,8 +31,12 @@ class Retained:
     def __contains__(self, topic: str) -> bool:
         return topic in self._frames
 
-    def keep(self, topic: str, frame: bytes) -> None:
-        """Keep *frame* as the last of *topic*; raises ``over_limit``, and then what was kept before is gone."""
+    def get(self, topic: str) -> bytes | None:
+        """What is kept for *topic*."""
+        return self._frames.get(topic)
+
+    def keep(self, topic: str, frame: bytes, deadline: float | None = None) -> None:
+        """Keep *frame* as the last of *topic*, until *deadline*; raises ``over_limit``, and then what was kept before is gone."""
         self.remove(topic)
         limits = self.limits
         if len(self._frames) >= limits.max_retained_topics:
@@ -37,10 +49,32 @@ class Retained:
             )
         self._frames[topic] = frame
         self.bytes += len(frame)
+        if deadline is not None:
+            self._sequence += 1
+            self._deadlines[topic] = deadline, self._sequence
+            heapq.heappush(self._heap, (deadline, self._sequence, topic))
+            if len(self._heap) > 2 * len(self._deadlines) + _STALE_MIN:
+                self._heap = [(*when, of) for of, when in self._deadlines.items()]
+                heapq.heapify(self._heap)
+            self.earliest = self._heap[0][0]
 
     def remove(self, topic: str) -> None:
         """Forget what is kept for *topic*. Idempotent."""
         self.bytes -= len(self._frames.pop(topic, b""))
+        if self._deadlines:
+            self._deadlines.pop(topic, None)
+
+    def due(self, now: float) -> list[tuple[str, bytes]]:
+        """Take out what was to be kept until *now* or less, in the order of its deadlines."""
+        heap = self._heap
+        expired: list[tuple[str, bytes]] = []
+        while heap and (heap[0][0] <= now or self._deadlines.get(heap[0][2]) != heap[0][:2]):
+            deadline, sequence, topic = heapq.heappop(heap)
+            if self._deadlines.get(topic) == (deadline, sequence):
+                expired.append((topic, self._frames[topic]))
+                self.remove(topic)
+        self.earliest = heap[0][0] if heap else None
+        return expired
 
     def matching(self, pattern: str) -> Iterator[bytes]:
         """The frames whose topic a legal *pattern* matches, oldest first."""

@@ -230,7 +230,7 @@ class RouteTable(SubscriptionIndex):
 
     def __init__(self, topics: TopicCounters) -> None:
         super().__init__()
-        self._topics = topics
+        self.topics = topics
         self._uncounted = TopicCounter()  #: for what is not published to a topic
         self._routes: dict[tuple[tuple[Lane, ...], tuple[Group, ...]], PublishRoute] = {}
         self._routes_generation = 0
@@ -240,7 +240,7 @@ class RouteTable(SubscriptionIndex):
         prefix.route = route = self._find(prefix)
         if prefix.counter is None:
             named = prefix.kind is not Kind.SEND and not isinstance(route, Refusal)
-            prefix.counter = self._topics.of(prefix.to) if named else self._uncounted
+            prefix.counter = self.topics.of(prefix.to) if named else self._uncounted
         return route
 
     def _find(self, prefix: Prefix) -> AnyRoute:

@@ -56,6 +56,9 @@ class Limits:
     lane_stall_s: float = 5.0  #: L-7: how long it may
     max_retained_topics: int = 100_000  #: L-8
     max_retained_bytes: int = 64 * 1024 * 1024  #: L-8
+    max_wills: int = 100  #: W-1: of one peer
+    max_will_bytes: int = 1024 * 1024  #: W-1: frames of all wills of one peer; like what is retained, they wait whatever becomes of it
+    max_bound: int = 10_000  #: W-2: topics that one peer has bound
     max_topic_counters: int = 1_000  #: B-3 topics: the rest is counted as "(other)"
     max_route_cache: int = 8_192  #: envelope prefixes a peer may keep resolved
     handshake_timeout_s: float = 10.0  #: H-9

@@ -132,7 +132,8 @@ def _optional(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: value is None or check(value)
 
 
-def _is_meta(value: Any) -> bool:
+def is_meta(value: Any) -> bool:
+    """Whether *value* is a meta (V-6)."""
     if value is None:
         return True
     if type(value) is int:
@@ -154,7 +155,7 @@ _TO = ("to", _str(512))
 _ID = ("id", _uint(MAX_ID))
 _REQUEST_ID = ("id", _uint(MAX_ID, 1))
 _LANE = ("lane", _uint(MAX_ID, 1))
-_META = ("meta", _is_meta)
+_META = ("meta", is_meta)
 _U32 = _uint(2**32 - 1)
 _VERSION = _uint(65535, 1)
 

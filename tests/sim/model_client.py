@@ -115,6 +115,8 @@ class ModelClient:
             (8, self._call),
             (2, self._cancel),
             (3, self._send),
+            (4, self._post),
+            (3, self._declare),
             (1, self._ping),
             (1, self._leave),
         ]
@@ -141,6 +143,26 @@ class ModelClient:
         if kind is Kind.RETAIN and self.random.random() < 0.3 and topic in TOPICS[:6]:
             # an empty payload cannot carry a mark: a header makes the frame one of its kind
             self._write(encode_with_payload(b"", kind, self.peer, topic, {"mark": self._payload(0)}))
+
+    def _post(self) -> None:
+        """L-11, in all its forms."""
+        ttl_ms = self.random.choice([None, 0, 100, 1_500])
+        for _ in range(self.random.choice([1, 1, 6])):
+            number = next(self._numbers) if self.random.random() < 0.5 else None
+            retain = self.random.random() < 0.4
+            frame = (Kind.POST, self.peer, self.random.choice(TOPICS), number, ttl_ms, retain, 1)
+            self._write(encode_with_payload(self._payload(2000), *frame))
+
+    def _declare(self) -> None:
+        """Wills and bound values, and what is kept."""
+        topic = self.random.choice(TOPICS)
+        method = self.random.choice(["will", "will", "bind", "bind", "unbind", "get"] if topic in TOPICS[:6] else ["will", "bind"])
+        more: dict[str, object] = {}
+        if method == "will" and self.random.random() < 0.8:
+            more = {"payload": self._payload(200), "meta": 1, "retain": self.random.random() < 0.5}
+        self._to_bus(method, topic=topic, **more)
+        if method == "bind" and topic in TOPICS[:6]:
+            self._write(encode_with_payload(self._payload(200), Kind.RETAIN, self.peer, topic, 1))
 
     def _to_bus(self, method: str, **arguments: object) -> None:
         number = next(self._numbers)

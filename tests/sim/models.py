@@ -28,7 +28,7 @@ def frames_in(buffer: bytearray) -> list[bytes]:
 class GroupModel:
     """L-6: each message of the pattern goes to one member."""
 
-    outstanding: dict[bytes, int] = field(default_factory=dict)  #: frame → its place in the total order
+    outstanding: dict[bytes, list[int]] = field(default_factory=dict)  #: frame → its places in the total order (removals look the same)
     members: set[LaneModel] = field(default_factory=set)
     lost: int = 0  #: told to some member
     member_left: bool = False  #: what was on its way to that member is unknown
@@ -45,6 +45,8 @@ class LaneModel:
     expected: deque[bytes] = field(default_factory=deque)
     sent_bytes: int = 0
     sent_messages: int = 0
+    losses: Counter[str] = field(default_factory=Counter)  #: said to be lost, since the last message: how many for which reason
+    lost_bytes: int = 0
     last_place: int = -1  #: in a group: of the last message
     open: bool = True
 
@@ -81,6 +83,8 @@ class PeerModel:
         self.refusals: Counter[int] = Counter()  #: errors with id 0 that it must still be told, by code
         self.pings: deque[int] = deque()
         self.notices: list[tuple[str, str]] = []
+        self.wills: dict[str, bytes] = {}  #: by topic: the frame (W-1)
+        self.bound: dict[str, None] = {}  #: topics (W-2)
         self.said_bye: int | None = None
 
     def __repr__(self) -> str:

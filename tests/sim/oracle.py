@@ -13,7 +13,7 @@ from typing import Any
 
 from ipcbus.protocol.errors import Code, ProtocolError
 from ipcbus.protocol.limits import READ_BYTES, Limits
-from ipcbus.protocol.messages import Frame, Kind, decode
+from ipcbus.protocol.messages import Frame, Kind, decode, encode_with_payload
 from ipcbus.protocol.payloads import decode_value
 from ipcbus.protocol.topics import check_topic, matches, parse_peer
 
@@ -32,7 +32,10 @@ class Oracle:
         self.names: NamesModel[PeerModel] = NamesModel()
         self.groups: dict[tuple[str, str], GroupModel] = {}
         self.retained: dict[str, bytes] = {}
+        self.kept_until: dict[str, float] = {}  #: of those that have a time to live (L-11)
+        self.mortal: dict[bytes, float] = {}  #: frames that may expire while they wait, and when
         self.floating: dict[bytes, list[PeerModel]] = {}  #: SENDs to a shared name: one of these gets it
+        self.now = 0.0
         self.place = 0  #: in the total order
         self.order: list[bytes] = []  #: the payloads of publications and sends in that order
         self.offered = 0  #: pairs of message and lane (or group), and SENDs: B-4's delivered + lost must reach it
@@ -48,6 +51,7 @@ class Oracle:
 
     def came(self, peer: PeerModel, peer_id: int, data: bytes, now: float) -> None:
         """The broker has just processed *data* from *peer*, whose id it holds to be *peer_id*."""
+        self.now = now
         if peer.done_sending:
             return
         if peer_id and not peer.id:
@@ -68,6 +72,8 @@ class Oracle:
             for request in peer.calls():
                 if request.deadline <= now:
                     self._settle(request, ("code", Code.EXPIRED))
+        self.now = now
+        self._expire_kept()
 
     def half_closed(self, peer: PeerModel) -> None:
         """H-11: everything of it is released, its own requests go on."""
@@ -99,6 +105,8 @@ class Oracle:
             peer.ready = True
         elif kind in (Kind.PUBLISH, Kind.RETAIN):
             self._publish(peer, frame)
+        elif kind is Kind.POST:
+            self._post(peer, frame, now)
         elif kind is Kind.CREDIT:
             lane = peer.lanes.get(elements[2])
             if lane is not None and lane.open:
@@ -122,20 +130,39 @@ class Oracle:
         elif kind is Kind.PING:
             peer.pings.append(elements[2])
         elif kind is Kind.BYE:
+            peer.wills.clear()
             self.left(peer)
         else:
             raise ViolationError(f"{peer} sent {frame}, which no simulated client does")
 
     def _publish(self, peer: PeerModel, frame: Frame) -> None:
+        refusal = _refusal(frame.elements[2])
+        if refusal is None:
+            self._route(frame)
+        else:
+            peer.refusals[refusal] += 1
+
+    def _post(self, peer: PeerModel, frame: Frame, now: float) -> None:
+        """L-11."""
+        _, _, topic, number, ttl_ms, retain, meta = frame.elements
+        refusal = _refusal(topic)
+        if number is not None:
+            peer.requests[number] = RequestModel(peer, None, "", number, now)
+        elif refusal is not None:
+            peer.refusals[refusal] += 1
+        outcome: tuple[Any, ...] = ("code", refusal)
+        if refusal is None:
+            plain = decode(encode_with_payload(frame.payload, Kind.RETAIN if retain else Kind.PUBLISH, peer.id, topic, meta))
+            outcome = ("value", self._route(plain, None if ttl_ms is None else now + ttl_ms / 1000))
+        if number is not None:
+            peer.requests[number].outcome = outcome
+
+    def _route(self, frame: Frame, deadline: float | None = None) -> int:
+        """A publication takes its place in the order; how many lanes and groups it goes to."""
         topic = frame.elements[2]
-        try:
-            check_topic(topic)
-        except ProtocolError as error:
-            peer.refusals[error.code] += 1
-            return
-        if topic.startswith("$"):
-            peer.refusals[Code.RESERVED] += 1
-            return
+        before = self.offered
+        if deadline is not None:
+            self.mortal[frame.raw] = deadline
         self.place += 1
         self.order.append(frame.payload)
         for other in self.by_id.values():
@@ -145,12 +172,27 @@ class Oracle:
                     self.offered += 1
         for (pattern, _), group in self.groups.items():
             if matches(pattern, topic):
-                group.outstanding[frame.raw] = self.place
+                group.outstanding.setdefault(frame.raw, []).append(self.place)
                 self.offered += 1
         if frame.kind is Kind.RETAIN:
             self.retained.pop(topic, None)
+            self.kept_until.pop(topic, None)
             if frame.payload_size:
                 self.retained[topic] = frame.raw
+                if deadline is not None:
+                    self.kept_until[topic] = deadline
+        return self.offered - before
+
+    def _expire_kept(self) -> None:
+        """L-11: before the bus looks at what it keeps, too."""
+        due = [topic for topic, deadline in self.kept_until.items() if deadline <= self.now]
+        for topic in sorted(due, key=self.kept_until.__getitem__):  # of the same moment: in the order in which they came
+            self._remove_kept(topic)
+
+    def _remove_kept(self, topic: str) -> None:
+        """L-11, W-2: the bus removes what is kept, and says so in the name of who had published it."""
+        sender = decode(self.retained[topic]).elements[1]
+        self._route(decode(encode_with_payload(b"", Kind.RETAIN, sender, topic, None)))
 
     def _send(self, peer: PeerModel, frame: Frame) -> None:
         to = frame.elements[2]
@@ -209,6 +251,8 @@ class Oracle:
                 return ("code", Code.NO_SUCH_LANE)
             self._close_lane(lane)
             return ("dropped", lane)
+        if method in ("will", "bind", "unbind", "get"):
+            return self._state(peer, method, **arguments)
         try:
             value, notices = self.names.call(method, peer, arguments)
         except ProtocolError as error:
@@ -217,8 +261,31 @@ class Oracle:
             receiver.notices.append((name, about))
         return ("value", value) if value is not None else ("any",)
 
+    def _state(self, peer: PeerModel, method: str, topic: str, **more: Any) -> tuple[Any, ...]:
+        """W-1, W-2, and what is kept."""
+        if method == "get":
+            self._expire_kept()
+            if topic not in self.retained:
+                return ("value", None)
+            kept = decode(self.retained[topic])
+            return ("value", {"topic": topic, "sender": kept.elements[1], "meta": kept.elements[3], "payload": kept.payload})
+        refusal = _refusal(topic)
+        if refusal is not None:
+            return ("code", refusal)
+        if method == "will":
+            peer.wills.pop(topic, None)
+            if "payload" in more:
+                kind = Kind.RETAIN if more.get("retain") else Kind.PUBLISH
+                peer.wills[topic] = encode_with_payload(more["payload"], kind, peer.id, topic, more.get("meta"))
+        elif method == "bind":
+            peer.bound[topic] = None
+        else:
+            peer.bound.pop(topic, None)
+        return ("value", {})
+
     def _subscribe(self, peer: PeerModel, arguments: dict[str, Any]) -> int:
         name, pattern = arguments.get("group"), arguments["pattern"]
+        self._expire_kept()
         group = None if name is None else self.groups.setdefault((pattern, name), GroupModel())
         lane = LaneModel(pattern, group, arguments["credit"], arguments.get("messages", 1))
         assert arguments["lane"] not in peer.lanes, "simulated clients do not use a lane number twice"
@@ -245,6 +312,17 @@ class Oracle:
         for lane in peer.lanes.values():
             if lane.open:
                 self._close_lane(lane)
+        if peer.bound:
+            self._expire_kept()
+        for topic in peer.bound:
+            if topic in self.retained and decode(self.retained[topic]).elements[1] == peer.id:
+                self.checked["bound value"] += 1
+                self._remove_kept(topic)
+        for will in peer.wills.values():
+            self.checked["will"] += 1
+            self._route(decode(will))
+        peer.bound.clear()
+        peer.wills.clear()
         for receiver, name, about in self.names.leave(peer):
             receiver.notices.append((name, about))
         for request in tuple(peer.serving.values()):
@@ -269,14 +347,14 @@ class Oracle:
             peer.lane = peer.lanes.get(elements[2])
             self._check(peer.lane is not None, peer, frame, "no such lane")
         elif kind in (Kind.PUBLISH, Kind.RETAIN):
-            self._receive_publication(peer, frame)
+            self._receive_publication(peer, frame, now)
         elif kind in (Kind.SEND, Kind.REQUEST):
             if frame.raw in self.floating and peer in self.floating[frame.raw]:
                 del self.floating[frame.raw]
             else:
                 self._check(bool(peer.direct) and peer.direct.popleft() == frame.raw, peer, frame, "not the next one to it")
         elif kind in (Kind.REPLY, Kind.ERROR):
-            self._receive_answer(peer, frame)
+            self._receive_answer(peer, frame, now)
         elif kind is Kind.PONG:
             self._check(bool(peer.pings) and peer.pings.popleft() == elements[2], peer, frame, "not the next PONG")
         elif kind is Kind.NOTICE:
@@ -293,10 +371,11 @@ class Oracle:
         else:
             self._check(False, peer, frame, "the bus does not send this")
 
-    def _receive_publication(self, peer: PeerModel, frame: Frame) -> None:
+    def _receive_publication(self, peer: PeerModel, frame: Frame, now: float) -> None:
         lane = peer.lane
         if lane is None:
             raise ViolationError(f"{peer}: {frame} without a LANE before it (L-3)")
+        self._take_losses(peer, lane, frame, now)
         overdraft = max(READ_BYTES, len(frame.raw))
         self._check(lane.sent_bytes - overdraft < lane.granted_bytes, peer, frame, "credit was overdrawn (L-5)")
         lane.sent_bytes += len(frame.raw)
@@ -306,11 +385,14 @@ class Oracle:
             return
         lane.sent_messages += 1
         self._check(lane.sent_messages <= lane.granted_messages, peer, frame, "message credit was overdrawn (L-6)")
-        place = lane.group.outstanding.pop(frame.raw, None)
-        self._check(place is not None and place > lane.last_place, peer, frame, "not its group's, twice, or out of order (L-6)")
-        lane.last_place = place or 0
+        places = lane.group.outstanding.get(frame.raw, [])
+        place = next((place for place in places if place > lane.last_place), None)
+        if place is None:
+            raise ViolationError(f"{peer} got {frame}: not its group's, twice, or out of order (L-6)")
+        places.remove(place)
+        lane.last_place = place
 
-    def _receive_answer(self, peer: PeerModel, frame: Frame) -> None:
+    def _receive_answer(self, peer: PeerModel, frame: Frame, now: float) -> None:
         number = frame.elements[3]
         if number == 0:
             count = decode_value(None, frame.payload)["count"]
@@ -333,6 +415,7 @@ class Oracle:
         elif what == "dropped":
             lane = request.outcome[1]
             if lane.group is None:
+                self._take_losses(peer, lane, frame, now)
                 dropped = decode_value(None, frame.payload)["dropped"]
                 self._check(dropped == len(lane.expected), peer, frame, f"{dropped} dropped, {len(lane.expected)} missing")
         else:
@@ -348,9 +431,24 @@ class Oracle:
         if lane.group is not None:
             lane.group.lost += content["count"]
             return
-        self._check(content["count"] <= len(lane.expected), peer, frame, "more were lost than there were")
-        size = sum(len(lane.expected.popleft()) for _ in range(content["count"]))
-        self._check(size == content["bytes"], peer, frame, f"{size} bytes are missing")
+        lane.losses[content["why"]] += content["count"]
+        lane.lost_bytes += content["bytes"]
+
+    def _take_losses(self, peer: PeerModel, lane: LaneModel, frame: Frame, now: float) -> None:
+        """What was said to be lost before *frame*: what too slow a lane and time took may be mixed, so it is judged together."""
+        count = lane.losses.total()
+        if not count:
+            return
+        self._check(count <= len(lane.expected), peer, frame, "more were lost than there were")
+        gone = [lane.expected.popleft() for _ in range(count)]
+        size = sum(map(len, gone))
+        self._check(size == lane.lost_bytes, peer, frame, f"{size} bytes are missing, {lane.lost_bytes} were said to be")
+        expired = lane.losses["expired"]
+        late = sum(self.mortal.get(raw, now + 1) <= now for raw in gone)
+        self._check(expired <= late, peer, frame, f"{expired} are said to have expired, {late} could")
+        self.checked["expired"] += expired
+        lane.losses.clear()
+        lane.lost_bytes = 0
 
     @staticmethod
     def _check(good: bool, peer: PeerModel, frame: Frame, why: str) -> None:
@@ -365,7 +463,7 @@ class Oracle:
             if peer.gone or peer.done_sending:
                 continue
             left = {
-                "messages": sum(len(lane.expected) for lane in peer.lanes.values() if lane.open),
+                "messages": sum(len(lane.expected) - lane.losses.total() for lane in peer.lanes.values() if lane.open),
                 "direct": len(peer.direct),
                 "requests": sum(not request.told and request.outcome != ("nothing",) for request in peer.requests.values()),
                 "refusals": sum(peer.refusals.values()),
@@ -375,6 +473,15 @@ class Oracle:
             if any(left.values()):
                 raise ViolationError(f"{peer} never got { ({what: count for what, count in left.items() if count}) }")
         for (pattern, name), group in self.groups.items():
-            missing = len(group.outstanding) - group.lost
+            missing = sum(map(len, group.outstanding.values())) - group.lost
             if missing < 0 or (missing and not group.member_left):
                 raise ViolationError(f"group {name} on {pattern}: {missing} messages are neither delivered nor said to be lost")
+
+
+def _refusal(topic: str) -> Code | None:
+    """Why a client may not publish to *topic* (T-3, T-4)."""
+    try:
+        check_topic(topic)
+    except ProtocolError as error:
+        return error.code
+    return Code.RESERVED if topic.startswith("$") else None

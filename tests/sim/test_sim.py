@@ -86,8 +86,9 @@ def _check_books(world: World) -> None:
     if queued:
         raise ViolationError(f"{queued} bytes still wait after everybody gave credit")
     delivered = world.broker.totals()["delivered"]
-    if world.oracle.offered != delivered + counters.lost:
-        raise ViolationError(f"{world.oracle.offered} offered, {delivered} delivered + {counters.lost} lost")
+    lost, expired = counters.lost, counters.expired_messages
+    if world.oracle.offered != delivered + lost + expired:
+        raise ViolationError(f"{world.oracle.offered} offered, {delivered} delivered + {lost} lost + {expired} expired")
 
 
 def _check_empty(world: World) -> None:
@@ -126,4 +127,5 @@ def test_the_simulation_sees_all_that_it_judges() -> None:
         seen |= {kind for oracle in world.oracles for kind in oracle.checked}
         losses += world.broker.counters.lost if world.broker is not None else 0
     assert seen >= {"PUBLISH", "RETAIN", "SEND", "REQUEST", "REPLY", "ERROR", "CANCEL", "NOTICE", "LANE", "PONG", "BYE"}
+    assert seen >= {"will", "bound value", "expired"}
     assert losses > 0

@@ -288,7 +288,7 @@ def test_small_slices_do_not_pin_a_read() -> None:
     assert b.peer.lanes is not None
     backlog = b.peer.lanes[1].backlog
     assert backlog is not None
-    assert not any(pins(piece) for piece, _ in backlog.pieces)
+    assert not any(pins(piece) for piece, _, _ in backlog.pieces)
     assert not pins(b"x")
     assert pins(memoryview(b"x" * 100)[:49])
     assert not pins(memoryview(b"x" * 100)[:50])

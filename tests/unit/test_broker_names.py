@@ -218,9 +218,7 @@ def test_a_service_cannot_say_a_bus_code() -> None:
         ("a b/get", Code.BAD_NAME),
         (":x/get", Code.BAD_NAME),
         ("bus/nothing", Code.NO_SUCH_METHOD),
-        ("bus/will", Code.UNSUPPORTED),
         ("bus/monitor", Code.UNSUPPORTED),
-        ("bus/get", Code.UNSUPPORTED),
         ("bus.x/get", Code.RESERVED),
     ],
 )
@@ -508,7 +506,8 @@ def test_stats_ping_and_introspection() -> None:
     assert a.ask("introspect", name="svc") == {"name": "svc", "methods": {"get": {}, "set": {}}}
     methods = a.ask("introspect")["methods"]
     assert "pattern" in methods["subscribe"]["arguments"]
-    assert "will" not in methods
+    assert "will" in methods
+    assert "monitor" not in methods
 
 
 # --- connections ----------------------------------------------------------------------------------
@@ -608,12 +607,11 @@ def test_who_does_not_read_is_closed() -> None:
     assert a.read()[-1][:3] == [Kind.BYE, 0, Code.SLOW_READER]
 
 
-@pytest.mark.parametrize("kind", [Kind.POST, Kind.PART, Kind.ALLOW])
+@pytest.mark.parametrize("kind", [Kind.PART, Kind.ALLOW])
 def test_kinds_of_later_are_refused_by_name(kind: Kind) -> None:
     bus = Bus()
     a = bus.peer()
     frames = {
-        Kind.POST: encode_with_payload(b"", Kind.POST, a.id, "t", 7, None, False, None),
         Kind.PART: encode_with_payload(b"", Kind.PART, a.id, ":1", 7, 0, None),
         Kind.ALLOW: encode(Kind.ALLOW, a.id, ":1", 7, 0),
     }
@@ -622,12 +620,6 @@ def test_kinds_of_later_are_refused_by_name(kind: Kind) -> None:
     assert error[3:5] == [7, Code.UNSUPPORTED]
     assert kind.name in error[5]
     assert not a.peer.closing
-
-
-def test_a_post_without_id() -> None:
-    a = Bus().peer()
-    a.write(encode_with_payload(b"", Kind.POST, a.id, "t", None, None, True, None))
-    assert a.read()[0][3:5] == [0, Code.UNSUPPORTED]
 
 
 def test_ping_is_answered_and_pong_ignored() -> None:
