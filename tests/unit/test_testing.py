@@ -177,21 +177,6 @@ def test_callbacks_run_in_the_wait_of_whoever_waits_one_at_a_time_and_may_wait_t
         assert kit.now == 0.0
 
 
-def test_a_service_that_asks_itself_runs_into_its_deadline_as_it_would_for_real() -> None:
-    with testing.FakeBus() as kit:
-        bus, user = kit.connect(), kit.connect()
-        bus.respond("a/inner", lambda request: 1)
-
-        def outer(request: ipcbus_client.Request) -> Any:
-            with pytest.raises(ipcbus_client.Expired):
-                bus.request("a/inner", timeout=2)
-            return "expired"
-
-        bus.respond("a/outer", outer)
-        assert user.request("a/outer", timeout=10) == "expired"
-        assert 2.0 <= kit.now < 10.0
-
-
 def test_blocking_and_asyncio_clients_meet() -> None:
     async def main(kit: testing.FakeBus) -> None:
         service = kit.connect()

@@ -48,6 +48,7 @@ class Engine:
         self.stirred_at = 0.0  #: when something happened besides heartbeats and attempts to connect
         self.patience = patience
         self.links: list[Link] = []
+        self.running: list[object] = []  #: whose user code runs, the innermost last
         self.shells: list[Shell] = []
         self.twice: list[tuple[Any, str | None]] = []  #: whose publication to which pattern arrives twice
         self.delays: dict[Any, float] = {}  #: by session; None: everybody else's

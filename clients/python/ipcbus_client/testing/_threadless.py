@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import _thread
 import os
 from collections.abc import Callable
+from contextvars import copy_context
+from functools import partial
 from typing import Any
 
+from .. import _worker
 from .._keeper import Keeper
 from .._state import State
 from .._waiter import Waiter
@@ -17,6 +19,8 @@ from ._engine import Engine
 #: So often at most what is due is looked at, as the keeper's poll() has it.
 _TICK_S = 0.001
 _MOMENT_S = 1e-9
+#: Whether a worker whose user code waits lends its place.
+LENDS = hasattr(_worker, "LENT_MAX")
 
 
 class MemoryKeeper(Keeper):
@@ -71,7 +75,12 @@ class MemoryWire(Wire):
     def wait(self, ready: Callable[[], object], waiter: Waiter, deadline: float | None) -> bool:
         """Run everything that can run until ready() or the *deadline*. Raises StuckError where there is neither, nor anything to run."""
         self.push()
-        return self.engine.wait(ready, deadline)
+        lends = self.worker.is_current()
+        self.worker.lent += lends
+        try:
+            return self.engine.wait(ready, deadline)
+        finally:
+            self.worker.lent -= lends
 
     def lead_for(self, call: Any, timeout_s: float) -> bool:
         """There is no short way here: wait() goes on."""
@@ -110,11 +119,16 @@ class MemoryWire(Wire):
 
 
 class MemoryWorker(Worker):
-    """Callbacks and handlers, run by whoever waits; as with the real worker, one at a time."""
+    """Callbacks and handlers, run by whoever waits: as with the real worker one at a time, but where one waits for its own bus others may
+    begin, within that wait.
+    """
 
     def __init__(self, engine: Engine, session: Any, wire: MemoryWire, bus: str) -> None:
         super().__init__(session, wire, bus)
         self._engine = engine
+        self._serial = 0  #: how many are at work that are to be one at a time, one within the wait of the other
+        self.lent = 0  #: of these, how many wait for their own bus
+        self._at_work: list[object] = []
         wire.worker = self
 
     def start(self) -> None:
@@ -122,19 +136,55 @@ class MemoryWorker(Worker):
         if self._waiter is None:
             self._waiter = Waiter()
 
+    def is_current(self) -> bool:
+        """Whether the caller is user code of this bus: nobody else runs while it does."""
+        return bool(self._engine.running) and self._engine.running[-1] is self
+
+    def at_work(self) -> list[object]:
+        """The user code of this bus that waits for whoever calls this."""
+        return self._at_work[: -1 if self.is_current() else None]
+
     def step(self) -> bool:
-        """Run one, unless one is at work: then whoever called this is called by it. Whether it did."""
-        requests = self._session.services.requests
-        if self._busy or not (requests or self._jobs):
+        """Run one, where one may begin; whether there was something to do."""
+        requests, lines = self._session.services.requests, getattr(self, "_lines", None)
+        if lines:
+            with self._lock:
+                self._run(self._take_turn, self._engine.moves, lines.popleft())  # type: ignore[attr-defined]
+        elif (requests or self._jobs) and self._serial == (self.lent if LENDS else 0):
+            with self._lock:
+                if requests:
+                    responder, request = requests.popleft()
+                    line = getattr(responder, "_line", None)
+                    if line is not None:
+                        line.turns.source.append(request)
+                        self.look(line)  # type: ignore[attr-defined]
+                        return True
+                    job = partial(self._handle, responder, request)
+                else:
+                    job = partial(self._do, self._jobs.popleft())
+                self._serial += 1
+                try:
+                    self._run(job)
+                finally:
+                    self._serial -= 1
+                    self._busy = bool(self._serial)
+        else:
             return False
         self._engine.moves += 1
-        with self._lock:
-            self._thread = _thread.get_ident()
-            try:
-                if requests:
-                    self._handle(*requests.popleft())
-                else:
-                    self._do(self._jobs.popleft())
-            finally:
-                self._thread = 0
         return True
+
+    def _run(self, job: Callable[..., object], *arguments: Any) -> None:
+        """Run user code, in a context of its own, as a thread has one."""
+        self._engine.running.append(self)
+        self._at_work.append(job)
+        try:
+            copy_context().run(job, *arguments)
+        finally:
+            self._at_work.pop()
+            self._engine.running.pop()
+
+    def _start_thread(self) -> bool:
+        return True  # step() does what it would
+
+    def _lend(self) -> None:
+        """step() goes on by itself."""
