@@ -833,23 +833,6 @@ def test_a_signal_handler_may_close_the_bus_that_waits(daemon: RunningDaemon) ->
         bus.close()
 
 
-def test_a_child_made_by_fork_leaves_the_parents_bus_alone(daemon: RunningDaemon) -> None:
-    with ipcbus_client.connect(daemon.address, name="parent") as bus:
-        sub = bus.subscribe("t")
-        child = os.fork()
-        if child == 0:
-            try:
-                bus.publish("t", "from the child")
-            except ipcbus_client.ConnectionLost:
-                os._exit(0 if bus.state.value == "closed" else 2)
-            finally:
-                os._exit(1)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-        bus.publish("t", "from the parent")
-        assert sub.get(WAIT_S).data == "from the parent"
-        assert [name["name"] for name in bus.names()] == ["parent"]
-
-
 def test_cancelling_an_await_loses_no_message(daemon: RunningDaemon) -> None:
     async def body() -> None:
         async with aio.connect(daemon.address) as bus:

@@ -9,14 +9,14 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from functools import partial
 from math import inf
-from typing import Any
+from typing import Any, cast
 
 from . import _dial, _discovery, _names
-from ._aio_state import BusState
+from ._aio_state import StateHandle
 from ._calls import Call
 from ._dial import Target
 from ._errors import ConnectionLost, OutboxFull, Refused, Timeout, is_gone
-from ._loop_wire import LoopWire
+from ._loop_wire import LoopToBe, LoopWire
 from ._message import Request
 from ._session import Session
 from ._state import State
@@ -42,22 +42,52 @@ class BusBase:
         found = _discovery.find_address(address, bus)
         secret_path = _discovery.find_secret_path(secret_file, bus) if _discovery.is_tcp(found) else None
         self._address = str(found)
+        self._target = Target(found, secret_path)
+        self._program = _discovery.clip_program(program or _discovery.program_name())
         self._timeout = timeout
-        program = _discovery.clip_program(program or _discovery.program_name())
-        self._session = Session(program=program, library=_names.LIBRARY, waiting=waiting)
-        self._outbox = self._session.outbox
+        self._reconnect = reconnect
+        self._make_wire: Callable[..., Any] = _dial.stand_in.loop_wire if _dial.stand_in else LoopWire
+        self._begin(waiting)
         self._name_call: Call | None = None
         if name is not None:
             self._name_call = self._session.declarations.own(_names.check_name(name), "exclusive", False, False)
-        _, _, make_wire = _dial.stand_in or (None, None, LoopWire)
-        self._wire: LoopWire = make_wire(self._session, Target(found, secret_path), timeout=timeout, reconnect=reconnect)
-        self._loop = self._wire.loop
+
+    def _begin(self, waiting: Waiting, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        """A session and a wire without a past."""
+        self._session = Session(program=self._program, library=_names.LIBRARY, waiting=waiting)
+        self._outbox = self._session.outbox
+        options: dict[str, Any] = {} if loop is None else {"loop": loop}
+        self._wire: LoopWire = self._make_wire(self._session, self._target, timeout=self._timeout, reconnect=self._reconnect, **options)
+        self._loop: asyncio.AbstractEventLoop = self._wire.loop
         self._now: Callable[[], float] = self._wire.now
         self._tasks: set[asyncio.Task[None]] = set()  #: callbacks at work
         self._handling: dict[Request, asyncio.Task[None]] = {}  #: handlers at work; a request that is answered takes itself out
         self._closing = False
-        self._state = BusState(self)
-        self._session.on_requests = self._take_requests
+        self._state_handles: set[StateHandle] = set()  #: of on_change()
+
+    def _begin_again(self) -> None:
+        """In the child of a fork: leave all that was to the parent, and be a bus that connects at its first use, in the event loop that
+        runs then. What was handed out keeps to the old session, which is closed.
+        """
+        session, wire = self._session, self._wire
+        if not isinstance(wire, LoopWire):
+            return  # it has nothing of the operating system's
+        if session.state is not State.CLOSED:
+            self._begin(session.outbox.waiting.another(), cast(asyncio.AbstractEventLoop, LoopToBe(self._bind)))
+            self._session.follow(session)
+        wire.abandon()
+
+    def _bind(self) -> asyncio.AbstractEventLoop:
+        """The first use in the child of a fork: the bus belongs to the loop that runs now."""
+        try:
+            self._loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self._outbox.waiting.take_all()  # a publication that fails so shall not be sent later
+            raise ConnectionLost(_names.FORKED_LOOP) from None
+        self._wire.loop = self._loop
+        if self._session.state is not State.CLOSED:
+            self._wire.start()
+        return self._loop
 
     async def _connect(self) -> None:
         deadline = None if self._timeout is None else self._loop.time() + self._timeout

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable, Coroutine
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +40,8 @@ class Subscription:
         self._calling = False
         self._granted_at = 0.0
         self._given = 0  #: group: messages handed out; the oldest counts as handled when the next is asked for
-        lane.notify = self._notify if callback is None else self._schedule
+        # (what is iterated must not hold the bus object, which shall be closed when nobody else has it; a callback is a use of it)
+        lane.notify = partial(wake, self._waiters) if callback is None else self._schedule
 
     def __aiter__(self) -> Subscription:
         return self
@@ -131,9 +133,6 @@ class Subscription:
             self._granted_at = now
             bus._wire.push()
 
-    def _notify(self) -> None:
-        wake(self._waiters)
-
     def _schedule(self) -> None:
         if not self._calling and self._lane.messages:
             self._calling = True
@@ -193,6 +192,8 @@ class Responder:
     async def close(self) -> None:
         """Serve the method no more, and give up the name where respond() had claimed it and nothing else is served under it. Idempotent."""
         bus = self._bus
+        if not bus._session.services.has(self.name, self.method, self):
+            return
         last = self._forget()
         if bus._session.state is not State.CLOSED:
             withdraw = bus._session.declarations.withdraw

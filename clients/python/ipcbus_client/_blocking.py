@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 import weakref
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -17,6 +18,7 @@ from ._blocking_state import BusState
 from ._blocking_streams import Inbox, Responder, Subscription
 from ._calls import Call
 from ._errors import BusError, ConnectionLost, Expired, OutboxFull, Timeout
+from ._keeper import ORPHAN_S
 from ._lanes import INBOX, Lane
 from ._log import log_exception
 from ._message import Message, Request, converter
@@ -24,6 +26,7 @@ from ._names import GRACE_S
 from ._session import INBOX_MAX_BYTES
 from ._state import State
 from ._waiting import OUTBOX_BYTES, OUTBOX_MESSAGES, Waiting
+from ._wire import Wire
 
 _CONNECTED = State.CONNECTED
 _buses: weakref.WeakSet[Bus] = weakref.WeakSet()
@@ -72,7 +75,15 @@ def connect(
 
 
 class Bus(BusBase):
-    """A program's connection to its bus. Thread-safe. Made by connect(); usable in a ``with`` statement, which closes it."""
+    """A program's connection to its bus. Thread-safe. Made by connect(); usable in a ``with`` statement, which closes it.
+
+    After os.fork() (or multiprocessing's) the child's copy says nothing and has no descriptor: names, subscriptions, handlers, and what
+    waits to be sent, are the parent's, and what stands for them in the child raises ConnectionLost. Any method called in the child
+    connects anew, as another peer that has declared nothing. A child that ends by os._exit(), as multiprocessing's do, sends what is
+    buffered only with flush() or close().
+
+    One that is dropped without close() is closed, with a ResourceWarning, unless it has callbacks or handlers: those are a use of it.
+    """
 
     # --- messages ---
 
@@ -300,6 +311,9 @@ class Bus(BusBase):
         Every wait of other threads settles: iterations end after what was received, calls raise Closed.
         """
         _names.check_timeout(timeout)
+        if sys.is_finalizing():
+            self._close_late()
+            return
         deadline = None if timeout is None else self._now() + timeout
         with self._lock:
             if self._closing or self._session.state is State.CLOSED:
@@ -318,6 +332,26 @@ class Bus(BusBase):
                 self._wire.keeper.wake()
                 _buses.discard(self)
         self._wire.keeper.log()  # a short program would be gone before the keeper had written why something was refused
+
+    def _close_late(self) -> None:
+        """close() when the interpreter ends, in a __del__: no other thread runs any more, one of them perhaps has the lock for ever, and
+        what was buffered is gone since _at_exit().
+        """
+        if self._lock.acquire(timeout=0.1):
+            try:
+                self._session.bye()
+                self._wire.push()
+                self._wire.end()
+            finally:
+                self._lock.release()
+
+    def __del__(self) -> None:
+        wire = getattr(self, "_wire", None)  # (None where __init__ raised)
+        if isinstance(wire, Wire) and wire.started and not sys.is_finalizing() and self._session.state is not State.CLOSED:
+            import warnings  # here: it is not needed where nothing is forgotten
+
+            warnings.warn(f"{self!r} was dropped without close()", ResourceWarning, stacklevel=2, source=self)
+            wire.keeper.orphan()
 
     def __enter__(self) -> Bus:
         return self
@@ -340,7 +374,7 @@ class Bus(BusBase):
     @property
     def state(self) -> BusState:
         """Where it stands: ``state.value``, ``state.wait_for("connected")``, ``state.on_change(…)``, ``state.changes()``."""
-        return self._state
+        return BusState(self)
 
     @property
     def epoch(self) -> int:
@@ -361,7 +395,9 @@ def _at_exit() -> None:
     for bus in list(_buses):
         try:
             with bus._lock:
-                bus._wire.timeout = 1.0
+                bus._wire.timeout = ORPHAN_S
+                if bus._outbox.waiting and not bus._closing:
+                    bus._wire.wait_connected(bus._now() + ORPHAN_S)
                 bus._wire.publish_all()
         except BusError as error:
             log_exception(f"{bus!r} at the end of the program", error)
@@ -369,9 +405,7 @@ def _at_exit() -> None:
 
 def _after_fork() -> None:
     for bus in list(_buses):
-        bus._wire.abandon()
-        bus._lock = bus._wire.lock
-    _buses.clear()
+        bus._begin_again()
 
 
 os.register_at_fork(after_in_child=_after_fork)

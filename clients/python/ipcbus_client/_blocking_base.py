@@ -5,11 +5,12 @@ All of it happens under the lock of the bus. The same names in the same order as
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
 from . import _dial, _discovery, _names
-from ._blocking_state import BusState
+from ._blocking_state import StateHandle
 from ._calls import Call
 from ._dial import Target
 from ._errors import ConnectionLost, OutboxFull, Refused, Timeout, is_gone
@@ -40,20 +41,48 @@ class BusBase:
         found = _discovery.find_address(address, bus)
         secret_path = _discovery.find_secret_path(secret_file, bus) if _discovery.is_tcp(found) else None
         self._address = str(found)
+        self._target = Target(found, secret_path)
+        self._program = _discovery.clip_program(program or _discovery.program_name())
         self._timeout = timeout
-        program = _discovery.clip_program(program or _discovery.program_name())
-        self._session = Session(program=program, library=_names.LIBRARY, waiting=waiting)
-        self._outbox = self._session.outbox
+        self._reconnect = reconnect
+        self._makers = _dial.stand_in or (Wire, Worker, None)
+        self._begin(waiting)
         self._name_call: Call | None = None
         if name is not None:
             self._name_call = self._session.declarations.own(_names.check_name(name), "exclusive", False, False)
-        make_wire, make_worker, _ = _dial.stand_in or (Wire, Worker, None)
-        self._wire: Wire = make_wire(self._session, Target(found, secret_path), timeout=timeout, reconnect=reconnect)
+
+    def _begin(self, waiting: Waiting, lock: threading.RLock | None = None) -> None:
+        """A session, a wire and a worker without a past."""
+        self._session = Session(program=self._program, library=_names.LIBRARY, waiting=waiting)
+        self._outbox = self._session.outbox
+        make_wire, make_worker, _ = self._makers
+        self._wire: Wire = make_wire(self._session, self._target, timeout=self._timeout, reconnect=self._reconnect)
         self._now: Callable[[], float] = self._wire.now
-        self._lock = self._wire.lock
+        self._lock: threading.RLock = lock or self._wire.lock
+        self._wire.lock = self._lock
         self._worker: Worker = make_worker(self._session, self._wire, repr(self))
         self._closing = False
-        self._state = BusState(self)
+        self._state_handles: set[StateHandle] = set()  #: of on_change()
+
+    def _begin_again(self) -> None:
+        """In the child of a fork: leave all that was to the parent, and be a bus that connects at its first use.
+
+        What was handed out keeps to the old session, which is closed; so do the frames of this thread that a signal handler which forked
+        has interrupted. They end with its error, for which they need the same lock.
+        """
+        session, wire, worker = self._session, self._wire, self._worker
+        if not isinstance(wire, Wire):
+            return  # it has nothing of the operating system's
+        ended = session.state is State.CLOSED
+        if not self._lock.acquire(blocking=False):
+            self._lock._at_fork_reinit()  # type: ignore[attr-defined]  # its owner is a thread of the parent's, which is not here
+        else:
+            self._lock.release()
+        if not ended:
+            self._begin(session.outbox.waiting.another(), self._lock)
+            self._session.follow(session)
+        worker.abandon()
+        wire.abandon()
 
     def _connect(self) -> None:
         deadline = None if self._timeout is None else self._now() + self._timeout

@@ -21,7 +21,6 @@ class BusState:
 
     def __init__(self, bus: BusBase) -> None:
         self._bus = bus
-        self._handles: set[StateHandle] = set()
 
     @property
     def value(self) -> str:
@@ -74,14 +73,14 @@ class StateHandle:
             bus._session.check_open()
             self._feed = bus._session.watch_state(StateFeed())
             self._feed.notify = self._schedule
-            bus._state._handles.add(self)
+            bus._state_handles.add(self)
             bus._worker.start()
 
     def close(self) -> None:
         """No more calls; one that runs goes on to its end. Idempotent."""
         with self._bus._lock:
             self._feed.close()
-            self._bus._state._handles.discard(self)
+            self._bus._state_handles.discard(self)
 
     def _schedule(self) -> None:
         if self._feed.changes:
@@ -96,7 +95,7 @@ class StateHandle:
                 self._callback(value)
             except BaseException as error:  # noqa: BLE001  # the border to user code: one change's trouble is not the next one's
                 self._bus._session.counters["handler_errors"] += 1
-                log_exception(f"callback of {self._bus._state!r} raised {type(error).__name__}", error)
+                log_exception(f"callback of {BusState(self._bus)!r} raised {type(error).__name__}", error)
 
 
 class StateChanges:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,8 @@ class Subscription:
         self._scheduled = False
         self._granted_at = 0.0
         self._given = False  #: group: get() handed out a message that counts as handled at the next
-        lane.notify = self._notify if callback is None else self._schedule
+        # (what is iterated must not hold the bus object, which shall be closed when nobody else has it; a callback is a use of it)
+        lane.notify = partial(_wake, self._waiters) if callback is None else self._schedule
         if callback is not None:
             bus._worker.start()
 
@@ -157,10 +159,6 @@ class Subscription:
                 self._granted_at = now
                 bus._wire.push()
 
-    def _notify(self) -> None:
-        for waiter in self._waiters:
-            waiter.wake()
-
     def _schedule(self) -> None:
         if not self._scheduled and self._lane.messages:
             self._scheduled = True
@@ -190,6 +188,11 @@ class Subscription:
             self._bus._session.grant(self._lane, idle=not messages)
 
 
+def _wake(waiters: list[Waiter]) -> None:
+    for waiter in waiters:
+        waiter.wake()
+
+
 class Inbox(Subscription):
     """The direct messages to this program, used as a subscription is. ``lost`` counts what came while it was full."""
 
@@ -213,6 +216,8 @@ class Responder:
         """Serve the method no more, and give up the name where respond() had claimed it and nothing else is served under it. Idempotent."""
         bus = self._bus
         with bus._lock:
+            if not bus._session.services.has(self.name, self.method, self):
+                return
             last = self._forget()
             if bus._session.state is not State.CLOSED:
                 withdraw = bus._session.declarations.withdraw

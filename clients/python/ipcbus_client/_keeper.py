@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ._backoff import Backoff
 from ._dial import HANDSHAKE_S, dial, explain, is_final
-from ._errors import ConnectError, ConnectionLost
+from ._errors import ConnectError, ConnectionLost, Timeout
 from ._outbox import BURST_MESSAGES, BURST_S
 from ._state import State
 from ._waiter import Waiter
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _QUIET_TICKS = 4
 #: So long nobody must have led before the keeper does: who waits again and again shall find the lead free.
 _IDLE_S = 0.005
+#: How long writing what is buffered may take where the program did not close the bus: it forgot it, or is at its end.
+ORPHAN_S = 1.0
 
 
 class Keeper:
@@ -32,10 +34,11 @@ class Keeper:
 
     def __init__(self, wire: Wire) -> None:
         self.waiter = Waiter()  #: stands for this thread as the leader
-        self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.fd = -1
         self.deep = False  #: it sleeps until it is woken, and does not lead
         self.polls = False  #: it is in poll() with the socket
-        self.finished = False  #: it is gone
+        self.finished = True  #: it is gone, or did not come yet
+        self.orphaned = False  #: the bus object was dropped without close(): nobody can use it, or close it, any more
         self._wire = wire
         self._session = wire.session
         self._attempt = 0
@@ -46,7 +49,13 @@ class Keeper:
 
     def start(self) -> None:
         """Begin, by connecting."""
-        threading.Thread(target=self._run, name="ipcbus keeper", daemon=True).start()
+        self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.finished = False
+        try:
+            threading.Thread(target=self._run, name="ipcbus keeper", daemon=True).start()
+        except RuntimeError:  # the system has no thread left
+            self.finished = True
+            raise
 
     def wake(self) -> None:
         """Have it look again; under the lock."""
@@ -64,7 +73,9 @@ class Keeper:
         wire.lock.acquire()
         try:
             while session.state is not State.CLOSED:
-                if session.remarks:
+                if self.orphaned:
+                    self._bury()
+                elif session.remarks:
                     wire.lock.release()
                     try:
                         self.log()
@@ -91,9 +102,34 @@ class Keeper:
             logging.getLogger("ipcbus_client").critical("the bus is closed: the thread that keeps the connection failed", exc_info=fault)
 
     def abandon(self) -> None:
-        """After fork, in the child, where the thread does not exist."""
+        """In the child of a fork, where the thread does not exist."""
         self.finished = True
+        self.close()
         self._log_lock = threading.RLock()
+
+    def close(self) -> None:
+        """Let go of the descriptor, when the thread is gone."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def orphan(self) -> None:
+        """The bus object is gone; not under the lock, as this may come wherever the garbage collector runs: close the bus soon."""
+        self.orphaned = True
+        if self.fd >= 0:
+            os.eventfd_write(self.fd, 1)
+
+    def _bury(self) -> None:
+        """What close() would do, as far as it takes no time but to write what is buffered."""
+        wire, session = self._wire, self._session
+        wire.timeout = ORPHAN_S
+        try:
+            wire.publish_all()
+        except Timeout:
+            pass  # the bus does not read; what it did not get, the session counts
+        session.bye()
+        wire.push()
+        session.close()
 
     def _keep(self) -> None:
         """One round with a connection: what is due, then sleep. Under the lock, which is free meanwhile."""
@@ -169,10 +205,10 @@ class Keeper:
         made = failure = None
         wire.lock.release()
         try:
-            while (left := due - wire.now()) > 0 and session.state is not State.CLOSED:
+            while (left := due - wire.now()) > 0 and session.state is not State.CLOSED and not self.orphaned:
                 if poller.poll(int(left * 1000) + 1):
                     drain(self.fd)
-            if session.state is not State.CLOSED:
+            if session.state is not State.CLOSED and not self.orphaned:
                 made, opening = dial(wire.target)
         except (OSError, ConnectError) as error:
             failure = error

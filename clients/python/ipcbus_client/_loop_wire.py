@@ -6,6 +6,7 @@ there is no lock.
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import socket
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from ._backoff import Backoff
 from ._calls import Call
 from ._dial import ATTEMPT_S, HANDSHAKE_S, Target, explain, is_final, jitter
 from ._errors import ConnectError, ConnectionLost, ConnectReason, Timeout
-from ._names import WAIT_MAX_S, took_nothing
+from ._names import FORKED, WAIT_MAX_S, took_nothing
 from ._outbox import BURST_S, NEAR_S
 from ._session import Session
 from ._state import State
@@ -33,18 +34,32 @@ _END_S = 0.5  #: for a task that was cancelled to be gone, far above what it tak
 _NOSIGNAL = int(socket.MSG_NOSIGNAL)
 
 
+class LoopToBe:
+    """Stands for the event loop of a bus in the child of a fork, where none may run yet: any use of it takes the one that runs by then."""
+
+    def __init__(self, bind: Callable[[], asyncio.AbstractEventLoop]) -> None:
+        self._bind = bind
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._bind(), name)
+
+
 class LoopWire:
     """The socket of one bus, over all its connections."""
 
-    def __init__(self, session: Session, target: Target, *, timeout: float | None, reconnect: bool) -> None:
+    def __init__(
+        self, session: Session, target: Target, *, timeout: float | None, reconnect: bool, loop: asyncio.AbstractEventLoop | None = None
+    ) -> None:
         self.session = session
         self.outbox = session.outbox
         self.target = target
         self.timeout = timeout
         self.reconnect = reconnect
-        self.loop = asyncio.get_running_loop()
+        self.loop = loop or asyncio.get_running_loop()
         self.now = monotonic  #: the clock of calls' deadlines (asking the loop would be a call of Python)
         self.jitter = jitter  #: random, in [0, 1)
+        self.started = False  #: there was a keeper
+        self._thread = 0  #: the loop's
         self.last_failure = ""  #: of an attempt to connect
         self.last_reason: ConnectReason = "timeout"
         self.last_bye: int | None = None
@@ -66,7 +81,9 @@ class LoopWire:
         session.on_state = self._on_state
 
     def start(self) -> None:
-        """Begin to connect."""
+        """Begin to connect. Once: with connect(), or in the child of a fork with whatever is used first there."""
+        self.started = True
+        self._thread = _thread.get_ident()
         self._keeper = self.loop.create_task(self._run(), name="ipcbus keeper")
 
     # --- waiting ---
@@ -249,6 +266,8 @@ class LoopWire:
         outbox = self.outbox
         if not outbox.peer:
             self.session.check_open()
+            if not self.started:
+                self.loop.time()  # any use of a LoopToBe starts what is to be started
             self.log_soon()
         elif not outbox.batching:
             if self.now() - self._sent_at < NEAR_S:
@@ -295,16 +314,53 @@ class LoopWire:
         self.session.close()
 
     def abandon(self) -> None:
-        """After fork, in the child: close the copy without a word. The loop does not go on here, so it is not told."""
+        """In the child of a fork: close the copy of the socket without a word to whoever else has it. The loop is not told: what it
+        watches with is shared with the parent's, which goes on.
+        """
         if self._sock is not None:
             self._sock.close()
             self._sock = None
-        self.session.on_state = _nothing
-        self.session.close(ConnectionLost("this is a child made by fork; the connection is its parent's: connect() anew"))
+        session = self.session
+        session.on_state = session.on_requests = _nothing
+        if self._thread != _thread.get_ident():  # the loop, if it still is one, is of a thread that is not here
+            for call in session.calls.values():
+                call.notify = None
+            for lane in (*session.lanes.values(), *([] if session.inbox is None else [session.inbox])):
+                lane.notify = None
+            for feed in list(session._state_feeds):
+                feed.notify = None
+        session.disown(ConnectionLost(FORKED))
+
+    def orphan(self) -> None:
+        """The bus object is gone, which may be found out on any thread: close the bus soon."""
+        try:
+            self.loop.call_soon_threadsafe(self._bury)
+        except RuntimeError:  # the loop is closed: what is buffered has nobody to write it
+            sock, self._sock = self._sock, None
+            if sock is not None:
+                sock.close()
+            self.session.on_state = _nothing
+            self.session.close()
+
+    def _bury(self) -> None:
+        """What close() would do, as far as it takes no time."""
+        self.push()
+        self.session.bye()
+        self.push()
+        self.end()
 
     async def _run(self) -> None:
         try:
             await self._keep()
+        except asyncio.CancelledError:
+            # By end(), or with all tasks at the end of the loop: then the others may still use the connection to tidy up, but not wait
+            # for a next one.
+            self.reconnect = False
+            self.push()
+            if self.session.state is not _CONNECTED:
+                self._let_go()
+                self.session.close(ConnectionLost("the task that keeps the connection was cancelled"))
+            raise
         except Exception as error:  # a fault of ours: without this task every wait would be for ever
             self._let_go()
             self.session.close(ConnectionLost(f"the task that keeps the connection failed: {type(error).__name__}: {error}"))

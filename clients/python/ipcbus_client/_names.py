@@ -27,6 +27,17 @@ GRACE_S = 0.25
 FOREVER_S = 86_400.0
 
 
+#: What ends in the child of a fork what its parent had begun.
+FORKED = "this is a child made by fork, and this is its parent's; what the bus object is asked for from now on is the child's own"
+
+
+#: Why the asyncio bus cannot be used in the child of a fork that goes on in the coroutine that forked.
+FORKED_LOOP = (
+    "this is a child made by fork, and no event loop of its own runs: the one in which it was forked shares its descriptors with the "
+    "parent. Leave that one, and use the bus under asyncio.run() in the child"
+)
+
+
 #: The longest that anything waits at once, and then looks again: poll() takes its milliseconds as a C int.
 WAIT_MAX_S = 86_400.0
 

@@ -52,6 +52,10 @@ class Services:
             self._handlers.pop(name, None)
         return not methods
 
+    def has(self, name: str, method: str, handler: Any) -> bool:
+        """Whether *handler* takes the requests to ``name/method``."""
+        return self._handlers.get(name, {}).get(method) is handler
+
     def find(self, to: str) -> Any:
         """The handler for a REQUEST's *to*, or None. A peer address means any name (R-1)."""
         target, _, method = to.partition("/")

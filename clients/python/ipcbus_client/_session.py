@@ -140,6 +140,22 @@ class Session:
             self.inbox.close(error)
         self._change(State.CLOSED)
 
+    def disown(self, error: BusError) -> None:
+        """In the child of a fork: all of this is the parent's, which goes on with it. As close() with *error*, but what waits is not
+        counted as lost, and what came is not handed out a second time.
+        """
+        self.outbox = Outbox()
+        self.remarks.clear()
+        for lane in (*self.lanes.values(), *([] if self.inbox is None else [self.inbox])):
+            lane.messages.clear()
+        for feed in list(self._state_feeds):
+            feed.close()
+        self.close(error)
+
+    def follow(self, other: Session) -> None:
+        """This one takes the place of *other*: no id is one of that, so that what belongs to it cannot be taken for what belongs here."""
+        self._next_id = other._next_id
+
     def welcomed(self, peer: int, incarnation: bytes, limits: dict[str, int]) -> None:
         """The handshake is over: say what waited for it."""
         before = self.incarnation

@@ -62,6 +62,10 @@ class Waiting:
     def __len__(self) -> int:
         return len(self.items)
 
+    def another(self) -> Waiting:
+        """An empty one with the same policy and limits."""
+        return Waiting(self.policy, self.max_bytes, self.max_messages)
+
     def add(self, item: Item) -> None:
         """Have *item* wait, or do with it as the policy says. Raises OutboxFull."""
         size = _size(item)

@@ -30,7 +30,7 @@ from ._calls import Call
 from ._dial import Target, jitter
 from ._errors import ConnectionLost, ConnectReason, Timeout
 from ._keeper import Keeper, drain
-from ._names import WAIT_MAX_S, took_nothing
+from ._names import FORKED, WAIT_MAX_S, took_nothing
 from ._outbox import NEAR_S
 from ._session import Session
 from ._state import State
@@ -54,6 +54,7 @@ class Wire:
         self.now = monotonic  #: the clock of everything that waits here
         self.jitter = jitter  #: random, in [0, 1)
         self.lock = threading.RLock()
+        self.started = False  #: there was a keeper
         self.turns = 0  #: times that somebody else than the keeper led
         self.flushes = 0  #: times that a publisher wrote
         self.opened_at = 0.0
@@ -62,7 +63,7 @@ class Wire:
         self.last_failure = ""  #: of an attempt to connect
         self.last_reason: ConnectReason = "timeout"
         self.last_bye: int | None = None
-        self.leader_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.leader_fd = -1
         self.state_waiters: list[Waiter] = []
         self.sock: socket.socket | None = None
         self._poller = select.poll()
@@ -77,7 +78,9 @@ class Wire:
         session.on_state = self._on_state
 
     def start(self) -> None:
-        """Begin to connect."""
+        """Begin to connect. Under the lock, once: with connect(), or in the child of a fork with whatever is used first there."""
+        self.started = True
+        self.leader_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.keeper.start()
 
     # --- waiting ---
@@ -188,6 +191,8 @@ class Wire:
                 self.act(mask)
 
     def _follow(self, waiter: Waiter, timeout: float | None) -> None:
+        if not self.started and self.session.state is not State.CLOSED:
+            self.start()
         waiter.follow()
         self._followers[waiter] = None
         self.lock.release()
@@ -318,6 +323,8 @@ class Wire:
         outbox = self.outbox
         if not outbox.peer:
             self.session.check_open()
+            if not self.started:
+                self.start()
         elif not outbox.batching and self.now() - self._sent_at < NEAR_S:
             outbox.batching = True
             self.keeper.wake()
@@ -391,8 +398,8 @@ class Wire:
             self._retired.pop().close()
         if self.keeper.finished and self.leader_fd >= 0:
             os.close(self.leader_fd)
-            os.close(self.keeper.fd)
-            self.leader_fd = self.keeper.fd = -1
+            self.leader_fd = -1
+            self.keeper.close()
 
     def end(self) -> None:
         """The bus is closed: let go of the socket. Under the lock; the keeper closes the rest and is gone soon."""
@@ -410,21 +417,31 @@ class Wire:
             follower.wake()
 
     def abandon(self) -> None:
-        """After fork, in the child: close the copies without a word, and be closed. The parent's threads do not exist here, nor may its
-        lock ever be free.
+        """In the child of a fork: close the copies of the descriptors without a word to whoever else has them, and have whoever waited
+        see that. The parent's other threads do not exist here.
         """
-        self.lock = threading.RLock()
-        self.pollers = 0
-        if self.sock is not None:
-            self._retired.append(self.sock)
-            self.sock = None
+        for copy in (self.sock, *self._retired):
+            if copy is not None:
+                copy.close()
+        self.sock = None
+        self._retired.clear()
         self.keeper.abandon()
-        self.close_retired()
-        self.session.on_state = _nothing
-        for waiter in (self.leader, *self._followers):
-            if waiter is not None:
-                waiter.state = IDLE
-        self.session.close(ConnectionLost("this is a child made by fork; the connection is its parent's: connect() anew"))
+        leader = self.leader
+        if leader is not None and leader.thread == _thread.get_ident() and leader.state == LEADING:
+            # This thread is in poll(), under the signal handler that forked. Its descriptor stays, to wake it, but not as the parent's;
+            # nobody knows how many such there are on the stack, so nobody closes it.
+            own = os.eventfd(1, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            os.dup2(own, self.leader_fd, inheritable=False)
+            os.close(own)
+            self.pollers = _MANY
+        else:
+            if leader is not None:
+                leader.state = IDLE
+            self.pollers = 0
+            self.close_retired()
+        self.session.disown(ConnectionLost(FORKED))
+        for waiter in (*self._followers, *self.state_waiters):
+            waiter.wake()
 
     def opened(self, made: socket.socket, opening: dict[str, Any]) -> None:
         """The keeper connected *made*: begin to talk on it. Under the lock."""
@@ -439,7 +456,4 @@ class Wire:
 
 
 _SETTLED = (State.CONNECTED, State.CLOSED)
-
-
-def _nothing() -> None:
-    """Nobody is left to tell."""
+_MANY = 2**30  #: more polls than there can be

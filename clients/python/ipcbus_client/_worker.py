@@ -46,6 +46,11 @@ class Worker:
         """Whether there is a thread."""
         return self._waiter is not None
 
+    def abandon(self) -> None:
+        """In the child of a fork: what was to be done is the parent's to do."""
+        self._jobs.clear()
+        self._busy = False
+
     def is_current(self) -> bool:
         """Whether the caller is user code that this worker runs."""
         return self._thread == _thread.get_ident()

@@ -8,6 +8,7 @@ message.
 from __future__ import annotations
 
 import os
+import sys
 import weakref
 from collections.abc import Callable, Generator, Mapping
 from types import TracebackType
@@ -20,6 +21,7 @@ from ._aio_streams import Inbox, Responder, Subscription
 from ._calls import Call
 from ._errors import BusError, ConnectionLost, Expired, OutboxFull
 from ._lanes import INBOX, Lane
+from ._loop_wire import LoopToBe, LoopWire
 from ._message import Message, Request, converter
 from ._names import GRACE_S
 from ._notices import Lost, Reconnected
@@ -100,7 +102,11 @@ class Connecting:
 
 
 class Bus(BusBase):
-    """A program's connection to its bus, for one event loop. Made by connect(); usable in an ``async with`` statement, which closes it."""
+    """A program's connection to its bus, for one event loop. Made by connect(); usable in an ``async with`` statement, which closes it.
+
+    In the child of a fork it is as ipcbus_client.Bus is there, and belongs to the event loop in which it is used first. That must be one of
+    the child's own; in the coroutine that forked, it raises ConnectionLost.
+    """
 
     # --- messages ---
 
@@ -199,6 +205,7 @@ class Bus(BusBase):
         self._session.check_open()
         responder = Responder(self, name, method, handler, owns=self._session.declarations.declared("own", name) is None)
         self._session.services.add(name, method, responder)
+        self._session.on_requests = self._take_requests  # from now on what comes holds the bus object, also where the program dropped it
         try:
             if responder._owns:
                 await self._declared(self._session.declarations.own(name, mode, False, False), "own", name)
@@ -303,10 +310,10 @@ class Bus(BusBase):
         rest.
         """
         _names.check_timeout(timeout)
-        deadline = None if timeout is None else self._loop.time() + timeout
-        if self._closing or self._session.state is State.CLOSED:
+        if self._closing or self._session.state is State.CLOSED or isinstance(self._loop, LoopToBe):
             self._wire.end()
             return
+        deadline = None if timeout is None else self._loop.time() + timeout
         self._closing = True
         try:
             if timeout is None or timeout > 0:
@@ -322,6 +329,14 @@ class Bus(BusBase):
             _buses.discard(self)
         await self._wire.ended()
         self._wire.log()
+
+    def __del__(self) -> None:
+        wire = getattr(self, "_wire", None)  # (None where __init__ raised)
+        if isinstance(wire, LoopWire) and wire.started and not sys.is_finalizing() and self._session.state is not State.CLOSED:
+            import warnings  # here: it is not needed where nothing is forgotten
+
+            warnings.warn(f"{self!r} was dropped without close()", ResourceWarning, stacklevel=2, source=self)
+            wire.orphan()
 
     async def __aenter__(self) -> Bus:
         return self
@@ -344,7 +359,7 @@ class Bus(BusBase):
     @property
     def state(self) -> BusState:
         """Where it stands: ``state.value``, ``await state.wait_for("connected")``, ``state.on_change(…)``, ``state.changes()``."""
-        return self._state
+        return BusState(self)
 
     @property
     def epoch(self) -> int:
@@ -360,8 +375,7 @@ class Bus(BusBase):
 
 def _after_fork() -> None:
     for bus in list(_buses):
-        bus._wire.abandon()
-    _buses.clear()
+        bus._begin_again()
 
 
 os.register_at_fork(after_in_child=_after_fork)
