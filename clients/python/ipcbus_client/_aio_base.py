@@ -70,7 +70,7 @@ class BusBase:
         runs then. What was handed out keeps to the old session, which is closed.
         """
         session, wire = self._session, self._wire
-        if not isinstance(wire, LoopWire):
+        if type(wire) is not LoopWire:
             return  # it has nothing of the operating system's
         if session.state is not State.CLOSED:
             self._begin(session.outbox.waiting.another(), cast(asyncio.AbstractEventLoop, LoopToBe(self._bind)))

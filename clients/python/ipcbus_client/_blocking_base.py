@@ -71,7 +71,7 @@ class BusBase:
         has interrupted. They end with its error, for which they need the same lock.
         """
         session, wire, worker = self._session, self._wire, self._worker
-        if not isinstance(wire, Wire):
+        if type(wire) is not Wire:
             return  # it has nothing of the operating system's
         ended = session.state is State.CLOSED
         if not self._lock.acquire(blocking=False):

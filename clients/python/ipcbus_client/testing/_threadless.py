@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from contextvars import copy_context
 from functools import partial
@@ -30,6 +29,7 @@ class MemoryKeeper(Keeper):
 
     def start(self) -> None:
         """Begin, with the next step."""
+        self.finished = False
         self._dial_at: float | None = None
 
     def step(self, now: float) -> float | None:
@@ -63,14 +63,13 @@ class MemoryWire(Wire):
         self.engine = engine
         self.now = engine.time
         self.jitter = engine.random.random
-        os.close(self.keeper.fd)
         self.keeper = self._steps = MemoryKeeper(self)
         self.next_at: float | None = None
 
     def start(self) -> None:
         """Begin to connect."""
         self.engine.shells.append(self)
-        self.keeper.start()
+        super().start()
 
     def wait(self, ready: Callable[[], object], waiter: Waiter, deadline: float | None) -> bool:
         """Run everything that can run until ready() or the *deadline*. Raises StuckError where there is neither, nor anything to run."""
