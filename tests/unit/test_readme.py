@@ -5,6 +5,9 @@ from __future__ import annotations
 import ast
 import re
 from pathlib import Path
+from typing import Any
+
+from ipcbus_client import testing
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
@@ -33,3 +36,12 @@ def test_every_relative_link_leads_to_a_file() -> None:
     links = [link for link in re.findall(r"\]\(([^)#]+)", README) if "://" not in link]
     assert links
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_the_users_test_in_it_passes() -> None:
+    program = next(block for block in _blocks("python") if "def test_alarm" in block)
+    found: dict[str, Any] = {}
+    exec(program, found)
+    with testing.FakeBus() as kit:
+        found["test_alarm"](kit)
+        assert kit.now >= 3600
