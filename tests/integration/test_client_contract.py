@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -207,3 +209,161 @@ def test_a_secret_file_that_cannot_be_trusted(connect: Connect, daemon_factory: 
         assert str(path) in str(caught.value)
 
     run(body())
+
+
+def test_an_idempotent_request_is_asked_again_on_the_next_connection(connect: Connect, daemon_factory: DaemonFactory) -> None:
+    async def body() -> None:
+        daemon = daemon_factory()
+        bus, service = await connect(daemon.address), await connect(daemon.address)
+        asked: list[int] = []
+        answers = threading.Event()
+
+        def handler(request: ipcbus_client.Request) -> int:
+            asked.append(request.data)
+            if not answers.is_set():
+                daemon.kill()
+            return len(asked)
+
+        await service.respond("svc/do", handler)
+        asking = start(bus.request("svc/do", 5, timeout=WAIT_S, idempotent=True), bus)
+        await until(lambda: asked)
+        answers.set()
+        await until(lambda: daemon.process.poll() is not None)
+        daemon_factory(at=daemon.directory)
+        assert await asking == 2
+        assert asked == [5, 5]
+        for one in (bus, service):
+            await one.close()
+
+    run(body())
+
+
+def test_what_is_not_idempotent_fails_at_once_when_the_connection_ends(connect: Connect, daemon_factory: DaemonFactory) -> None:
+    async def body() -> None:
+        daemon = daemon_factory()
+        bus, service = await connect(daemon.address), await connect(daemon.address)
+        asked: list[int] = []
+
+        def handler(request: ipcbus_client.Request) -> None:
+            asked.append(1)
+            daemon.kill()
+
+        await service.respond("svc/do", handler)
+        with pytest.raises(ipcbus_client.ConnectionLost) as caught:
+            await bus.request("svc/do", timeout=None)
+        assert (caught.value.who, caught.value.what) == ("svc/do", "request")
+        assert asked == [1]
+        for one in (bus, service):
+            await one.close(0)
+
+    run(body())
+
+
+def test_an_idempotent_request_outlives_its_service(connect: Connect, daemon: RunningDaemon) -> None:
+    async def body() -> None:
+        bus, first = await connect(daemon.address), await connect(daemon.address)
+        release = threading.Event()
+        asked: list[int] = []
+
+        gone = stuck(first, release)
+
+        def dies(request: ipcbus_client.Request) -> Any:
+            asked.append(1)
+            return gone(request)
+
+        await first.respond("svc/do", dies)
+        asking = start(bus.request("svc/do", timeout=WAIT_S, idempotent=True), bus)
+        await until(lambda: asked)
+        await first.close(0)
+        release.set()
+        second = await connect(daemon.address)
+        await second.respond("svc/do", lambda request: "second")
+        assert await asking == "second"
+        with pytest.raises(ipcbus_client.NoSuchName):
+            await bus.request("nobody/do", timeout=WAIT_S, idempotent=True)
+        await bus.close()
+        await second.close()
+
+    run(body())
+
+
+def test_an_idempotent_request_ends_with_its_time_and_its_bus(connect: Connect, daemon_factory: DaemonFactory) -> None:
+    async def body() -> None:
+        daemon = daemon_factory()
+        bus, alone = await connect(daemon.address), await connect(daemon.address, reconnect=False)
+        daemon.kill()
+        await until(lambda: _is_down(bus))
+        with pytest.raises(ipcbus_client.ConnectionLost, match=r"not connected, for 0\.2 s: nothing listens"):
+            await bus.request("svc/do", timeout=0.2, idempotent=True)
+        with pytest.raises(ipcbus_client.ConnectionLost):
+            await alone.request("svc/do", timeout=None, idempotent=True)
+        asking = start(bus.request("svc/do", timeout=None, idempotent=True), bus)
+        await asyncio.sleep(0)
+        await bus.close(0)
+        with pytest.raises(ipcbus_client.Closed):
+            await asking
+        await alone.close()
+
+    run(body())
+
+
+def test_many_are_asked_at_once(connect: Connect, daemon: RunningDaemon) -> None:
+    async def body() -> None:
+        bus = await connect(daemon.address)
+        services = [await connect(daemon.address) for _ in range(4)]
+        release = threading.Event()
+        for n, service in enumerate(services[:2]):
+            await service.respond(f"lab.s{n}/get", lambda request, n=n: {"n": n, "asked": request.data})
+            await service.respond("lab.all/get", lambda request, n=n: n, mode="shared")
+        await services[2].respond("lab.other/set", lambda request: 0)
+        await services[3].respond("lab.stuck/get", stuck(services[3], release))
+        await services[3].respond("lab.bad/get", raises_value_error)
+
+        answers = await bus.request_all("lab.*/get", "x", timeout=1.0)
+        by_name = {(answer.to, answer.peer): answer for answer in answers}
+        ids = [service.peer_id for service in services]
+        assert {to for to, _ in by_name} == {"lab.s0/get", "lab.s1/get", "lab.all/get", "lab.stuck/get", "lab.bad/get"}
+        for n in (0, 1):
+            assert by_name[f"lab.s{n}/get", ids[n]].result() == {"n": n, "asked": "x"}
+            assert by_name["lab.all/get", ids[n]].result() in (n, {"n": n, "asked": "x"})
+        assert isinstance(by_name["lab.stuck/get", ids[3]].error, ipcbus_client.Expired)
+        release.set()
+
+        some = await bus.request_all((to for to in ("lab.s1/get", "lab.other/get", "nobody/get")), timeout=WAIT_S)
+        assert [answer.to for answer in some] == ["lab.s1/get", "lab.other/get", "nobody/get"]
+        assert some[0].result()["n"] == 1
+        assert [type(answer.error) for answer in some[1:]] == [ipcbus_client.NoSuchMethod, ipcbus_client.NoSuchName]
+        assert [answer.peer for answer in some] == [ids[1], 0, 0]
+        assert await bus.request_all("nobody.>/get", timeout=WAIT_S) == []
+        assert await bus.request_all([], timeout=WAIT_S) == []
+        for bad in ("lab.*", "lab..x/get", "lab.*/a b", ["lab"], [5], "lab.>.x/get"):
+            with pytest.raises(ipcbus_client.BadName):
+                await bus.request_all(bad)
+        with pytest.raises(ValueError, match="a timeout of"):
+            await bus.request_all("lab.*/get", timeout=-1)
+        for one in (bus, *services):
+            await one.close()
+
+    run(body())
+
+
+def stuck(service: Any, release: threading.Event) -> Any:
+    """A handler that takes its time, in the shell's own way."""
+    if hasattr(service, "inner"):
+        return lambda request: release.wait(WAIT_S)
+
+    async def handler(request: ipcbus_client.Request) -> None:
+        await until(release.is_set)
+
+    return handler
+
+
+def raises_value_error(request: ipcbus_client.Request) -> None:
+    raise ValueError("bad")
+
+
+def start(coroutine: Any, bus: Any) -> Any:
+    """Have it run meanwhile: a task, or for the blocking shell a thread."""
+    if not hasattr(bus, "inner"):
+        return asyncio.ensure_future(coroutine)
+    return asyncio.ensure_future(asyncio.to_thread(asyncio.run, coroutine))

@@ -30,6 +30,7 @@ from ._errors import (
     Timeout,
     use_clock,
 )
+from ._gather import Answer
 from ._message import Message, Request
 from ._notices import Lost, Reconnected
 from ._waiting import Undelivered
@@ -38,6 +39,7 @@ use_clock(time)
 
 __all__ = [
     "AddressError",
+    "Answer",
     "BadName",
     "Bus",
     "BusError",

@@ -6,7 +6,7 @@ All of it happens in the event loop of the bus. The same names in the same order
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from math import inf
 from typing import Any, cast
@@ -16,7 +16,8 @@ from ._aio_state import StateHandle
 from ._calls import Call
 from ._dial import Target
 from ._errors import ConnectionLost, OutboxFull, Refused, Timeout, is_gone
-from ._loop_wire import LoopToBe, LoopWire
+from ._gather import Answer, Asked, Gathering
+from ._loop_wire import LoopToBe, LoopWire, Waiters, wake
 from ._message import Request
 from ._session import Session
 from ._state import State
@@ -123,6 +124,33 @@ class BusBase:
         if not call.done:
             raise Timeout(f"the bus did not answer {call.to or 'a ping'} in time")
         return call
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait, or until the bus is closed."""
+        await self._wire.wait(lambda: self._session.state is State.CLOSED, self._wire.state_waiters, self._loop.time() + seconds)
+
+    async def _gather(
+        self, asked: list[Asked], data: Any, headers: Mapping[str, Any] | None, deadline: float, timeout: float, *, by_name: bool
+    ) -> list[Answer]:
+        """Ask all of them, and wait for their answers until the *deadline* (of monotonic())."""
+        end = self._loop.time() + deadline - self._now()
+        if not await self._wire.wait_connected(end):
+            raise self._not_connected("request_all", timeout)
+        gathering = Gathering(self._session, asked, by_name=by_name)
+        waiters: Waiters = []
+        gathering.notify = lambda: wake(waiters)
+        try:
+            gathering.ask(data, headers, max(deadline - self._now(), 0.001))
+            await self._wire.wait(lambda: not gathering.open, waiters, end)
+        finally:
+            gathering.cancel()
+            self._wire.push()
+        return gathering.answers(timeout)
+
+    def _not_connected(self, what: str, timeout: float) -> ConnectionLost:
+        """Why a request was never sent."""
+        text = f"{what}: not connected, for {round(timeout, 3):g} s: {self._wire.last_failure}"
+        return ConnectionLost(text, who=self._address, what="request")
 
     async def _declared(self, call: Call, *key: Any) -> Any:
         """The answer to a declaration; takes it back where there is none in time."""

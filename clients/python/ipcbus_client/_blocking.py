@@ -8,7 +8,7 @@ import atexit
 import os
 import sys
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -17,12 +17,14 @@ from ._blocking_base import BusBase
 from ._blocking_state import BusState
 from ._blocking_streams import Inbox, Responder, Subscription
 from ._calls import Call
-from ._errors import BusError, ConnectionLost, Expired, OutboxFull, Timeout
+from ._errors import BusError, ConnectionLost, Expired, OutboxFull, RequestError, Timeout
+from ._gather import Answer, listed, matching
 from ._keeper import ORPHAN_S
 from ._lanes import INBOX, Lane
 from ._log import log_exception
 from ._message import Message, Request, converter
 from ._names import GRACE_S
+from ._retries import Retries
 from ._session import INBOX_MAX_BYTES
 from ._state import State
 from ._waiting import OUTBOX_BYTES, OUTBOX_MESSAGES, Waiting
@@ -146,17 +148,28 @@ class Bus(BusBase):
         return subscription
 
     def request(
-        self, to: str, data: Any = None, *, timeout: float | None = 5.0, headers: Mapping[str, Any] | None = None, type: Any = None
+        self,
+        to: str,
+        data: Any = None,
+        *,
+        timeout: float | None = 5.0,
+        headers: Mapping[str, Any] | None = None,
+        idempotent: bool = False,
+        type: Any = None,
     ) -> Any:
         """Ask ``name/method`` (or ``:42/method``) and return the decoded answer.
 
         Raises a RequestError that says what happened: NoSuchName, NoSuchMethod, NoSuchPeer, ResponderDied, Expired, Denied, Overloaded,
         Refused, ServiceError; ConnectionLost at once when the connection ends (whether the service acted on it is unknown); BadName,
-        PayloadError, Closed. The timeout covers everything; None is as long as the bus allows. With a *type* the answer is converted, as
-        subscribe() says.
+        PayloadError, Closed. The timeout covers everything; None is as long as the bus allows. What is *idempotent*, so that doing it
+        twice is harmless, is asked again with the time that is left where the connection ended, the service died or is overloaded, and
+        after the first two also where the name or method is not there (yet); the last error is raised in the end. With a *type* the answer
+        is converted, as subscribe() says.
         """
         if type is not None:
-            return converter(type)(self.request(to, data, timeout=timeout, headers=headers))
+            return converter(type)(self.request(to, data, timeout=timeout, headers=headers, idempotent=idempotent))
+        if idempotent:
+            return self._request_again(to, data, headers, timeout)
         if timeout.__class__ is not float or not timeout >= 0:
             timeout = _names.patience(timeout)
         session = self._session
@@ -183,8 +196,44 @@ class Bus(BusBase):
     def _request_later(self, to: str, data: Any, headers: Mapping[str, Any] | None, started: float, timeout: float) -> Call:
         """Where there is no connection: wait for it, then send the request with the time that is left."""
         if not self._wire.wait_connected(started + timeout):
-            raise ConnectionLost(f"{to}: not connected, for {timeout:g} s: {self._wire.last_failure}")
+            raise self._not_connected(to, timeout)
         return self._session.request(to, data, headers, max(started + timeout - self._now(), 0.001))
+
+    def _request_again(self, to: str, data: Any, headers: Mapping[str, Any] | None, timeout: float | None) -> Any:
+        """A request that may be made twice, until it is answered, or the time is over. Not under the lock."""
+        deadline = self._now() + _names.patience(timeout)
+        retries = Retries()
+        while True:
+            try:
+                return self.request(to, data, timeout=max(deadline - self._now(), 0.0), headers=headers)
+            except (ConnectionLost, RequestError) as error:
+                delay = retries.delay_s(error, self._wire.jitter())
+                if delay is None or self._now() + delay >= deadline or self._session.state is State.CLOSED:
+                    raise
+            self._pause(delay)
+
+    def request_all(
+        self, to: str | Iterable[str], data: Any = None, *, timeout: float | None = 5.0, headers: Mapping[str, Any] | None = None
+    ) -> list[Answer]:
+        """Ask many at once and return what came back by the deadline: *to* is ``pattern/method``, for the owners of all names that match
+        and serve the method (every owner of a shared name), or several ``name/method``, each of which is asked.
+
+        The list is in the order of the names, or as given. An answer's ``result()`` is the data, or raises its error: Expired for who did
+        not answer in time (and is told to stop), ConnectionLost for all that were open when the connection ended; never sent again. An
+        owner of a shared name is asked by its id: where it serves the method under another name too, that one may answer (R-1). Raises
+        BadName, PayloadError, Closed; Refused (over_limit) for more than the bus lets one peer ask at once; Expired or ConnectionLost
+        where not even the list of names could be had.
+        """
+        timeout = _names.patience(timeout)
+        deadline = self._now() + timeout
+        if isinstance(to, str):
+            pattern, method = _names.check_request_all(to)
+            names = self._list("names", deadline)
+            return self._gather(matching(pattern, method, names), data, headers, deadline, timeout, by_name=False)
+        asked = listed(to, self._session)
+        for each in asked:
+            _names.check_request(each.to)
+        return self._gather(asked, data, headers, deadline, timeout, by_name=True)
 
     def respond(self, to: str, handler: Callable[[Request], Any], *, mode: str = "exclusive") -> Responder:
         """Answer requests to ``name/method`` (``name/*``: any method) with what *handler* returns. Owns the name, in *mode*, where this
@@ -271,7 +320,7 @@ class Bus(BusBase):
 
     def stats(self) -> dict[str, Any]:
         """The bus's counters and gauges (B-4)."""
-        return dict(self.request("bus/stats", timeout=self._patience()))
+        return dict(self.request("bus/stats", timeout=self._patience(), idempotent=True))
 
     def ping(self) -> float:
         """Seconds that the bus took to answer. Raises Timeout, ConnectionLost, Closed."""
@@ -282,13 +331,14 @@ class Bus(BusBase):
 
     def introspect(self, name: str = "bus") -> dict[str, Any]:
         """The methods that the owner of *name* serves; of the bus itself also what they do and take."""
-        return dict(self.request("bus/introspect", {"name": name}, timeout=self._patience()))
+        return dict(self.request("bus/introspect", {"name": name}, timeout=self._patience(), idempotent=True))
 
-    def _list(self, method: str) -> list[dict[str, Any]]:
+    def _list(self, method: str, deadline: float | None = None) -> list[dict[str, Any]]:
         items: list[dict[str, Any]] = []
         after = None
         while True:
-            page = self.request(f"bus/{method}", {} if after is None else {"after": after}, timeout=self._patience())
+            left = self._patience() if deadline is None else max(deadline - self._now(), 0.0)
+            page = self.request(f"bus/{method}", {} if after is None else {"after": after}, timeout=left, idempotent=True)
             items += page["items"]
             after = page["next"]
             if after is None:

@@ -6,7 +6,7 @@ All of it happens under the lock of the bus. The same names in the same order as
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from . import _dial, _discovery, _names
@@ -14,6 +14,7 @@ from ._blocking_state import StateHandle
 from ._calls import Call
 from ._dial import Target
 from ._errors import ConnectionLost, OutboxFull, Refused, Timeout, is_gone
+from ._gather import Answer, Asked, Gathering
 from ._session import Session
 from ._state import State
 from ._waiter import Waiter
@@ -117,6 +118,39 @@ class BusBase:
             if not call.done:
                 self._session.cancel(call)
                 self._wire.push()
+
+    def _pause(self, seconds: float) -> None:
+        """Wait, or until the bus is closed. Not under the lock."""
+        with self._lock:
+            waiter = Waiter()
+            self._wire.state_waiters.append(waiter)
+            try:
+                self._wire.wait(lambda: self._session.state is State.CLOSED, waiter, self._now() + seconds)
+            finally:
+                self._wire.state_waiters.remove(waiter)
+
+    def _gather(
+        self, asked: list[Asked], data: Any, headers: Mapping[str, Any] | None, deadline: float, timeout: float, *, by_name: bool
+    ) -> list[Answer]:
+        """Ask all of them, and wait for their answers until the *deadline*."""
+        with self._lock:
+            if not self._wire.wait_connected(deadline):
+                raise self._not_connected("request_all", timeout)
+            gathering = Gathering(self._session, asked, by_name=by_name)
+            waiter = Waiter()
+            gathering.notify = waiter.wake
+            try:
+                gathering.ask(data, headers, max(deadline - self._now(), 0.001))
+                self._wire.wait(lambda: not gathering.open, waiter, deadline)
+            finally:
+                gathering.cancel()
+                self._wire.push()
+        return gathering.answers(timeout)
+
+    def _not_connected(self, what: str, timeout: float) -> ConnectionLost:
+        """Why a request was never sent."""
+        text = f"{what}: not connected, for {round(timeout, 3):g} s: {self._wire.last_failure}"
+        return ConnectionLost(text, who=self._address, what="request")
 
     def _declared(self, call: Call, *key: Any) -> Any:
         """The answer to a declaration; takes it back where there is none in time."""

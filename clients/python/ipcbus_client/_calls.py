@@ -23,6 +23,7 @@ class Call:
     # (no slots: what most calls never set is cheapest as the class's)
     declaration: Declaration | None = None
     mark: int | None = None  #: of a fence, to the bus itself (Outbox.mark); its answer takes the long way through Session.settle()
+    sender = 0  #: who answered a call with a mark; 0: the bus, or nobody
     done = False
     error: BusError | None = None
     meta: Meta = None

@@ -146,7 +146,7 @@ class Incoming:
                 return
             call = session.calls.pop(envelope[3], None)
             if call is None or call.mark is not None:
-                session.settle(call, envelope[4], envelope[5], None)
+                session.settle(call, envelope[4], envelope[5], None, envelope[1])
             else:  # what settle() does; the call is in `calls`, so it is not done
                 call.meta, call.payload = envelope[4], envelope[5]
                 call.done = True

@@ -120,6 +120,16 @@ def check_request(to: str) -> None:
 _known: set[str] = set()  #: targets that passed, for a program asks few services often
 
 
+def check_request_all(to: str) -> tuple[str, str]:
+    """Pattern of names and method of what request_all() shall ask."""
+    if not isinstance(to, str) or "/" not in to:
+        raise BadName(f"{to!r:.300} is not PATTERN/METHOD, with a pattern of names")
+    pattern, _, method = to.partition("/")
+    _check(topics.split_pattern, pattern, "pattern")
+    _check(topics.check_method, method, "method")
+    return pattern, method
+
+
 def check_service(to: str) -> tuple[str, str]:
     """Name and method of what respond() shall serve; the method may be ``*``."""
     if not isinstance(to, str) or "/" not in to:

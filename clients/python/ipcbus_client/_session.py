@@ -112,7 +112,7 @@ class Session:
         self.declarations.lost()
         for call in calls.values():
             if call.declaration is None:
-                call.settle(error=ConnectionLost(f"{call.to or 'ping'}: {why}"))
+                call.settle(error=ConnectionLost(f"{call.to or 'ping'}: {why}", who=call.to, what="request" if call.to else "ping"))
         if not again:
             self.close(self.error or ConnectionLost(why))
         elif was_connected:
@@ -362,7 +362,7 @@ class Session:
         _, _, _, identity, code, text, meta, payload = envelope
         if identity:
             call = self.calls.pop(identity, None)
-            self.settle(call, meta, payload, request_error(code, text, call.to if call else ""))
+            self.settle(call, meta, payload, request_error(code, text, call.to if call else ""), envelope[1])
             return
         about = self.map_of(meta, payload)
         count = about.get("count", 1)
@@ -370,11 +370,13 @@ class Session:
         if code != Code.NO_SUCH_REQUEST:
             self.remark(WARNING, f"the bus refused {count} message(s) to {about.get('to')!r}: {code_label(code)}: {text}")
 
-    def settle(self, call: Call | None, meta: Any, payload: bytes, error: RequestError | None) -> None:
+    def settle(self, call: Call | None, meta: Any, payload: bytes, error: RequestError | None, sender: int = 0) -> None:
+        """An answer came, where that is not the usual one, which _incoming.py settles."""
         if call is None:
             self.counters["late_replies"] += 1
             return
         if call.mark is not None:
+            call.sender = sender
             self.outbox.confirm(call.mark)
         if call.declaration is not None:
             self.declarations.answered(call, meta, payload, error)

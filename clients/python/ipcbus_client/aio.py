@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import weakref
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -19,12 +19,14 @@ from ._aio_base import BusBase
 from ._aio_state import BusState, StateChanges, StateHandle
 from ._aio_streams import Inbox, Responder, Subscription
 from ._calls import Call
-from ._errors import BusError, ConnectionLost, Expired, OutboxFull
+from ._errors import BusError, ConnectionLost, Expired, OutboxFull, RequestError
+from ._gather import Answer, listed, matching
 from ._lanes import INBOX, Lane
 from ._loop_wire import LoopToBe, LoopWire
 from ._message import Message, Request, converter
 from ._names import GRACE_S
 from ._notices import Lost, Reconnected
+from ._retries import Retries
 from ._session import INBOX_MAX_BYTES
 from ._state import State
 from ._waiting import OUTBOX_BYTES, OUTBOX_MESSAGES, Waiting
@@ -161,14 +163,23 @@ class Bus(BusBase):
         return subscription
 
     async def request(
-        self, to: str, data: Any = None, *, timeout: float | None = 5.0, headers: Mapping[str, Any] | None = None, type: Any = None
+        self,
+        to: str,
+        data: Any = None,
+        *,
+        timeout: float | None = 5.0,
+        headers: Mapping[str, Any] | None = None,
+        idempotent: bool = False,
+        type: Any = None,
     ) -> Any:
         """Ask ``name/method`` (or ``:42/method``) and return the decoded answer. Cancelling it tells the service to stop.
 
         As ipcbus_client.Bus.request() in all else.
         """
         if type is not None:
-            return converter(type)(await self.request(to, data, timeout=timeout, headers=headers))
+            return converter(type)(await self.request(to, data, timeout=timeout, headers=headers, idempotent=idempotent))
+        if idempotent:
+            return await self._request_again(to, data, headers, timeout)
         if timeout.__class__ is not float or not timeout >= 0:
             timeout = _names.patience(timeout)
         session = self._session
@@ -192,8 +203,38 @@ class Bus(BusBase):
     async def _request_later(self, to: str, data: Any, headers: Mapping[str, Any] | None, started: float, timeout: float) -> Call:
         """Where there is no connection: wait for it, then send the request with the time that is left."""
         if not await self._wire.wait_connected(self._loop.time() + timeout):
-            raise ConnectionLost(f"{to}: not connected, for {timeout:g} s: {self._wire.last_failure}")
+            raise self._not_connected(to, timeout)
         return self._session.request(to, data, headers, max(started + timeout - self._now(), 0.001))
+
+    async def _request_again(self, to: str, data: Any, headers: Mapping[str, Any] | None, timeout: float | None) -> Any:
+        """A request that may be made twice, until it is answered, or the time is over."""
+        deadline = self._now() + _names.patience(timeout)
+        retries = Retries()
+        while True:
+            try:
+                return await self.request(to, data, timeout=max(deadline - self._now(), 0.0), headers=headers)
+            except (ConnectionLost, RequestError) as error:
+                delay = retries.delay_s(error, self._wire.jitter())
+                if delay is None or self._now() + delay >= deadline or self._session.state is State.CLOSED:
+                    raise
+            await self._pause(delay)
+
+    async def request_all(
+        self, to: str | Iterable[str], data: Any = None, *, timeout: float | None = 5.0, headers: Mapping[str, Any] | None = None
+    ) -> list[Answer]:
+        """Ask many at once and return what came back by the deadline. Cancelling it tells all who have not answered to stop. As
+        ipcbus_client.Bus.request_all() in all else.
+        """
+        timeout = _names.patience(timeout)
+        deadline = self._now() + timeout
+        if isinstance(to, str):
+            pattern, method = _names.check_request_all(to)
+            names = await self._list("names", deadline)
+            return await self._gather(matching(pattern, method, names), data, headers, deadline, timeout, by_name=False)
+        asked = listed(to, self._session)
+        for each in asked:
+            _names.check_request(each.to)
+        return await self._gather(asked, data, headers, deadline, timeout, by_name=True)
 
     async def respond(self, to: str, handler: Callable[[Request], Any], *, mode: str = "exclusive") -> Responder:
         """Answer requests to ``name/method`` (``name/*``: any method) with what *handler* returns; it may be a coroutine function.
@@ -271,7 +312,7 @@ class Bus(BusBase):
 
     async def stats(self) -> dict[str, Any]:
         """The bus's counters and gauges (B-4)."""
-        return dict(await self.request("bus/stats", timeout=self._patience()))
+        return dict(await self.request("bus/stats", timeout=self._patience(), idempotent=True))
 
     async def ping(self) -> float:
         """Seconds that the bus took to answer. Raises Timeout, ConnectionLost, Closed."""
@@ -281,13 +322,14 @@ class Bus(BusBase):
 
     async def introspect(self, name: str = "bus") -> dict[str, Any]:
         """The methods that the owner of *name* serves; of the bus itself also what they do and take."""
-        return dict(await self.request("bus/introspect", {"name": name}, timeout=self._patience()))
+        return dict(await self.request("bus/introspect", {"name": name}, timeout=self._patience(), idempotent=True))
 
-    async def _list(self, method: str) -> list[dict[str, Any]]:
+    async def _list(self, method: str, deadline: float | None = None) -> list[dict[str, Any]]:
         items: list[dict[str, Any]] = []
         after = None
         while True:
-            page = await self.request(f"bus/{method}", {} if after is None else {"after": after}, timeout=self._patience())
+            left = self._patience() if deadline is None else max(deadline - self._now(), 0.0)
+            page = await self.request(f"bus/{method}", {} if after is None else {"after": after}, timeout=left, idempotent=True)
             items += page["items"]
             after = page["next"]
             if after is None:
