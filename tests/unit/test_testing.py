@@ -16,6 +16,7 @@ import pytest
 import ipcbus_client
 from ipcbus.protocol.limits import Limits
 from ipcbus_client import aio, testing
+from ipcbus_client.testing import _engine
 
 CLIENT = Path(ipcbus_client.__file__).parent
 
@@ -138,6 +139,27 @@ def test_a_loop_with_another_clock_is_refused() -> None:
     asyncio.run(main())
 
 
+def test_what_a_later_action_raises_comes_to_whoever_waits() -> None:
+    with testing.FakeBus() as kit:
+        bus = kit.connect()
+        kit.call_later(1, lambda: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            bus.subscribe("t").get(5)
+        assert bus.request("bus/stats")["peers"] == 1
+
+
+def test_programs_that_answer_each_other_for_ever_are_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_engine, "STILL_MOVES", 10_000)
+    with testing.FakeBus() as kit:
+        ping, pong = kit.connect(), kit.connect()
+        ping.subscribe("pong", lambda message: ping.publish("ping"))
+        pong.subscribe("ping", lambda message: pong.publish("pong"))
+        kit.advance(60)
+        ping.publish("ping")
+        with pytest.raises(testing.StuckError, match="time will never pass"):
+            kit.run()
+
+
 def test_the_same_seed_is_the_same_run() -> None:
     def story(seed: int) -> list[float]:
         with testing.FakeBus(seed=seed) as kit:
@@ -189,8 +211,8 @@ def test_blocking_and_asyncio_clients_meet() -> None:
 
 def test_code_that_connects_by_itself_is_led_to_the_kit() -> None:
     def program() -> float:
-        with ipcbus_client.connect(name="thermostat") as bus:
-            return float(bus.request("sensor/read"))
+        with ipcbus_client.connect(name="thermostat") as bus, ipcbus_client.connect("tcp:127.0.0.1:4222", secret_file="none") as other:
+            return float(bus.request("sensor/read") + other.request("sensor/read")) / 2
 
     async def aprogram() -> float:
         async with aio.connect("unix:/run/of/no/interest.sock", name="thermostat") as bus:

@@ -25,6 +25,8 @@ from ._link import Link
 #: Below every number of a link, above every number of a file.
 _FIRST_FD = 1_000_000_000
 _LOG_LINES = 1000
+#: So much happens at one moment only where programs answer each other for ever; a hundred thousand messages are a tenth of it.
+STILL_MOVES = 5_000_000
 
 
 class Shell(Protocol):
@@ -45,6 +47,7 @@ class Engine:
         self.now = 0.0
         self.random = random.Random(seed)
         self.moves = 0  #: grows with everything that happens
+        self._still = 0  #: moves when the clock was last put on
         self.stirred_at = 0.0  #: when something happened besides heartbeats and attempts to connect
         self.patience = patience
         self.links: list[Link] = []
@@ -132,6 +135,9 @@ class Engine:
             self.broker.take_touched()  # closes who lets too much wait
         for shell in tuple(self.shells):
             shell.step()
+        if self.moves - self._still > STILL_MOVES:
+            self._still = self.moves
+            raise StuckError(f"time will never pass: {STILL_MOVES} things happened at one moment; somebody answers somebody for ever")
         return self.moves != before
 
     def _stir(self) -> None:
@@ -161,6 +167,7 @@ class Engine:
                 f"connect. Where a test is to wait so long, say FakeBus(patience=…)"
             )
         self.now = max(self.now, at)
+        self._still = self.moves
 
     def wait(self, ready: Callable[[], object], deadline: float | None) -> bool:
         """Let things happen until ready() or the *deadline*; returns the last ready()."""

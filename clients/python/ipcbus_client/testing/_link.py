@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 #: What waits in one direction before the writer is told to wait, about what a Unix socket holds.
 PIPE_BYTES = 200 * 1024
 _HEARTBEATS = (Kind.PING, Kind.PONG)
-_TWICE = (Kind.PUBLISH, Kind.RETAIN)
+_TWICE = (Kind.PUBLISH, Kind.RETAIN, Kind.POST)
 
 
 class Pipe:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextvars import copy_context
 from functools import partial
+from itertools import count
 from typing import Any
 
 from .. import _worker
@@ -128,6 +129,7 @@ class MemoryWorker(Worker):
         self._serial = 0  #: how many are at work that are to be one at a time, one within the wait of the other
         self.lent = 0  #: of these, how many wait for their own bus
         self._at_work: list[object] = []
+        self._hand = count()  #: what stands for a thread of its own
         wire.worker = self
 
     def start(self) -> None:
@@ -148,7 +150,7 @@ class MemoryWorker(Worker):
         requests, lines = self._session.services.requests, getattr(self, "_lines", None)
         if lines:
             with self._lock:
-                self._run(self._take_turn, self._engine.moves, lines.popleft())  # type: ignore[attr-defined]
+                self._run(self._take_turn, next(self._hand), lines.popleft())  # type: ignore[attr-defined]
         elif (requests or self._jobs) and self._serial == (self.lent if LENDS else 0):
             with self._lock:
                 if requests:
