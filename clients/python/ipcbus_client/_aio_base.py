@@ -37,9 +37,11 @@ class BusBase:
         secret_file: str | None,
         timeout: float | None,
         reconnect: bool,
+        heartbeat: float | None,
         waiting: Waiting,
     ) -> None:
         _names.check_timeout(timeout)
+        _names.check_heartbeat(heartbeat)
         found = _discovery.find_address(address, bus)
         secret_path = _discovery.find_secret_path(secret_file, bus) if _discovery.is_tcp(found) else None
         self._address = str(found)
@@ -48,6 +50,7 @@ class BusBase:
         self._timeout = timeout
         self._reconnect = reconnect
         self._make_wire: Callable[..., Any] = _dial.stand_in.loop_wire if _dial.stand_in else LoopWire
+        self._heartbeat = heartbeat
         self._begin(waiting)
         self._name_call: Call | None = None
         if name is not None:
@@ -55,7 +58,7 @@ class BusBase:
 
     def _begin(self, waiting: Waiting, loop: asyncio.AbstractEventLoop | None = None) -> None:
         """A session and a wire without a past."""
-        self._session = Session(program=self._program, library=_names.LIBRARY, waiting=waiting)
+        self._session = Session(program=self._program, library=_names.LIBRARY, waiting=waiting, heartbeat=self._heartbeat)
         self._outbox = self._session.outbox
         options: dict[str, Any] = {} if loop is None else {"loop": loop}
         self._wire: LoopWire = self._make_wire(self._session, self._target, timeout=self._timeout, reconnect=self._reconnect, **options)

@@ -43,6 +43,7 @@ def connect(
     secret_file: str | None = None,
     timeout: float | None = 10.0,
     reconnect: bool = True,
+    heartbeat: float | None = None,
     outbox: str = "block",
     outbox_bytes: int = OUTBOX_BYTES,
     outbox_messages: int = OUTBOX_MESSAGES,
@@ -60,12 +61,24 @@ def connect(
     raises OutboxFull; ``drop_oldest`` and ``drop_newest`` drop and count (``stats_local()["outbox_dropped"]``) and say so once in the
     log; ``raise`` raises OutboxFull at once.
 
+    *heartbeat* is how a bus that is stopped, or hangs, is noticed: None asks it for a sign of life when something is awaited of it and
+    nothing came for 10 s, or after 120 s, and gives the connection up as dead when 10 s later nothing came; a number of seconds is for
+    both, 0 for none. A bus whose limits.lane_stall_s is longer holds a publisher longer: give it a longer one.
+
     Raises ConnectError (whose ``reason`` says why; at once where trying again would not help), AddressError (a ValueError), BadName, or
     Refused where another peer owns the name.
     """
     waiting = Waiting(outbox, outbox_bytes, outbox_messages)
     made = Bus(
-        address, bus=bus, name=name, program=program, secret_file=secret_file, timeout=timeout, reconnect=reconnect, waiting=waiting
+        address,
+        bus=bus,
+        name=name,
+        program=program,
+        secret_file=secret_file,
+        timeout=timeout,
+        reconnect=reconnect,
+        heartbeat=heartbeat,
+        waiting=waiting,
     )
     _buses.add(made)
     try:

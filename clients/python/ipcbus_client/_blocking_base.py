@@ -36,9 +36,11 @@ class BusBase:
         secret_file: str | None,
         timeout: float | None,
         reconnect: bool,
+        heartbeat: float | None,
         waiting: Waiting,
     ) -> None:
         _names.check_timeout(timeout)
+        _names.check_heartbeat(heartbeat)
         found = _discovery.find_address(address, bus)
         secret_path = _discovery.find_secret_path(secret_file, bus) if _discovery.is_tcp(found) else None
         self._address = str(found)
@@ -47,6 +49,7 @@ class BusBase:
         self._timeout = timeout
         self._reconnect = reconnect
         self._makers = _dial.stand_in or (Wire, Worker, None)
+        self._heartbeat = heartbeat
         self._begin(waiting)
         self._name_call: Call | None = None
         if name is not None:
@@ -54,7 +57,7 @@ class BusBase:
 
     def _begin(self, waiting: Waiting, lock: threading.RLock | None = None) -> None:
         """A session, a wire and a worker without a past."""
-        self._session = Session(program=self._program, library=_names.LIBRARY, waiting=waiting)
+        self._session = Session(program=self._program, library=_names.LIBRARY, waiting=waiting, heartbeat=self._heartbeat)
         self._outbox = self._session.outbox
         make_wire, make_worker, _ = self._makers
         self._wire: Wire = make_wire(self._session, self._target, timeout=self._timeout, reconnect=self._reconnect)

@@ -153,7 +153,7 @@ class Keeper:
         if wanted:
             poller.register(sock, wanted)
         self.polls = leads
-        self.deep = timeout is None and not leads
+        self.deep = not leads and (timeout is None or timeout > _IDLE_S)
         wire.pollers += 1
         wire.lock.release()
         try:
@@ -174,17 +174,22 @@ class Keeper:
     def _due(self, now: float) -> float | None:
         """Do what is due, and say in how many seconds something will be."""
         wire = self._wire
-        retry_at = self._session.declarations.tick(now)
-        timeout = None if retry_at is None else max(retry_at - now, 0.0)
+        timeout = None
+        if self._session.state is State.CONNECTED:
+            due = self._session.tick(now, wire.unread)
+            timeout = None if due is None else max(due - now, 0.0)
+            if self._session.hangup is not None:
+                wire.drop(self._session.hangup)
+                return 0.0
+        else:
+            left = wire.opened_at + HANDSHAKE_S - now
+            if left <= 0:
+                wire.drop(f"no WELCOME within {HANDSHAKE_S:g} s")
+            timeout = max(left, 0.0)
         outbox = wire.outbox
         few = len(outbox.out) < 2 * BURST_MESSAGES
         if outbox.out:
             wire.push()
-        if self._session.state is not State.CONNECTED:
-            left = wire.opened_at + HANDSHAKE_S - now
-            if left <= 0:
-                wire.drop(f"no WELCOME within {HANDSHAKE_S:g} s")
-            timeout = left if timeout is None else min(timeout, left)
         if outbox.batching:
             ticks, flushes = self._quiet
             ticks = ticks + 1 if few and flushes == wire.flushes else 0

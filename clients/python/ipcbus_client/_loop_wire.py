@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import _thread
 import asyncio
+import select
 import socket
 from collections.abc import Callable
 from functools import partial
@@ -159,16 +160,18 @@ class LoopWire:
         self.log_soon()
 
     def _tick(self) -> None:
-        """Let the session say again what a replay was refused, now and when it is due."""
+        """Let the session do what is due, now and when it says."""
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None
         if self.session.state is State.CONNECTED:
             now = self.loop.time()
-            due = self.session.declarations.tick(now)
+            due = self.session.tick(now, self._unread)
             if due is not None:
                 self._retry = self.loop.call_at(max(due, now + BURST_S), self._tick)
-            if self.outbox.out:
+            if self.session.hangup is not None:
+                self.drop(self.session.hangup)
+            elif self.outbox.out:
                 self.loop.call_soon(self.push)
 
     # --- reading and writing ---
@@ -195,6 +198,13 @@ class LoopWire:
             self.push()
         if session.remarks:
             self.log_soon()
+
+    def _unread(self) -> bool:
+        """Whether bytes wait in the socket."""
+        poller = select.poll()
+        if self._sock is not None:
+            poller.register(self._sock, select.POLLIN)
+        return bool(poller.poll(0))
 
     def push(self) -> bool:
         """Write what is buffered as far as the kernel takes it; whether it took all."""

@@ -13,6 +13,7 @@ from ipcbus.protocol.errors import Code, ProtocolError
 from ipcbus.protocol.limits import Limits
 
 from ._errors import BadName, ConnectError, ConnectReason, bad_name
+from ._heartbeat import LEAST_S
 from ._services import ANY
 
 _MODES = ("exclusive", "queue", "shared")
@@ -85,6 +86,12 @@ def check_mode(mode: str) -> None:
     """Raise ValueError unless a name can be owned in *mode* (N-1)."""
     if mode not in _MODES:
         raise ValueError(f"mode={mode!r}: allowed are {', '.join(_MODES)}")
+
+
+def check_heartbeat(heartbeat: float | None) -> None:
+    """Raise ValueError unless *heartbeat* is None, 0, or a number of seconds that can be kept."""
+    if heartbeat and not LEAST_S <= heartbeat <= WAIT_MAX_S:
+        raise ValueError(f"a heartbeat of {heartbeat} s: None is the usual one, 0 none, else it is {LEAST_S:g} to {WAIT_MAX_S:g}")
 
 
 def check_name(name: str) -> str:

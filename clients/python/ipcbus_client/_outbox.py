@@ -243,6 +243,11 @@ class Outbox:
         if mark > self._confirmed:
             self._confirmed = mark
 
+    @property
+    def unanswered(self) -> bool:
+        """Whether the bus has yet to read, or to confirm, something on this connection."""
+        return bool(self._sending) or self.mark() > self._confirmed
+
     def undelivered(self) -> Undelivered:
         """What waits or was not handed to the kernel yet, and what was and is not confirmed, on this and earlier connections."""
         handed = self._handed()

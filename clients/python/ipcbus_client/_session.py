@@ -26,6 +26,7 @@ from ._declarations import Declarations
 from ._errors import BusError, Closed, ConnectError, ConnectionLost, RequestError, Verdict, refusal_reason, request_error, verdict
 from ._greeting import Greeting
 from ._heads import HEADS_MAX, Head, call_head
+from ._heartbeat import Heartbeat
 from ._incoming import Incoming
 from ._lanes import INBOX, Lane
 from ._message import message_class
@@ -46,7 +47,7 @@ _CONNECTED, _CLOSED = State.CONNECTED, State.CLOSED
 class Session:
     """One client's side of the protocol, over any number of connections one after the other."""
 
-    def __init__(self, *, program: str, library: str, waiting: Waiting | None = None) -> None:
+    def __init__(self, *, program: str, library: str, waiting: Waiting | None = None, heartbeat: float | None = None) -> None:
         self.program = program
         self.client_library = library
         self.outbox = Outbox(waiting)
@@ -55,6 +56,7 @@ class Session:
         self.services = Services(self)
         self.declarations = Declarations(self)
         self.incoming = Incoming(self)
+        self.heartbeat = Heartbeat(self, heartbeat)
         self.receive = self.incoming.receive  #: what came from the bus
         self.state = State.CONNECTING
         self.error: BusError | None = None  #: why it is closed, where the program did not close it
@@ -93,6 +95,7 @@ class Session:
         On TCP *secret*, 32 random bytes as *nonce* and the addresses as this side's kernel reports them are for the proof (H-5).
         """
         self.incoming.begin()
+        self.heartbeat.begin()
         self.hangup = self.said_bye = None
         self.greeting.begin(secret, nonce, (bus_address, client_address))
         if nonce is None:
@@ -204,6 +207,17 @@ class Session:
         """Put BYE into the outbox: the last frame (H-10)."""
         if self.state is State.CONNECTED:
             self.outbox.put(encode(Kind.BYE, self.peer, Code.OK.value, ""))
+
+    def tick(self, now: float, unread: Callable[[], bool]) -> float | None:
+        """Do what is due while connected: say again what a replay was refused, and the heartbeat, which asks *unread* whether bytes wait
+        in the socket. Returns when to call again (None: not before something changes). May put frames into the outbox, or set ``hangup``.
+        """
+        retry_at, beat_at = self.declarations.tick(now), self.heartbeat.tick(now, unread)
+        return min((at for at in (retry_at, beat_at) if at is not None), default=None)
+
+    def awaits(self) -> bool:
+        """Whether something is awaited of the bus: an answer, a confirmation, or that it reads."""
+        return bool(self.calls) or self.outbox.unanswered
 
     def check_open(self) -> None:
         """Raise Closed, or the error that ended the bus, when it is closed."""

@@ -264,6 +264,13 @@ class Wire:
             self.drop("interrupted while reading")  # a signal handler raised: what was read is lost, so the stream is
             raise
 
+    def unread(self) -> bool:
+        """Whether bytes wait in the socket. Under the lock; does not read, for the leader's poll() has to see them."""
+        poller = select.poll()
+        if self.sock is not None:
+            poller.register(self.sock, POLLIN)
+        return bool(poller.poll(0))
+
     def push(self) -> bool:
         """Write what is buffered as far as the kernel takes it; whether it took all. Under the lock.
 

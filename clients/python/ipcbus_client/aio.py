@@ -59,6 +59,7 @@ def connect(
     secret_file: str | None = None,
     timeout: float | None = 10.0,
     reconnect: bool = True,
+    heartbeat: float | None = None,
     outbox: str = "block",
     outbox_bytes: int = OUTBOX_BYTES,
     outbox_messages: int = OUTBOX_MESSAGES,
@@ -69,7 +70,15 @@ def connect(
     waiting = Waiting(outbox, outbox_bytes, outbox_messages)
     return Connecting(
         lambda: Bus(
-            address, bus=bus, name=name, program=program, secret_file=secret_file, timeout=timeout, reconnect=reconnect, waiting=waiting
+            address,
+            bus=bus,
+            name=name,
+            program=program,
+            secret_file=secret_file,
+            timeout=timeout,
+            reconnect=reconnect,
+            heartbeat=heartbeat,
+            waiting=waiting,
         )
     )
 
