@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..protocol.errors import Code, ProtocolError
-from ..protocol.limits import ARGUMENTS_MAX_BYTES, MAX_ID, PAGE_BYTES, PAGE_ITEMS
+from ..protocol.limits import ABOUT_MAX_BYTES, ABOUT_PEER_MAX_BYTES, ARGUMENTS_MAX_BYTES, MAX_ID, PAGE_BYTES, PAGE_ITEMS
 from ..protocol.messages import Frame, brief, is_meta, pack
 from ..protocol.payloads import PayloadError, decode_value
 from ..protocol.topics import BUS_NAME, check_group, check_topic
@@ -61,10 +61,15 @@ def _is_bool(value: Any) -> bool:
     return type(value) is bool
 
 
+def _is_map(value: Any) -> bool:
+    return type(value) is dict
+
+
 _NAME = Argument("a name", _is_str, required=True)
 _TOPIC = Argument("a topic", _is_str, required=True)
 _META = Argument("nil, an encoding or a map of headers", is_meta)
 _METHODS = Argument("an array of methods", lambda value: type(value) is list and all(type(item) is str for item in value), required=True)
+_ABOUT = Argument("a map from some of the methods to a map each", lambda value: type(value) is dict and all(map(_is_map, value.values())))
 _PAGE = {
     "after": Argument("a cursor that a list gave as `next`", lambda value: value is None or type(value) in (str, int)),
     "limit": Argument(f"an int of 1 to {PAGE_ITEMS}", _int(1, PAGE_ITEMS)),
@@ -104,7 +109,7 @@ class BusService:
                 },
             ),
             "release": Method("Give up a name, or the place in line for it.", self._release, {"name": _NAME}),
-            "serve": Method("Serve methods under a name.", self._serve, {"name": _NAME, "methods": _METHODS}),
+            "serve": Method("Serve methods under a name.", self._serve, {"name": _NAME, "methods": _METHODS, "about": _ABOUT}),
             "unserve": Method("Serve methods under a name no more.", self._unserve, {"name": _NAME, "methods": _METHODS}),
             "names": Method("List the names that are owned.", self._list_names, _PAGE),
             "peers": Method("List the peers.", self._list_peers, _PAGE),
@@ -264,7 +269,8 @@ class BusService:
         return {}
 
     def _serve(self, peer: Peer, arguments: Arguments) -> dict[str, Any]:
-        self._broker.names.serve(peer, arguments["name"], arguments["methods"])
+        methods = arguments["methods"]
+        self._broker.names.serve(peer, arguments["name"], methods, _packed_about(arguments.get("about", {}), methods))
         return {}
 
     def _unserve(self, peer: Peer, arguments: Arguments) -> dict[str, Any]:
@@ -337,7 +343,30 @@ class BusService:
         name = self._broker.names.get(wanted)
         if name is None:
             raise ProtocolError(Code.NO_SUCH_NAME, f"nobody owns the name {wanted!r}")
-        return {"name": wanted, "methods": {method: {} for method in sorted(name.methods())}}
+        methods = {}
+        left = ABOUT_PEER_MAX_BYTES
+        for method in sorted(name.methods()):
+            about = name.about(method)
+            left -= len(about)
+            methods[method] = decode_value(None, about) if about and left >= 0 else {}
+        return {"name": wanted, "methods": methods}
+
+
+def _packed_about(about: Arguments, methods: list[str]) -> dict[str, bytes]:
+    """What a peer says about its methods, as it is kept: bytes, for small values may be large objects."""
+    packed = {}
+    for method, said in about.items():
+        if method not in methods:
+            raise ProtocolError(Code.BAD_ARGUMENT, f"bus/serve: about names the method {str(method)[:64]!r}, which methods does not")
+        try:
+            packed[method] = pack([[said]])[2:]  # introspect's reply has it as deep
+        except (ValueError, TypeError, RecursionError) as error:
+            raise ProtocolError(Code.BAD_ARGUMENT, f"bus/serve: what about says of {method!r} cannot be kept: {error}") from error
+        if len(packed[method]) > ABOUT_MAX_BYTES:
+            raise ProtocolError(
+                Code.OVER_LIMIT, f"bus/serve: about says {len(packed[method])} bytes of {method!r}: at most {ABOUT_MAX_BYTES} (B-3)"
+            )
+    return packed
 
 
 def _page(keys: list[Any], item: Callable[[Any], Any], arguments: Arguments, cursor: type) -> dict[str, Any]:

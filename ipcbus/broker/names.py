@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from ..protocol.errors import Code, ProtocolError
-from ..protocol.limits import Limits
+from ..protocol.limits import ABOUT_PEER_MAX_BYTES, Limits
 from ..protocol.topics import check_method, check_name
 from .peers import Peer
 
@@ -16,13 +16,14 @@ ANY_METHOD = "*"  #: B-3 serve: whatever the request's method is
 class Claim:
     """One peer's hold of a name, or its place in line."""
 
-    __slots__ = ("allow_replace", "methods", "mode", "peer")
+    __slots__ = ("about", "allow_replace", "methods", "mode", "peer")
 
     def __init__(self, peer: Peer, mode: str, allow_replace: bool) -> None:
         self.peer = peer
         self.mode = mode
         self.allow_replace = allow_replace
         self.methods: set[str] = set()
+        self.about: dict[str, bytes] = {}  #: of some methods: what the peer says about them, as msgpack
 
     def serves(self, method: str) -> bool:
         """Whether requests for *method* may go to this peer."""
@@ -48,6 +49,10 @@ class Name:
     def methods(self) -> set[str]:
         """All that its owners serve."""
         return set().union(*(claim.methods for claim in self.owners))
+
+    def about(self, method: str) -> bytes:
+        """What the first owner that says anything about *method* says; empty where nobody does."""
+        return next((claim.about[method] for claim in self.owners if method in claim.about), b"")
 
 
 class Change:
@@ -154,8 +159,10 @@ class Names:
         peer.claims = None
         return [change for change in changes if change is not None]
 
-    def serve(self, peer: Peer, name: str, methods: Iterable[str]) -> None:
-        """Serve *methods* under a name that the peer owns or waits for; raises ``not_owner``, ``bad_name``, ``over_limit``."""
+    def serve(self, peer: Peer, name: str, methods: Iterable[str], about: dict[str, bytes]) -> None:
+        """Serve *methods* under a name that the peer owns or waits for, with what it says *about* some of them; raises ``not_owner``,
+        ``bad_name``, ``over_limit``.
+        """
         claim = self._claim(peer, name)
         new = set(methods) - claim.methods
         under_name = len(self._names[name].methods() | new)
@@ -167,11 +174,18 @@ class Names:
             )
         for method in new - {ANY_METHOD}:
             check_method(method)
+        others = sum(len(text) for one in (peer.claims or {}).values() if one is not claim for text in one.about.values())
+        if others + sum(map(len, (claim.about | about).values())) > ABOUT_PEER_MAX_BYTES:
+            raise ProtocolError(Code.OVER_LIMIT, f"this peer says more than {ABOUT_PEER_MAX_BYTES} bytes about its methods (B-3)")
         claim.methods |= new
+        claim.about |= about
 
     def unserve(self, peer: Peer, name: str, methods: Iterable[str]) -> None:
         """Serve *methods* no more; raises ``not_owner``."""
-        self._claim(peer, name).methods.difference_update(methods)
+        claim = self._claim(peer, name)
+        for method in methods:
+            claim.methods.discard(method)
+            claim.about.pop(method, None)
 
     @staticmethod
     def _claim(peer: Peer, name: str) -> Claim:

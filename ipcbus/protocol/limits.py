@@ -36,6 +36,8 @@ READ_BYTES = 262_144  #: one read of a peer in a round: big enough for long runs
 PAGE_ITEMS = 10_000  #: B-2
 PAGE_BYTES = 1_048_576  #: B-2: a page ends early above it, so that a list never exceeds a frame
 ARGUMENTS_MAX_BYTES = 1_048_576  #: B-1: what the bus decodes for a stranger
+ABOUT_MAX_BYTES = 65_536  #: B-3 serve: what a peer says about one method; a long docstring, not a manual
+ABOUT_PEER_MAX_BYTES = 1_048_576  #: B-3 serve: what it says in all, and what introspect says of one name
 
 
 @dataclass(frozen=True, slots=True)
