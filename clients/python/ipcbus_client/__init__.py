@@ -11,6 +11,7 @@ from ._blocking import Bus, connect
 from ._blocking_state import BusState, StateChanges, StateHandle
 from ._blocking_streams import Inbox, Responder, Subscription
 from ._errors import (
+    BadArguments,
     BadName,
     BusError,
     Closed,
@@ -40,6 +41,7 @@ use_clock(time)
 __all__ = [
     "AddressError",
     "Answer",
+    "BadArguments",
     "BadName",
     "Bus",
     "BusError",

@@ -7,6 +7,7 @@ session: same lock, no I/O, time comes in.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ipcbus.protocol.limits import Limits
@@ -50,9 +51,13 @@ class Declarations:
         arguments: dict[str, Any] = {"name": name, "mode": mode, "replace": replace, "allow_replace": allow_replace}
         return self._declare(("own", name), "own", arguments)
 
-    def serve(self, name: str, method: str) -> Call:
-        """Serve a method under *name*, which is declared already."""
-        return self._declare(("serve", name, method), "serve", {"name": name, "methods": [method]})
+    def serve(self, name: str, method: str, about: Mapping[str, Any] | None = None) -> Call:
+        """Serve a method under *name*, which is declared already, and say what introspection shows *about* it. Raises PayloadError."""
+        arguments: dict[str, Any] = {"name": name, "methods": [method]}
+        if about is not None:
+            arguments["about"] = {method: dict(about)}
+            encode_value(arguments)  # what cannot be packed is the caller's error, here and not at a replay
+        return self._declare(("serve", name, method), "serve", arguments)
 
     def declared(self, *key: Any) -> Declaration | None:
         """The declaration with this key: its method, then its lane, name, or name and method."""
@@ -77,7 +82,7 @@ class Declarations:
         method, told = {
             "subscribe": ("unsubscribe", {"lane": arguments.get("lane")}),
             "own": ("release", {"name": arguments.get("name")}),
-            "serve": ("unserve", arguments),
+            "serve": ("unserve", {"name": arguments.get("name"), "methods": arguments.get("methods")}),
         }[declaration.method]
         return self._session.request(f"bus/{method}", told, None, _ANSWER_S)
 

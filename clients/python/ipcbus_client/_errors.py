@@ -16,7 +16,8 @@ Owns the exceptions of ``ipcbus_client`` and the translation of section 9's code
         ├── Denied                                                                 (also PermissionError)
         ├── Overloaded
         ├── Refused        every other code of the bus
-        └── ServiceError   the service's own code, a str
+        └── ServiceError   the service's own code, a str; subclasses by code, which programs may add to
+            └── BadArguments   the arguments do not fit the method                 (also TypeError)
 
 Every one says ``who`` it is about, ``what`` was tried, ``when``, and in ``hint`` what to do now; str() is one sentence of all that.
 """
@@ -25,11 +26,15 @@ Every one says ``who`` it is about, ``what`` was tried, ``when``, and in ``hint`
 
 from __future__ import annotations
 
+import builtins
 import enum
-from collections.abc import Callable
-from typing import Any, Literal, Self, TypeVar
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 from ipcbus.protocol.errors import Code, ProtocolError, code_label
+from ipcbus.protocol.limits import ERROR_CODE_MAX_BYTES
+from ipcbus.protocol.topics import is_name
 
 ConnectReason = Literal["nothing_listens", "secret", "refused", "timeout"]
 
@@ -206,9 +211,68 @@ class Refused(RequestError):
 
 
 class ServiceError(RequestError):
-    """The service answered with an error of its own. A handler raises it to choose the code: ``raise ServiceError("too_hot", "…")``."""
+    """The service answered with an error of its own. A handler raises it to choose the code: ``raise ServiceError("too_hot", "…")``.
+
+    A subclass has a code of its own, in ``code`` or else its name, and takes the text only: ``class TooHot(ServiceError): code =
+    "too_hot"``, ``raise TooHot("over 30 °C")``. Where the caller's program has a class for the code too, it is raised there (made without
+    a call of its ``__init__``; of two classes with one code the last). A builtin exception of a handler arrives as a class that is both a
+    ServiceError and that builtin. ``traceback`` is the remote one, where the service sends it.
+    """
 
     hint = "The service's own documentation says what its code means."
+    traceback: str | None = None
+    by_code: ClassVar[dict[str, type[ServiceError]]] = {}
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        code = vars(cls).get("code", cls.__name__)
+        if not isinstance(code, str) or len(code) > ERROR_CODE_MAX_BYTES or not is_name(code):
+            raise TypeError(f"{cls.__name__}: a code is a name of at most {ERROR_CODE_MAX_BYTES} characters (E-1), not {code!r:.80}")
+        cls.code = code
+        ServiceError.by_code[code] = cls
+
+    def __init__(self, *words: str, who: str = "", what: str = "", hint: str = "") -> None:
+        own = getattr(type(self), "code", None)
+        super().__init__(*(words if own is None else (own, *words)), who=who, what=what, hint=hint)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return service_error, (self.code, self.text, self.to), self.__dict__
+
+
+#: Builtin exceptions that cross the bus as themselves; others (StopIteration, SystemExit, …) would do harm at the caller, or need more
+#: than a text to be made.
+_CROSSING = frozenset({
+    "ArithmeticError", "AssertionError", "AttributeError", "BlockingIOError", "BrokenPipeError", "BufferError", "ChildProcessError",
+    "ConnectionAbortedError", "ConnectionError", "ConnectionRefusedError", "ConnectionResetError", "EOFError",
+    "FileExistsError", "FileNotFoundError", "FloatingPointError", "ImportError", "IndexError", "InterruptedError", "IsADirectoryError",
+    "KeyError", "LookupError", "MemoryError", "ModuleNotFoundError", "NameError", "NotADirectoryError", "NotImplementedError", "OSError",
+    "OverflowError", "PermissionError", "ProcessLookupError", "RecursionError", "ReferenceError", "RuntimeError", "TimeoutError",
+    "TypeError", "UnboundLocalError", "UnicodeError", "ValueError", "ZeroDivisionError",
+})  # fmt: skip
+
+
+class BadArguments(ServiceError, TypeError):
+    """The arguments do not fit the method; the text has its signature and says what is wrong. The method was not called."""
+
+    hint = "Call it as its signature says; `ipcbus describe NAME` prints those of a service."
+
+
+def _service_class(code: str) -> type[ServiceError]:
+    found = ServiceError.by_code.get(code)
+    if found is None and code in _CROSSING:
+        found = type(code, (ServiceError, getattr(builtins, code)), {"__doc__": f"{code} of a service's handler.", "__module__": __name__})
+    return found or ServiceError
+
+
+def service_error(code: str, text: str, to: str, traceback: object = None) -> ServiceError:
+    """The exception for a service's ERROR, of the class that this program has for its code."""
+    cls = _service_class(code)
+    error = cls.__new__(cls)
+    RequestError.__init__(error, code, text, to)  # (a class of the program may take anything else)
+    if isinstance(traceback, str):
+        error.traceback = traceback
+        error.add_note(f"The service's own traceback:\n{traceback}")
+    return error
 
 
 _CLASSES: dict[int, type[RequestError]] = {
@@ -222,10 +286,10 @@ _CLASSES: dict[int, type[RequestError]] = {
 }
 
 
-def request_error(code: int | str, text: str, to: str) -> RequestError:
-    """The exception for an ERROR (E-1: an int is the bus's code, a str the service's)."""
+def request_error(code: int | str, text: str, to: str, about: Mapping[str, Any] = MappingProxyType({})) -> RequestError:
+    """The exception for an ERROR (E-1: an int is the bus's code, a str the service's), whose payload says *about*."""
     if isinstance(code, str):
-        return ServiceError(code, text, to)
+        return service_error(code, text, to, about.get("traceback"))
     try:
         code = Code(code)
     except ValueError:

@@ -108,7 +108,7 @@ def headers_of(meta: Meta) -> dict[str, Any]:
 class Request:
     """A request to be answered by a handler."""
 
-    __slots__ = ("cancelled", "epoch", "id", "meta", "notify", "payload", "sender", "timeout", "to")
+    __slots__ = ("cancelled", "epoch", "id", "meta", "notify", "payload", "sender", "timeout", "to", "trace")
 
     def __init__(self, envelope: tuple[Any, ...], epoch: int) -> None:
         _, self.sender, self.to, self.id, timeout_ms, self.meta, self.payload = envelope
@@ -116,6 +116,7 @@ class Request:
         self.cancelled = False  #: the requester gave up, died, or the time passed: the answer would go nowhere
         self.epoch = epoch  #: the connection that it came on; an answer on another one means nothing
         self.notify: Callable[[], object] | None = None  #: told when it is cancelled
+        self.trace: Callable[[BaseException], str] | None = None  #: where the requester shall see the traceback of what its handler raises
 
     @property
     def method(self) -> str:

@@ -8,11 +8,12 @@ gives back the answer.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ipcbus.protocol.limits import ERROR_CODE_MAX_BYTES
 from ipcbus.protocol.messages import Kind, clip_text, encode_with_payload
-from ipcbus.protocol.payloads import PayloadError
+from ipcbus.protocol.payloads import PayloadError, encode_value
 from ipcbus.protocol.topics import is_name, peer_address
 
 from ._errors import ServiceError
@@ -22,6 +23,7 @@ from ._message import Request
 if TYPE_CHECKING:
     from ._session import Session
 
+TRACEBACK_MAX_BYTES = 32 * 1024  #: of a remote traceback
 ANY = "*"  #: the method that serves every method without a handler of its own
 
 
@@ -129,23 +131,24 @@ class Services:
         """A handler raised *error*: send it as ERROR. Returns the text for the log where it was not a ServiceError, which is an answer
         and no fault.
         """
+        about = b"" if request.trace is None else _clipped_trace(request.trace, error)
         if isinstance(error, ServiceError) and isinstance(error.code, str):
-            self.fail(request, error.code, error.text)
+            self.fail(request, error.code, error.text, about)
             return None
         self._session.counters["handler_errors"] += 1
         try:
             text = str(error)
         except Exception:  # noqa: BLE001  # the border to user code: an exception's own words may fail too
             text = ""
-        self.fail(request, type(error).__name__, text)
+        self.fail(request, type(error).__name__, text, about)
         return f"handler of {request.to} raised {type(error).__name__}"
 
-    def fail(self, request: Request, code: str, text: str) -> None:
-        """Answer with an ERROR of our own; a code that E-1 does not allow becomes ``Error``."""
+    def fail(self, request: Request, code: str, text: str, about: bytes = b"") -> None:
+        """Answer with an ERROR of our own, with *about* as its payload; a code that E-1 does not allow becomes ``Error``."""
         if len(code) > ERROR_CODE_MAX_BYTES or not is_name(code):
             code = "Error"
         if self._wanted(request):
-            self._put(request, b"", Kind.ERROR, code, clip_text(text), None)
+            self._put(request, about, Kind.ERROR, code, clip_text(text), None)
 
     def answer(self, request: Request, value: Any) -> str | None:
         """reply(), or refuse() where *value* cannot be sent; returns the text for the log, or None."""
@@ -162,3 +165,9 @@ class Services:
         del self._active[request.sender, request.id]
         session = self._session
         session.outbox.put(encode_with_payload(payload, kind, session.peer, peer_address(request.sender), request.id, *rest))
+
+
+def _clipped_trace(trace: Callable[[BaseException], str], error: BaseException) -> bytes:
+    """The payload of an ERROR with the traceback, of which the end says most."""
+    text = trace(error).encode("utf-8", "backslashreplace")[-TRACEBACK_MAX_BYTES:].decode("utf-8", "ignore")
+    return encode_value({"traceback": text})[1]

@@ -376,7 +376,8 @@ class Session:
         _, _, _, identity, code, text, meta, payload = envelope
         if identity:
             call = self.calls.pop(identity, None)
-            self.settle(call, meta, payload, request_error(code, text, call.to if call else ""), envelope[1])
+            about = self.map_of(meta, payload) if payload else {}
+            self.settle(call, meta, payload, request_error(code, text, call.to if call else "", about), envelope[1])
             return
         about = self.map_of(meta, payload)
         count = about.get("count", 1)

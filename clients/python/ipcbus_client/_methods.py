@@ -1,0 +1,212 @@
+"""A service's methods from annotated functions: which there are, what introspection says of them, and how a request's payload becomes
+their arguments.
+
+Owns the convention of arguments (PROTOCOL.md B-3): no payload is no arguments, a map is keyword arguments, an array positional ones, a map
+with the key ``*`` both, and anything else is the one positional argument. Pure; serve() of both shells and their proxies use it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from ipcbus.protocol.limits import METHOD_MAX_BYTES
+from ipcbus.protocol.payloads import PayloadError
+
+from ._convert import Convert, checker
+from ._errors import BadArguments
+from ._hints import MismatchError, text_of
+from ._message import Request
+from ._packing import pack_typed
+
+POSITIONAL = "*"  #: the key of positional arguments beside others by name; no parameter can have it
+#: B-3 bounds what is said of a method; a docstring is cut below that.
+_DOC_MAX_CHARACTERS = 12_000
+_DEFAULT_MAX_BYTES = 1024
+
+_P = inspect.Parameter
+
+
+def payload_of(arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Any:
+    """What a caller sends for these arguments."""
+    if not arguments:
+        return dict(keywords) if keywords else None
+    if keywords:
+        return {POSITIONAL: list(arguments), **keywords}
+    if len(arguments) == 1 and isinstance(arguments[0], (bytes, bytearray, memoryview)):
+        return arguments[0]  # raw, without a copy into an array
+    return list(arguments)
+
+
+def arguments_of(data: Any) -> tuple[list[Any], dict[str, Any]]:
+    """The positional and the keyword arguments that a payload means. Raises BadArguments."""
+    if data is None:
+        return [], {}
+    if isinstance(data, list):
+        return data, {}
+    if not isinstance(data, dict):
+        return [data], {}
+    keywords = dict(data)
+    positional = keywords.pop(POSITIONAL, [])
+    wrong = next((key for key in keywords if not isinstance(key, str)), None)
+    if wrong is not None or not isinstance(positional, list):
+        raise BadArguments("arguments are a map with names as keys, and an array under '*' where some have none")
+    return positional, keywords
+
+
+class Parameter(NamedTuple):
+    """One parameter of a method."""
+
+    name: str
+    kind: Any
+    convert: Convert
+    type: str
+    default: Any  #: inspect.Parameter.empty: there is none
+
+
+class Method:
+    """One method: a bound function with its signature."""
+
+    def __init__(self, name: str, function: Callable[..., Any]) -> None:
+        self.name = name
+        self.function = function
+        self.is_async = inspect.iscoroutinefunction(function)
+        self.is_async_generator = inspect.isasyncgenfunction(function)
+        self.is_generator = inspect.isgeneratorfunction(function)
+        hints = _hints_of(name, function)
+        self.request_name: str | None = None  #: of the parameter that takes the Request
+        self.parameters: list[Parameter] = []
+        shown = []
+        self._whole = inspect.signature(function)
+        for found in self._whole.parameters.values():
+            hint = hints.get(found.name, Any)
+            if isinstance(hint, type) and issubclass(hint, Request):
+                self.request_name = found.name
+                continue
+            try:
+                convert = checker(hint)
+            except TypeError as error:
+                raise TypeError(f"{name}: parameter {found.name!r}: {error}") from error
+            self.parameters.append(Parameter(found.name, found.kind, convert, text_of(hint), found.default))
+            shown.append(found.replace(annotation=_Shown(text_of(hint)) if found.name in hints else _P.empty))
+        returns = hints.get("return", _P.empty)
+        self.returns = "" if returns is _P.empty else text_of(returns)
+        self._signature = inspect.Signature(shown)
+        arrow = f" -> {self.returns}" if self.returns else ""
+        self.signature = f"{name}{self._signature}{arrow}"
+
+    @property
+    def streams(self) -> bool:
+        """Whether it answers with many values, one after the other."""
+        return self.is_generator or self.is_async_generator
+
+    def about(self) -> dict[str, Any]:
+        """What introspection says of it (B-3)."""
+        said: dict[str, Any] = {"signature": self.signature, "arguments": {one.name: _describe(one) for one in self.parameters}}
+        doc = inspect.getdoc(self.function)
+        if doc:
+            said["doc"] = doc if len(doc) <= _DOC_MAX_CHARACTERS else f"{doc[:_DOC_MAX_CHARACTERS]}…"
+        if self.returns:
+            said["returns"] = self.returns
+        if self.streams:
+            said["streams"] = True
+        return said
+
+    def bind(self, request: Request) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments that *request* gives, as the hints say. Raises BadArguments, with the signature and what is wrong."""
+        try:
+            positional, keywords = arguments_of(request.data)
+            given = self._signature.bind(*positional, **keywords).arguments
+            for one in self.parameters:
+                if one.name in given:
+                    given[one.name] = _converted(one, given[one.name])
+        except MismatchError as error:
+            raise self._bad(error.describe("").lstrip(".")) from error
+        except BadArguments as error:
+            raise self._bad(error.text) from error
+        except (PayloadError, TypeError) as error:
+            raise self._bad(str(error)) from error
+        except RecursionError as error:
+            raise self._bad("the arguments are nested too deeply") from error
+        if self.request_name is not None:
+            given[self.request_name] = request
+        bound = inspect.BoundArguments(self._whole, given)
+        return bound.args, bound.kwargs
+
+    def _bad(self, text: str) -> BadArguments:
+        return BadArguments(f"{self.signature}: {text}")
+
+
+class _Shown(str):
+    """A hint in a signature, without quotes."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def _converted(parameter: Parameter, value: Any) -> Any:
+    if parameter.kind is _P.VAR_KEYWORD:
+        return {key: _at(parameter, one, key) for key, one in value.items()}
+    if parameter.kind is _P.VAR_POSITIONAL:
+        return tuple(_at(parameter, one, number, parameter.name) for number, one in enumerate(value))
+    return _at(parameter, value, parameter.name)
+
+
+def _at(parameter: Parameter, value: Any, *path: Any) -> Any:
+    try:
+        return parameter.convert(value)
+    except MismatchError as error:
+        error.path += path
+        raise
+
+
+def _describe(parameter: Parameter) -> dict[str, Any]:
+    mark = {_P.VAR_POSITIONAL: "*", _P.VAR_KEYWORD: "**"}.get(parameter.kind, "")
+    required = parameter.default is _P.empty and not mark
+    said: dict[str, Any] = {"type": mark + parameter.type, "required": required}
+    if not required and not mark:
+        try:
+            if len(pack_typed(parameter.default)) <= _DEFAULT_MAX_BYTES:
+                said["default"] = parameter.default
+        except PayloadError:
+            pass  # a default that no payload can have is the service's own affair
+    return said
+
+
+def _hints_of(name: str, function: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(function, include_extras=True)
+    except NameError as error:
+        raise TypeError(f"{name}: its annotations cannot be read here: {error}") from error
+
+
+def methods_of(service: Any) -> list[Method]:
+    """The public methods of an object or module: functions with annotations, whose names begin with no underscore.
+
+    Raises TypeError where there are none, or where one of them has a hint that no payload can become.
+    """
+    if isinstance(service, type):
+        raise TypeError(f"{service.__qualname__} is a class: serve an instance of it, {service.__qualname__}(…)")
+    is_module = isinstance(service, types.ModuleType)
+    found = []
+    for name in vars(service) if is_module else dir(type(service)):
+        if name.startswith("_"):
+            continue
+        function = inspect.getattr_static(service, name, None)
+        if isinstance(function, (staticmethod, classmethod)):
+            function = function.__func__
+        if not inspect.isfunction(function) or not getattr(inspect.unwrap(function), "__annotations__", None):
+            continue  # (a property is not looked at: that would call it)
+        if is_module and function.__module__ != service.__name__:
+            continue  # what the module imported
+        if len(name) > METHOD_MAX_BYTES or not name.isascii():
+            raise TypeError(f"{name}: a method's name is at most {METHOD_MAX_BYTES} characters of ASCII (T-5)")
+        found.append(Method(name, getattr(service, name)))
+    if not found:
+        raise TypeError(f"{service!r:.100} has no public method with annotations, so there is nothing to serve: def now(self) -> str: …")
+    return found
