@@ -360,7 +360,7 @@ def _packed_about(about: Arguments, methods: list[str]) -> dict[str, bytes]:
             raise ProtocolError(Code.BAD_ARGUMENT, f"bus/serve: about names the method {str(method)[:64]!r}, which methods does not")
         try:
             packed[method] = pack([[said]])[2:]  # introspect's reply has it as deep
-        except (ValueError, TypeError, RecursionError) as error:
+        except (ValueError, TypeError, RecursionError) as error:  # older packers go less deep than any decoder
             raise ProtocolError(Code.BAD_ARGUMENT, f"bus/serve: what about says of {method!r} cannot be kept: {error}") from error
         if len(packed[method]) > ABOUT_MAX_BYTES:
             raise ProtocolError(

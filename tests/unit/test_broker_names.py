@@ -510,6 +510,78 @@ def test_stats_ping_and_introspection() -> None:
     assert "monitor" not in methods
 
 
+ABOUT = {"doc": "Get it.", "arguments": {"x": {"type": "int", "required": True}}}
+
+
+def test_what_a_peer_says_about_its_methods_is_what_introspection_gives() -> None:
+    bus = Bus()
+    a, b = bus.peer(), bus.peer()
+    a.ask("own", name="svc", mode="shared")
+    b.ask("own", name="svc", mode="shared")
+    a.ask("serve", name="svc", methods=["get", "set"], about={"get": ABOUT})
+    b.ask("serve", name="svc", methods=["get", "other"], about={"get": {"doc": "of another"}, "other": {"doc": "o"}})
+    assert b.ask("introspect", name="svc")["methods"] == {"get": ABOUT, "other": {"doc": "o"}, "set": {}}
+    a.ask("serve", name="svc", methods=["get"])  # nothing said: what was said stays
+    assert b.ask("introspect", name="svc")["methods"]["get"] == ABOUT
+    a.ask("serve", name="svc", methods=["get"], about={"get": {"doc": "new"}})
+    assert b.ask("introspect", name="svc")["methods"]["get"] == {"doc": "new"}
+    a.ask("unserve", name="svc", methods=["get"])
+    assert b.ask("introspect", name="svc")["methods"]["get"] == {"doc": "of another"}
+    a.ask("serve", name="svc", methods=["get"])
+    assert b.ask("introspect", name="svc")["methods"]["get"] == {"doc": "of another"}  # not what a said before
+    b.ask("release", name="svc")
+    assert a.ask("introspect", name="svc")["methods"] == {"get": {}, "set": {}}
+
+
+@pytest.mark.parametrize(
+    "about",
+    [3, [], {"get": 3}, {"get": None}, {"other": {}}, {1: {}}],
+)
+def test_what_is_said_has_to_be_maps_of_methods_that_are_served(about: Any) -> None:
+    a = Bus().peer()
+    a.ask("own", name="svc")
+    answer = a.ask("serve", name="svc", methods=["get"], about=about)
+    assert answer[0] == Code.BAD_ARGUMENT
+    assert a.ask("introspect", name="svc") == {"name": "svc", "methods": {}}
+
+
+def test_what_is_said_is_bounded_by_method_and_by_peer() -> None:
+    bus = Bus()
+    a = bus.peer()
+    a.ask("own", name="svc")
+    a.ask("own", name="two")
+
+    def said(size: int) -> dict[str, str]:
+        return {"doc": "x" * (size - 8)}  # 1 for the map, 4 for the key, 3 for the length of the text
+
+    for size, good in ((65_535, True), (65_536, True), (65_537, False)):
+        answer = a.ask("serve", name="svc", methods=["m"], about={"m": said(size)})
+        assert answer == {} if good else answer[0] == Code.OVER_LIMIT, size
+    for number in range(7):  # with m: 8 of the 16 that fit
+        assert a.ask("serve", name="svc", methods=[f"a{number}"], about={f"a{number}": said(65_536)}) == {}
+    for number in range(8):
+        assert a.ask("serve", name="two", methods=[f"b{number}"], about={f"b{number}": said(65_536)}) == {}
+    assert a.ask("serve", name="two", methods=["b0"], about={"b0": said(65_536)}) == {}  # in the place of what was said
+    assert a.ask("serve", name="two", methods=["c"], about={"c": {}})[0] == Code.OVER_LIMIT
+    assert a.ask("introspect", name="two")["methods"]["b7"] == said(65_536)
+    assert "c" not in a.ask("introspect", name="two")["methods"]  # refused as a whole
+    a.ask("unserve", name="svc", methods=["m"])
+    assert a.ask("serve", name="two", methods=["c"], about={"c": {}}) == {}
+
+
+def test_introspection_of_a_name_whose_owners_say_much_leaves_the_rest_out() -> None:
+    bus = Bus()
+    peers = [bus.peer() for _ in range(3)]
+    for at, peer in enumerate(peers):
+        peer.ask("own", name="svc", mode="shared")
+        for number in range(8):
+            method = f"m{at}{number}"
+            peer.ask("serve", name="svc", methods=[method], about={method: {"doc": "x" * 65_000}})
+    methods = peers[0].ask("introspect", name="svc")["methods"]
+    assert len(methods) == 24
+    assert [bool(methods[name]) for name in sorted(methods)] == [True] * 16 + [False] * 8
+
+
 # --- connections ----------------------------------------------------------------------------------
 
 

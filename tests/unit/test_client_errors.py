@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import builtins
 import pickle
+from typing import Any
 
 import pytest
 
@@ -10,7 +12,7 @@ import ipcbus_client
 from ipcbus.protocol.errors import Code
 from ipcbus_client import _discovery, _names
 from ipcbus_client._backoff import Backoff
-from ipcbus_client._errors import Verdict, request_error, verdict
+from ipcbus_client._errors import _CROSSING, Verdict, request_error, verdict
 
 SPECIAL = {
     Code.NO_SUCH_NAME: (ipcbus_client.NoSuchName, LookupError),
@@ -38,6 +40,68 @@ def test_a_services_code_and_one_of_a_newer_bus() -> None:
     assert type(made) is ipcbus_client.ServiceError
     assert str(made) == "svc/do: too_hot: text"
     assert type(request_error(999, "", "x")) is ipcbus_client.Refused
+
+
+class TooHot(ipcbus_client.ServiceError):
+    code = "too_hot_here"
+
+    def __init__(self, degrees: float) -> None:
+        super().__init__(f"{degrees} °C")
+
+
+class ByName(ipcbus_client.ServiceError):
+    """Its code is its name."""
+
+
+def test_a_service_error_of_the_program_has_its_code_on_both_sides() -> None:
+    raised = TooHot(31.5)
+    assert (raised.code, raised.text, str(raised)) == ("too_hot_here", "31.5 °C", "too_hot_here: 31.5 °C")
+    made = request_error("too_hot_here", "31.5 °C", "svc/do")
+    assert type(made) is TooHot
+    assert (made.code, made.text, made.to, made.who) == ("too_hot_here", "31.5 °C", "svc/do", "svc/do")
+    assert type(request_error("ByName", "", "x")) is ByName
+    assert ByName("text").code == "ByName"
+    for error in (made, raised):
+        again = pickle.loads(pickle.dumps(error))
+        assert (type(again), again.code, again.text, again.to) == (TooHot, error.code, error.text, error.to)
+
+
+@pytest.mark.parametrize("code", ["", "a" * 65, "with space", 3, None])
+def test_a_code_that_cannot_travel_is_refused_where_the_class_is_made(code: Any) -> None:
+    with pytest.raises(TypeError, match="a code is a name"):
+        type("Bad", (ipcbus_client.ServiceError,), {"code": code})
+    type("Good", (ipcbus_client.ServiceError,), {"code": "b" * 64})
+
+
+@pytest.mark.parametrize("code", sorted(_CROSSING))
+def test_a_builtin_exception_arrives_as_itself_and_a_service_error(code: str) -> None:
+    made = request_error(code, "text", "svc/do")
+    assert isinstance(made, ipcbus_client.ServiceError)
+    assert isinstance(made, getattr(builtins, code))
+    assert (made.code, made.text, str(made)) == (code, "text", f"svc/do: {code}: text")
+    assert type(request_error(code, "", "x")) is type(made)
+    again = pickle.loads(pickle.dumps(made))
+    assert (type(again), again.text) == (type(made), "text")
+    assert type(made.again(who="other")) is type(made)
+
+
+@pytest.mark.parametrize(
+    "code", ["StopIteration", "SystemExit", "KeyboardInterrupt", "GeneratorExit", "Exception", "UnicodeDecodeError", "MemoryError", "print"]
+)
+def test_other_builtins_stay_codes(code: str) -> None:
+    assert type(request_error(code, "text", "x")) is ipcbus_client.ServiceError
+
+
+def test_a_remote_traceback_is_an_attribute_and_a_note() -> None:
+    made = request_error("ValueError", "text", "svc/do", {"traceback": "File x, line 3"})
+    assert isinstance(made, ipcbus_client.ServiceError)
+    assert made.traceback == "File x, line 3"
+    assert "File x, line 3" in made.__notes__[0]
+    assert pickle.loads(pickle.dumps(made)).traceback == "File x, line 3"
+    for about in ({}, {"traceback": 3}):
+        without = request_error("ValueError", "text", "svc/do", about)
+        assert isinstance(without, ipcbus_client.ServiceError)
+        assert without.traceback is None
 
 
 def test_exceptions_survive_pickling() -> None:

@@ -14,9 +14,12 @@ from ipcbus_client import _aio_streams, _blocking, _blocking_streams, aio
 
 #: what the language spells differently
 DUNDERS = {"__enter__": "__aenter__", "__exit__": "__aexit__", "__iter__": "__aiter__"}
-CLASSES = ["Bus", "BusState", "Inbox", "Responder", "StateChanges", "StateHandle", "Subscription"]
+CLASSES = ["Bus", "BusState", "Inbox", "Responder", "StateChanges", "StateHandle", "Subscription", "Service", "Proxy", "ProxyMethod"]
 #: what waits for nothing, in neither shell
-PLAIN = {("Bus", "stats_local"), ("BusState", "changes"), ("BusState", "on_change"), ("StateHandle", "close")}
+PLAIN = {
+    ("Bus", "proxy"), ("Bus", "stats_local"), ("BusState", "changes"), ("BusState", "on_change"),
+    ("ProxyMethod", "with_"), ("StateHandle", "close"),
+}
 
 
 def public(cls: type) -> list[str]:

@@ -8,6 +8,7 @@ from ipcbus.protocol.addresses import AddressError
 from ipcbus.protocol.payloads import PayloadError
 
 from ._blocking import Bus, connect
+from ._blocking_services import Proxy, ProxyMethod, Service
 from ._blocking_state import BusState, StateChanges, StateHandle
 from ._blocking_streams import Inbox, Responder, Subscription
 from ._errors import (
@@ -60,12 +61,15 @@ __all__ = [
     "OutboxFull",
     "Overloaded",
     "PayloadError",
+    "Proxy",
+    "ProxyMethod",
     "Reconnected",
     "Refused",
     "Request",
     "RequestError",
     "Responder",
     "ResponderDied",
+    "Service",
     "ServiceError",
     "StateChanges",
     "StateHandle",

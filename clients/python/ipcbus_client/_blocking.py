@@ -14,6 +14,7 @@ from typing import Any
 
 from . import _names
 from ._blocking_base import BusBase
+from ._blocking_services import Proxy, Service, serve
 from ._blocking_state import BusState
 from ._blocking_streams import Inbox, Responder, Subscription
 from ._calls import Call
@@ -248,13 +249,15 @@ class Bus(BusBase):
             _names.check_request(each.to)
         return self._gather(asked, data, headers, deadline, timeout, by_name=True)
 
-    def respond(self, to: str, handler: Callable[[Request], Any], *, mode: str = "exclusive") -> Responder:
+    def respond(
+        self, to: str, handler: Callable[[Request], Any], *, mode: str = "exclusive", about: Mapping[str, Any] | None = None
+    ) -> Responder:
         """Answer requests to ``name/method`` (``name/*``: any method) with what *handler* returns. Owns the name, in *mode*, where this
         program does not yet.
 
         The handler runs on the bus's worker thread, one at a time. What it raises is logged and sent as an error with the exception's
-        class name as code; raise ServiceError to choose. Declared again after a reconnect. Raises BadName, RequestError, ConnectionLost,
-        Timeout, Closed.
+        class name as code; raise ServiceError to choose. *about* is a map for introspect(): ``doc``, ``signature``, … (B-3). Declared
+        again after a reconnect. Raises BadName, RequestError, ConnectionLost, Timeout, Closed.
         """
         name, method = _names.check_service(to)
         _names.check_mode(mode)
@@ -265,12 +268,36 @@ class Bus(BusBase):
             try:
                 if responder._owns:
                     self._declared(self._session.declarations.own(name, mode, False, False), "own", name)
-                self._declared(self._session.declarations.serve(name, method), "serve", name, method)
+                self._declared(self._session.declarations.serve(name, method, about), "serve", name, method)
             except BaseException:
                 responder._forget()
                 raise
             self._worker.start()
         return responder
+
+    def serve(self, name: str, service: Any, *, mode: str = "exclusive", tracebacks: bool = False) -> Service:
+        """Serve the public methods of *service*, an object or a module, under *name*, which is owned in *mode* where it is not yet.
+
+        A method is one whose name begins with no underscore and that has annotations. A request's payload is its arguments: none, a map by
+        name, an array in order, or the one argument itself; each is converted as its hint says (as subscribe() does with *type*). Where
+        they do not fit, the caller gets BadArguments with the signature. A parameter annotated Request gets that. What a method returns,
+        and the values that a generator yields, may be whatever publish() takes. What it raises arrives at the caller as its class where
+        that has one for it (ServiceError says how), with *tracebacks* also the traceback. Signatures and docstrings are what introspect()
+        gives of *name*. All of it is declared again after a reconnect.
+
+        Methods are handlers, as those of respond(). Raises TypeError where there is nothing to serve or a hint that no payload can
+        become, and what respond() raises.
+        """
+        return serve(self, name, service, tracebacks, {"mode": mode})
+
+    def proxy(self, name: str, interface: Any = None, *, timeout: float | None = 5.0) -> Proxy:
+        """The service *name* (or a peer, ``:42``, or ``bus``) as an object: ``bus.proxy("thermostat").set_target(21.5)`` calls its method.
+
+        Asks nobody until a method is called. *timeout* is that of request(), for each call; ``proxy.method.with_(timeout=…)`` is for one
+        method. With an *interface*, the class of the service or one like it, methods that it lacks are an AttributeError, and what the
+        others return is converted as their annotations say. Raises BadName.
+        """
+        return Proxy(self, name, interface, timeout=timeout)
 
     def send(self, to: str, data: Any = None, *, headers: Mapping[str, Any] | None = None) -> None:
         """Send *data* to the owner of a name, or to a peer (``:42``); it comes into their inbox. At most once; waits for a connection as

@@ -245,7 +245,7 @@ _CROSSING = frozenset({
     "ArithmeticError", "AssertionError", "AttributeError", "BlockingIOError", "BrokenPipeError", "BufferError", "ChildProcessError",
     "ConnectionAbortedError", "ConnectionError", "ConnectionRefusedError", "ConnectionResetError", "EOFError",
     "FileExistsError", "FileNotFoundError", "FloatingPointError", "ImportError", "IndexError", "InterruptedError", "IsADirectoryError",
-    "KeyError", "LookupError", "MemoryError", "ModuleNotFoundError", "NameError", "NotADirectoryError", "NotImplementedError", "OSError",
+    "KeyError", "LookupError", "ModuleNotFoundError", "NameError", "NotADirectoryError", "NotImplementedError", "OSError",
     "OverflowError", "PermissionError", "ProcessLookupError", "RecursionError", "ReferenceError", "RuntimeError", "TimeoutError",
     "TypeError", "UnboundLocalError", "UnicodeError", "ValueError", "ZeroDivisionError",
 })  # fmt: skip

@@ -10,3 +10,10 @@ def log_exception(text: str, error: BaseException) -> None:
     import logging
 
     logging.getLogger("ipcbus_client").error("%s", text, exc_info=error)
+
+
+def trace_text(error: BaseException) -> str:
+    """The traceback of *error* as Python prints it."""
+    import traceback
+
+    return "".join(traceback.format_exception(error))

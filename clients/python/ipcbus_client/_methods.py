@@ -1,8 +1,5 @@
-"""A service's methods from annotated functions: which there are, what introspection says of them, and how a request's payload becomes
-their arguments.
-
-Owns the convention of arguments (PROTOCOL.md B-3): no payload is no arguments, a map is keyword arguments, an array positional ones, a map
-with the key ``*`` both, and anything else is the one positional argument. Pure; serve() of both shells and their proxies use it.
+"""A service's methods from annotated functions: which there are, what introspection says of them (PROTOCOL.md B-3), and how a request
+becomes a call of one. For serve() of both shells; it does no I/O.
 """
 
 from __future__ import annotations
@@ -10,51 +7,24 @@ from __future__ import annotations
 import inspect
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ipcbus.protocol.limits import METHOD_MAX_BYTES
-from ipcbus.protocol.payloads import PayloadError
+from ipcbus.protocol.payloads import PayloadError, decode_value
 
+from ._arguments import arguments_of
 from ._convert import Convert, checker
 from ._errors import BadArguments
 from ._hints import MismatchError, text_of
 from ._message import Request
 from ._packing import pack_typed
 
-POSITIONAL = "*"  #: the key of positional arguments beside others by name; no parameter can have it
 #: B-3 bounds what is said of a method; a docstring is cut below that.
 _DOC_MAX_CHARACTERS = 12_000
 _DEFAULT_MAX_BYTES = 1024
 
 _P = inspect.Parameter
-
-
-def payload_of(arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Any:
-    """What a caller sends for these arguments."""
-    if not arguments:
-        return dict(keywords) if keywords else None
-    if keywords:
-        return {POSITIONAL: list(arguments), **keywords}
-    if len(arguments) == 1 and isinstance(arguments[0], (bytes, bytearray, memoryview)):
-        return arguments[0]  # raw, without a copy into an array
-    return list(arguments)
-
-
-def arguments_of(data: Any) -> tuple[list[Any], dict[str, Any]]:
-    """The positional and the keyword arguments that a payload means. Raises BadArguments."""
-    if data is None:
-        return [], {}
-    if isinstance(data, list):
-        return data, {}
-    if not isinstance(data, dict):
-        return [data], {}
-    keywords = dict(data)
-    positional = keywords.pop(POSITIONAL, [])
-    wrong = next((key for key in keywords if not isinstance(key, str)), None)
-    if wrong is not None or not isinstance(positional, list):
-        raise BadArguments("arguments are a map with names as keys, and an array under '*' where some have none")
-    return positional, keywords
 
 
 class Parameter(NamedTuple):
@@ -73,9 +43,9 @@ class Method:
     def __init__(self, name: str, function: Callable[..., Any]) -> None:
         self.name = name
         self.function = function
-        self.is_async = inspect.iscoroutinefunction(function)
-        self.is_async_generator = inspect.isasyncgenfunction(function)
-        self.is_generator = inspect.isgeneratorfunction(function)
+        self.is_async = inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
+        #: whether it answers with many values, one after the other
+        self.streams = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
         hints = _hints_of(name, function)
         self.request_name: str | None = None  #: of the parameter that takes the Request
         self.parameters: list[Parameter] = []
@@ -98,10 +68,16 @@ class Method:
         arrow = f" -> {self.returns}" if self.returns else ""
         self.signature = f"{name}{self._signature}{arrow}"
 
-    @property
-    def streams(self) -> bool:
-        """Whether it answers with many values, one after the other."""
-        return self.is_generator or self.is_async_generator
+    def handler(self, trace: Callable[[BaseException], str] | None) -> Callable[[Request], Any]:
+        """The handler for respond(). With *trace* requesters see the traceback of what the method raises."""
+        bind, function = self.bind, self.function
+
+        def handle(request: Request) -> Any:
+            request.trace = trace
+            arguments, named = bind(request)
+            return function(*arguments, **named)  # a value, or a coroutine or generator that has not begun
+
+        return handle
 
     def about(self) -> dict[str, Any]:
         """What introspection says of it (B-3)."""
@@ -119,6 +95,8 @@ class Method:
         """The arguments that *request* gives, as the hints say. Raises BadArguments, with the signature and what is wrong."""
         try:
             positional, keywords = arguments_of(request.data)
+            if self.request_name in keywords:
+                raise BadArguments(f"got an unexpected keyword argument {self.request_name!r}")
             given = self._signature.bind(*positional, **keywords).arguments
             for one in self.parameters:
                 if one.name in given:
@@ -171,8 +149,9 @@ def _describe(parameter: Parameter) -> dict[str, Any]:
     said: dict[str, Any] = {"type": mark + parameter.type, "required": required}
     if not required and not mark:
         try:
-            if len(pack_typed(parameter.default)) <= _DEFAULT_MAX_BYTES:
-                said["default"] = parameter.default
+            packed = pack_typed(parameter.default)
+            if len(packed) <= _DEFAULT_MAX_BYTES:
+                said["default"] = decode_value(None, packed)
         except PayloadError:
             pass  # a default that no payload can have is the service's own affair
     return said
@@ -210,3 +189,15 @@ def methods_of(service: Any) -> list[Method]:
     if not found:
         raise TypeError(f"{service!r:.100} has no public method with annotations, so there is nothing to serve: def now(self) -> str: …")
     return found
+
+
+def returns_of(interface: Any, name: str) -> Any:
+    """The type of what the method *name* of the class *interface* returns, of a generator each of its values; None where it does not say.
+
+    Raises AttributeError where there is no such method.
+    """
+    function = getattr(interface, name)
+    hint = _hints_of(name, inspect.unwrap(function)).get("return")
+    if hint is not None and (inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)):
+        return (typing.get_args(hint) or (None,))[0]
+    return hint

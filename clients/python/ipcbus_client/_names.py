@@ -137,6 +137,12 @@ def check_request_all(to: str) -> tuple[str, str]:
     return pattern, method
 
 
+def check_target(name: str) -> str:
+    """*name* itself where requests can go to its methods: a name, a peer address, or the bus. Raises BadName."""
+    check_request(f"{name}/method" if isinstance(name, str) else name)
+    return name
+
+
 def check_service(to: str) -> tuple[str, str]:
     """Name and method of what respond() shall serve; the method may be ``*``."""
     if not isinstance(to, str) or "/" not in to:

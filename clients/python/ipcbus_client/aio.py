@@ -16,6 +16,7 @@ from typing import Any
 
 from . import _names
 from ._aio_base import BusBase
+from ._aio_services import Proxy, ProxyMethod, Service, serve
 from ._aio_state import BusState, StateChanges, StateHandle
 from ._aio_streams import Inbox, Responder, Subscription
 from ._calls import Call
@@ -37,9 +38,12 @@ __all__ = [
     "Inbox",
     "Lost",
     "Message",
+    "Proxy",
+    "ProxyMethod",
     "Reconnected",
     "Request",
     "Responder",
+    "Service",
     "StateChanges",
     "StateHandle",
     "Subscription",
@@ -245,7 +249,9 @@ class Bus(BusBase):
             _names.check_request(each.to)
         return await self._gather(asked, data, headers, deadline, timeout, by_name=True)
 
-    async def respond(self, to: str, handler: Callable[[Request], Any], *, mode: str = "exclusive") -> Responder:
+    async def respond(
+        self, to: str, handler: Callable[[Request], Any], *, mode: str = "exclusive", about: Mapping[str, Any] | None = None
+    ) -> Responder:
         """Answer requests to ``name/method`` (``name/*``: any method) with what *handler* returns; it may be a coroutine function.
 
         Each request is a task of its own, cancelled when nobody waits for the answer any more. As ipcbus_client.Bus.respond() in all else.
@@ -259,11 +265,25 @@ class Bus(BusBase):
         try:
             if responder._owns:
                 await self._declared(self._session.declarations.own(name, mode, False, False), "own", name)
-            await self._declared(self._session.declarations.serve(name, method), "serve", name, method)
+            await self._declared(self._session.declarations.serve(name, method, about), "serve", name, method)
         except BaseException:
             responder._forget()
             raise
         return responder
+
+    async def serve(self, name: str, service: Any, *, mode: str = "exclusive", tracebacks: bool = False) -> Service:
+        """Serve the methods of *service* under *name*; they may be coroutine functions and asynchronous generators.
+
+        As ipcbus_client.Bus.serve() in all else.
+        """
+        return await serve(self, name, service, tracebacks, {"mode": mode})
+
+    def proxy(self, name: str, interface: Any = None, *, timeout: float | None = 5.0) -> Proxy:
+        """The service *name* as an object: ``await bus.proxy("thermostat").set_target(21.5)``.
+
+        As ipcbus_client.Bus.proxy() in all else.
+        """
+        return Proxy(self, name, interface, timeout=timeout)
 
     async def send(self, to: str, data: Any = None, *, headers: Mapping[str, Any] | None = None) -> None:
         """Send *data* to the owner of a name, or to a peer (``:42``); it comes into their inbox. At most once; waits for a connection as

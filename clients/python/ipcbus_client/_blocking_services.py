@@ -1,0 +1,110 @@
+"""Services and proxies of a blocking `Bus`. The same names in the same order as _aio_services.py."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from . import _names
+from ._arguments import payload_of
+from ._blocking_streams import Responder
+from ._log import trace_text
+
+if TYPE_CHECKING:
+    from ._blocking import Bus
+
+
+class Service:
+    """An object whose methods are served under a name. Made by serve(); close() ends it, as the end of a ``with`` statement does."""
+
+    def __init__(self, name: str, responders: list[Responder]) -> None:
+        self.name = name
+        self._responders = responders
+
+    @property
+    def methods(self) -> list[str]:
+        """The names of its methods."""
+        return [responder.method for responder in self._responders]
+
+    def close(self) -> None:
+        """Serve it no more, and give up the name where serve() had claimed it and nothing else is served under it. Idempotent."""
+        for responder in reversed(self._responders):  # the first one owns the name: with it everything is given up
+            responder.close()
+
+    def __enter__(self) -> Service:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Service {self.name}: {', '.join(self.methods)}>"
+
+
+class Proxy:
+    """A service as an object: each attribute is a method of it. Made by proxy(); as thread-safe as its bus."""
+
+    __slots__ = ("_bus", "_interface", "_name", "_options")
+
+    def __init__(self, bus: Bus, name: str, interface: Any, **options: Any) -> None:
+        self._bus = bus
+        self._name = _names.check_target(name)
+        self._interface = interface
+        self._options = options
+
+    def __getattr__(self, method: str) -> ProxyMethod:
+        if method.startswith("_"):  # what copy, pickle, inspect and notebooks ask for is no method
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {method!r}")
+        returns = None
+        if self._interface is not None:
+            from ._methods import returns_of  # here: it reads hints, which most programs never need
+
+            returns = returns_of(self._interface, method)
+        return ProxyMethod(self._bus, f"{self._name}/{method}", returns, self._options)
+
+    def __repr__(self) -> str:
+        return f"<Proxy {self._name}>"
+
+
+class ProxyMethod:
+    """A method of a service: call it."""
+
+    __slots__ = ("_bus", "_options", "_returns", "_to")
+
+    def __init__(self, bus: Bus, to: str, returns: Any, options: dict[str, Any]) -> None:
+        self._bus = bus
+        self._to = to
+        self._returns = returns
+        self._options = options
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        """Call it with these arguments and return what it returns. Raises what request() raises; BadArguments, which is a ServiceError
+        and a TypeError, where the arguments do not fit.
+        """
+        return self._bus.request(self._to, payload_of(arguments, keywords), type=self._returns, **self._options)
+
+    def with_(self, **options: Any) -> ProxyMethod:
+        """The same method with other options of request(): ``proxy.measure.with_(timeout=60)("hall")``."""
+        return ProxyMethod(self._bus, self._to, self._returns, {**self._options, **options})
+
+    def __repr__(self) -> str:
+        return f"<ProxyMethod {self._to}>"
+
+
+def serve(bus: Bus, name: str, service: Any, tracebacks: bool, options: dict[str, Any]) -> Service:
+    """Bus.serve()."""
+    from ._methods import methods_of  # here: it reads hints and signatures, which most programs never need
+
+    methods = methods_of(service)
+    for method in methods:
+        if method.is_async:
+            raise TypeError(f"{method.name} is asynchronous: serve it with ipcbus_client.aio")
+    responders: list[Responder] = []
+    try:
+        for method in methods:
+            handler = method.handler(trace_text if tracebacks else None)
+            responders.append(bus.respond(f"{name}/{method.name}", handler, about=method.about(), **options))
+    except BaseException:
+        Service(name, responders).close()
+        raise
+    return Service(name, responders)

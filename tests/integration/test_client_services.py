@@ -1,0 +1,403 @@
+"""Services from annotated objects, proxies and typed errors, in both shells with a real daemon."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import dataclasses
+import datetime
+import pickle
+import sys
+import types
+from typing import Any
+
+import pytest
+
+import ipcbus_client
+from ipcbus_client import aio
+from tests.conftest import DaemonFactory
+from tests.daemons import RunningDaemon
+from tests.integration import test_client_shells as shells
+from tests.integration.test_client_shells import Connect, run, until
+
+
+class Blocking(shells.Blocking):
+    """As there, also for what this module gets handed out."""
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self.inner, name)
+        if not callable(value):
+            return value
+        if name == "proxy":
+            return lambda *arguments, **options: Called(value(*arguments, **options))
+
+        async def call(*arguments: Any, **options: Any) -> Any:
+            result = await asyncio.to_thread(value, *arguments, **options)
+            return Blocking(result) if isinstance(result, (ipcbus_client.Bus, ipcbus_client.Service, ipcbus_client.Responder)) else result
+
+        return call
+
+
+class Called:
+    """A blocking proxy whose methods are awaited."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self.inner, name)
+        if name == "with_":
+            return lambda **options: Called(method(**options))
+        return Called(method)
+
+    async def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        return await asyncio.to_thread(self.inner, *arguments, **keywords)
+
+
+async def _connect_blocking(*arguments: Any, **options: Any) -> Any:
+    return Blocking(ipcbus_client.connect(*arguments, **options))
+
+
+async def _connect_aio(*arguments: Any, **options: Any) -> Any:
+    return await aio.connect(*arguments, **options)
+
+
+@pytest.fixture(params=["blocking", "aio"])
+def connect(request: pytest.FixtureRequest) -> Connect:
+    return _connect_blocking if request.param == "blocking" else _connect_aio
+
+
+@dataclasses.dataclass
+class Reading:
+    room: str
+    celsius: float
+    at: datetime.datetime | None = None
+
+
+class TooHot(ipcbus_client.ServiceError):
+    code = "too_hot"
+
+
+class PrivateError(Exception):
+    """Of the service only: no class at the caller."""
+
+
+NOW = datetime.datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=datetime.UTC)
+
+
+class Thermostat:
+    def __init__(self) -> None:
+        self.target = 20.0
+        self.calls = 0
+
+    def set_target(self, target: float, *, hold: bool = False) -> float:
+        """Set the target in degrees Celsius."""
+        self.calls += 1
+        if target > 30:
+            raise TooHot(f"{target} is over 30 °C")
+        self.target = target
+        return -target if hold else target
+
+    def readings(self, rooms: list[str]) -> list[Reading]:
+        return [Reading(room, self.target, NOW) for room in rooms]
+
+    def store(self, reading: Reading) -> str:
+        return f"{reading.room} {reading.celsius} {reading.at}"
+
+    def whoami(self, request: ipcbus_client.Request, extra: int = 0) -> tuple[int, int]:
+        return request.sender, extra
+
+    def size(self, data: bytes) -> int:
+        return len(data)
+
+    def echo(self, *values: Any, **named: Any) -> Any:
+        return [values, named]
+
+    def fail(self, how: str) -> None:
+        raise {"value": ValueError("bad"), "key": KeyError("missing"), "private": PrivateError("own"), "denied": PermissionError("no")}[how]
+
+    def wrong_result(self) -> Reading:
+        return {"room": 1}  # type: ignore[return-value]  # what the caller's conversion finds
+
+    def unpackable(self) -> Any:
+        return {"value": object()}
+
+
+def test_a_service_and_its_proxy(connect: Connect, daemon: RunningDaemon) -> None:
+    async def body() -> None:
+        bus, asker = await connect(daemon.address), await connect(daemon.address)
+        thermostat = Thermostat()
+        service = await bus.serve("home.thermostat", thermostat)
+        assert service.name == "home.thermostat"
+        assert {"set_target", "readings", "echo"} <= set(service.methods)
+        proxy = asker.proxy("home.thermostat")
+        assert await proxy.set_target(21.5) == 21.5
+        assert await proxy.set_target(22) == 22.0
+        assert await proxy.set_target(target=23, hold=True) == -23.0
+        assert await proxy.set_target(24, hold=True) == -24.0
+        assert await asker.request("home.thermostat/set_target", 25.5) == 25.5  # any other value: the one positional argument
+        assert await proxy.store(Reading("hall", 3.0, NOW)) == f"hall 3.0 {NOW}"
+        assert await proxy.whoami(extra=3) == [asker.peer_id, 3]
+        assert await proxy.size(b"raw") == 3
+        assert await proxy.size(memoryview(b"view")) == 4
+        for value in ({"a": 1}, [1], None, "text", b"bytes"):
+            assert await proxy.echo(value, 1, named=value) == [[value, 1], {"named": value}]
+            assert await proxy.echo(value) == [[value], {}]
+        assert await proxy.echo() == [[], {}]
+        assert await asker.request("home.thermostat/readings", [["a"]], type=list[Reading]) == [Reading("a", 25.5, NOW)]
+        assert await asker.proxy(f":{bus.peer_id}").set_target(1) == 1.0
+        assert "uptime_s" in await asker.proxy("bus").stats()
+        with pytest.raises(ipcbus_client.ServiceError, match=r"\$\.value: cannot pack object"):
+            await proxy.unpackable()
+        await service.close()
+        await service.close()
+        with pytest.raises(ipcbus_client.NoSuchName):
+            await proxy.set_target(1)
+        await asker.close()
+        await bus.close()
+
+    run(body())
+
+
+def test_a_wrong_call_is_told_with_the_signature_and_never_made(connect: Connect, daemon: RunningDaemon) -> None:
+    async def body() -> None:
+        bus = await connect(daemon.address)
+        thermostat = Thermostat()
+        await bus.serve("t", thermostat)
+        proxy = bus.proxy("t")
+        for arguments, named, text in (
+            (("warm",), {}, "target: expected float, got str 'warm'"),
+            ((), {}, "missing a required argument: 'target'"),
+            ((1, 2), {}, "too many positional arguments"),
+            ((1,), {"hold": 1}, "hold: expected bool, got int 1"),
+            ((1,), {"speed": 1}, "got an unexpected keyword argument 'speed'"),
+        ):
+            with pytest.raises(ipcbus_client.BadArguments) as caught:
+                await proxy.set_target(*arguments, **named)
+            assert caught.value.text == f"set_target(target: float, *, hold: bool = False) -> float: {text}"
+            assert (caught.value.code, caught.value.to) == ("BadArguments", "t/set_target")
+            assert isinstance(caught.value, TypeError)
+        with pytest.raises(ipcbus_client.BadArguments, match=r"reading\.celsius: expected float, got None"):
+            await proxy.store({"room": "hall", "celsius": None})
+        with pytest.raises(ipcbus_client.NoSuchMethod):
+            await proxy.missing()
+        assert thermostat.calls == 0
+        await bus.close()
+
+    run(body())
+
+
+def test_errors_cross_as_what_they_are(connect: Connect, daemon: RunningDaemon) -> None:
+    async def body() -> None:
+        bus = await connect(daemon.address)
+        await bus.serve("plain", Thermostat())
+        await bus.serve("traced", Thermostat(), tracebacks=True)
+        for name, traced in (("plain", False), ("traced", True)):
+            proxy = bus.proxy(name)
+            with pytest.raises(TooHot) as hot:
+                await proxy.set_target(31)
+            assert (hot.value.code, hot.value.text, hot.value.to) == ("too_hot", "31.0 is over 30 °C", f"{name}/set_target")
+            for how, builtin, text in (("value", ValueError, "bad"), ("key", KeyError, "'missing'"), ("denied", PermissionError, "no")):
+                with pytest.raises(builtin) as caught:
+                    await proxy.fail(how)
+                assert isinstance(caught.value, ipcbus_client.ServiceError)
+                assert caught.value.text == text
+                if traced:
+                    assert caught.value.traceback is not None
+                    assert "in fail" in caught.value.traceback
+                else:
+                    assert caught.value.traceback is None
+            with pytest.raises(ipcbus_client.ServiceError) as private:
+                await proxy.fail("private")
+            assert (type(private.value), private.value.code) == (ipcbus_client.ServiceError, "PrivateError")
+        await bus.close()
+
+    run(body())
+
+
+def test_a_remote_traceback_is_bounded_and_keeps_its_end(connect: Connect, daemon: RunningDaemon) -> None:
+    class Deep:
+        def fail(self, text: str) -> None:
+            raise ValueError(text + " the end")
+
+    async def body() -> None:
+        bus = await connect(daemon.address)
+        await bus.serve("deep", Deep(), tracebacks=True)
+        with pytest.raises(ValueError, match="the") as caught:
+            await bus.proxy("deep").fail("é" * 40_000)
+        assert isinstance(caught.value, ipcbus_client.ServiceError)
+        trace = caught.value.traceback
+        assert trace is not None
+        assert 32 * 1024 - 4 <= len(trace.encode()) <= 32 * 1024
+        assert trace.endswith(" the end\n")
+        await bus.close()
+
+    run(body())
+
+
+def test_an_interface_gives_types_to_results(connect: Connect, daemon: RunningDaemon) -> None:
+    async def body() -> None:
+        bus = await connect(daemon.address)
+        await bus.serve("t", Thermostat())
+        proxy = bus.proxy("t", Thermostat)
+        assert await proxy.readings(["a", "b"]) == [Reading("a", 20.0, NOW), Reading("b", 20.0, NOW)]
+        assert await proxy.whoami() == (bus.peer_id, 0)
+        with pytest.raises(ipcbus_client.PayloadError, match=r"^\$\.room: expected str, got int 1"):
+            await proxy.wrong_result()
+        with pytest.raises(AttributeError):
+            _ = proxy.missing
+        await bus.close()
+
+    run(body())
+
+
+def test_a_module_is_a_service(connect: Connect, daemon: RunningDaemon) -> None:
+    module = types.ModuleType("tests.clock_module")
+    exec("from math import sqrt\ndef double(x: int) -> int:\n    'Twice.'\n    return 2 * x\n", vars(module))
+
+    async def body() -> None:
+        bus = await connect(daemon.address)
+        async with await bus.serve("clock", module) if isinstance(bus, aio.Bus) else Entered(await bus.serve("clock", module)) as service:
+            assert service.methods == ["double"]
+            assert await bus.proxy("clock").double(4) == 8
+        with pytest.raises(ipcbus_client.NoSuchName):
+            await bus.proxy("clock").double(4)
+        await bus.close()
+
+    run(body())
+
+
+class Entered:
+    """A blocking service in an ``async with``."""
+
+    def __init__(self, service: Any) -> None:
+        self.service = service
+
+    async def __aenter__(self) -> Any:
+        self.service.inner.__enter__()
+        return self.service
+
+    async def __aexit__(self, *error: Any) -> None:
+        await asyncio.to_thread(self.service.inner.__exit__, None, None, None)
+
+
+def test_introspection_and_what_is_declared_again(connect: Connect, daemon_factory: DaemonFactory) -> None:
+    async def body() -> None:
+        daemon = daemon_factory()
+        bus = await connect(daemon.address)
+        await bus.serve("t", Thermostat())
+        await bus.respond("other/do", lambda request: 1, about={"doc": "Do it."})
+        before = (await bus.introspect("t"))["methods"]
+        assert before["set_target"] == {
+            "doc": "Set the target in degrees Celsius.",
+            "signature": "set_target(target: float, *, hold: bool = False) -> float",
+            "arguments": {"target": {"type": "float", "required": True}, "hold": {"type": "bool", "required": False, "default": False}},
+            "returns": "float",
+        }
+        assert before["store"]["arguments"]["reading"]["type"] == "Reading"
+        assert (await bus.introspect("other"))["methods"] == {"do": {"doc": "Do it."}}
+        epoch = bus.epoch
+        daemon.kill()
+        daemon_factory(at=daemon.directory)
+        await until(lambda: bus.epoch > epoch and bus.state.value == "connected")
+        assert (await bus.introspect("t"))["methods"] == before
+        assert (await bus.introspect("other"))["methods"] == {"do": {"doc": "Do it."}}
+        assert await bus.proxy("t").set_target(3) == 3.0
+        with pytest.raises(ipcbus_client.Refused, match="over_limit"):
+            await bus.respond("big/do", lambda request: 1, about={"doc": "x" * 70_000})
+        with pytest.raises(ipcbus_client.PayloadError):
+            await bus.respond("big/do", lambda request: 1, about={"doc": object()})
+        await bus.close()
+
+    run(body())
+
+
+class Half:
+    def first(self) -> int:
+        return 1
+
+    def second(self, x: complex) -> int:
+        return 2
+
+
+def test_what_cannot_be_served_leaves_nothing_behind(connect: Connect, daemon: RunningDaemon) -> None:
+    async def body() -> None:
+        bus, other = await connect(daemon.address), await connect(daemon.address)
+        with pytest.raises(TypeError, match="second: parameter 'x': complex"):
+            await bus.serve("half", Half())
+        with pytest.raises(TypeError, match="is a class"):
+            await bus.serve("half", Thermostat)
+        with pytest.raises(ipcbus_client.BadName):
+            await bus.serve("not a name", Thermostat())
+        assert await other.names() == []
+        await other.serve("taken", Thermostat())
+        with pytest.raises(ipcbus_client.Refused, match="name_taken"):
+            await bus.serve("taken", Thermostat())
+        assert await bus.proxy("taken").set_target(1) == 1.0
+        async with asyncio.timeout(20):
+            await other.close()
+        await bus.serve("taken", Thermostat(), mode="queue")
+        await bus.close()
+
+    run(body())
+
+
+def test_a_proxy_is_no_trap_for_python(connect: Connect, daemon: RunningDaemon) -> None:
+    async def body() -> None:
+        bus = await connect(daemon.address)
+        proxy = bus.proxy("t")
+        proxy = proxy.inner if isinstance(proxy, Called) else proxy
+        assert repr(proxy) == "<Proxy t>"
+        assert repr(proxy.method) == "<ProxyMethod t/method>"
+        for name in ("__len__", "_ipython_display_", "__wrapped__", "__deepcopy__"):
+            with pytest.raises(AttributeError, match=name):
+                getattr(proxy, name)
+        assert repr(copy.copy(proxy)) == "<Proxy t>"
+        with pytest.raises(TypeError):
+            pickle.dumps(proxy)
+        for bad in ("", "a b", "a/b", "bus.x", 3):
+            with pytest.raises(ipcbus_client.BadName):
+                bus.proxy(bad)
+        await bus.respond("slow/do", lambda request: request.timeout)
+        assert await bus.proxy("slow", timeout=9).do() == 9.0
+        assert await bus.proxy("slow").do.with_(timeout=7.5)() == 7.5
+        await bus.close()
+
+    run(body())
+
+
+class Awaiting:
+    async def later(self, x: int) -> int:
+        """Twice, a little later."""
+        await asyncio.sleep(0)
+        return 2 * x
+
+    async def fail(self) -> None:
+        await asyncio.sleep(0)
+        raise ValueError("later")
+
+
+def test_coroutine_methods(daemon: RunningDaemon) -> None:
+    async def body() -> None:
+        bus = await aio.connect(daemon.address)
+        async with await bus.serve("later", Awaiting(), tracebacks=True):
+            assert await bus.proxy("later").later(4) == 8
+            assert await bus.proxy("later", Awaiting).later(4) == 8
+            with pytest.raises(ipcbus_client.BadArguments):
+                await bus.proxy("later").later("x")
+            with pytest.raises(ValueError, match="later") as caught:
+                await bus.proxy("later").fail()
+            assert "in fail" in str(caught.value.traceback)  # type: ignore[attr-defined]  # it is a ServiceError too
+        await bus.close()
+
+    run(body())
+    with ipcbus_client.connect(daemon.address) as blocking, pytest.raises(TypeError, match=r"(later|fail) is asynchronous: serve it with"):
+        blocking.serve("later", Awaiting())
+
+
+def test_serving_is_loaded_when_it_is_used() -> None:
+    import subprocess
+
+    code = "import sys, ipcbus_client; print([m for m in sys.modules if m in ('ipcbus_client._methods', 'ipcbus_client._convert')])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
