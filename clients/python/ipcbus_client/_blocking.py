@@ -290,14 +290,14 @@ class Bus(BusBase):
         """
         return serve(self, name, service, tracebacks, {"mode": mode})
 
-    def proxy(self, name: str, interface: Any = None, *, timeout: float | None = 5.0) -> Proxy:
+    def proxy(self, name: str, interface: Any = None, *, timeout: float | None = 5.0, idempotent: bool = False) -> Proxy:
         """The service *name* (or a peer, ``:42``, or ``bus``) as an object: ``bus.proxy("thermostat").set_target(21.5)`` calls its method.
 
-        Asks nobody until a method is called. *timeout* is that of request(), for each call; ``proxy.method.with_(timeout=…)`` is for one
-        method. With an *interface*, the class of the service or one like it, methods that it lacks are an AttributeError, and what the
+        Asks nobody until a method is called. *timeout* and *idempotent* are those of request(), for each call; what
+        ``proxy.method.with_(timeout=…)`` says is for one method. With an *interface*, the class of the service or one like it, methods that it lacks are an AttributeError, and what the
         others return is converted as their annotations say. Raises BadName.
         """
-        return Proxy(self, name, interface, timeout=timeout)
+        return Proxy(self, name, interface, timeout=timeout, idempotent=idempotent)
 
     def send(self, to: str, data: Any = None, *, headers: Mapping[str, Any] | None = None) -> None:
         """Send *data* to the owner of a name, or to a peer (``:42``); it comes into their inbox. At most once; waits for a connection as

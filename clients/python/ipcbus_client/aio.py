@@ -278,12 +278,12 @@ class Bus(BusBase):
         """
         return await serve(self, name, service, tracebacks, {"mode": mode})
 
-    def proxy(self, name: str, interface: Any = None, *, timeout: float | None = 5.0) -> Proxy:
+    def proxy(self, name: str, interface: Any = None, *, timeout: float | None = 5.0, idempotent: bool = False) -> Proxy:
         """The service *name* as an object: ``await bus.proxy("thermostat").set_target(21.5)``.
 
         As ipcbus_client.Bus.proxy() in all else.
         """
-        return Proxy(self, name, interface, timeout=timeout)
+        return Proxy(self, name, interface, timeout=timeout, idempotent=idempotent)
 
     async def send(self, to: str, data: Any = None, *, headers: Mapping[str, Any] | None = None) -> None:
         """Send *data* to the owner of a name, or to a peer (``:42``); it comes into their inbox. At most once; waits for a connection as
