@@ -294,8 +294,8 @@ class Bus(BusBase):
         """The service *name* (or a peer, ``:42``, or ``bus``) as an object: ``bus.proxy("thermostat").set_target(21.5)`` calls its method.
 
         Asks nobody until a method is called. *timeout* and *idempotent* are those of request(), for each call; what
-        ``proxy.method.with_(timeout=…)`` says is for one method. With an *interface*, the class of the service or one like it, methods that it lacks are an AttributeError, and what the
-        others return is converted as their annotations say. Raises BadName.
+        ``proxy.method.with_(timeout=…)`` says is for one method. With an *interface*, the class of the service or one like it, methods
+        that it lacks are an AttributeError, and what the others return is converted as their annotations say. Raises BadName.
         """
         return Proxy(self, name, interface, timeout=timeout, idempotent=idempotent)
 
