@@ -75,7 +75,7 @@ class Reading:
 
 
 class TooHot(ipcbus_client.ServiceError):
-    code = "too_hot"
+    code = "thermostat.too_hot"
 
 
 class PrivateError(Exception):
@@ -196,7 +196,7 @@ def test_errors_cross_as_what_they_are(connect: Connect, daemon: RunningDaemon) 
             proxy = bus.proxy(name)
             with pytest.raises(TooHot) as hot:
                 await proxy.set_target(31)
-            assert (hot.value.code, hot.value.text, hot.value.to) == ("too_hot", "31.0 is over 30 °C", f"{name}/set_target")
+            assert (hot.value.code, hot.value.text, hot.value.to) == ("thermostat.too_hot", "31.0 is over 30 °C", f"{name}/set_target")
             for how, builtin, text in (("value", ValueError, "bad"), ("key", KeyError, "'missing'"), ("denied", PermissionError, "no")):
                 with pytest.raises(builtin) as caught:
                     await proxy.fail(how)
