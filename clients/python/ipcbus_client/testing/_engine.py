@@ -51,7 +51,7 @@ class Engine:
         self.stirred_at = 0.0  #: when something happened besides heartbeats and attempts to connect
         self.patience = patience
         self.links: list[Link] = []
-        self.running: list[object] = []  #: whose user code runs, the innermost last
+        self.running: list[tuple[object, bool]] = []  #: whose user code runs, the innermost last, and whether others of it wait for it
         self.shells: list[Shell] = []
         self.twice: list[tuple[Any, str | None]] = []  #: whose publication to which pattern arrives twice
         self.delays: dict[Any, float] = {}  #: by session; None: everybody else's

@@ -75,7 +75,7 @@ class MemoryWire(Wire):
     def wait(self, ready: Callable[[], object], waiter: Waiter, deadline: float | None) -> bool:
         """Run everything that can run until ready() or the *deadline*. Raises StuckError where there is neither, nor anything to run."""
         self.push()
-        lends = self.worker.is_current()
+        lends = (self.worker, True) in self.engine.running[-1:]
         self.worker.lent += lends
         try:
             return self.engine.wait(ready, deadline)
@@ -139,7 +139,7 @@ class MemoryWorker(Worker):
 
     def is_current(self) -> bool:
         """Whether the caller is user code of this bus: nobody else runs while it does."""
-        return bool(self._engine.running) and self._engine.running[-1] is self
+        return bool(self._engine.running) and self._engine.running[-1][0] is self
 
     def at_work(self) -> list[object]:
         """The user code of this bus that waits for whoever calls this."""
@@ -150,7 +150,7 @@ class MemoryWorker(Worker):
         requests, lines = self._session.services.requests, getattr(self, "_lines", None)
         if lines:
             with self._lock:
-                self._run(self._take_turn, next(self._hand), lines.popleft())  # type: ignore[attr-defined]
+                self._run(False, self._take_turn, next(self._hand), lines.popleft())  # type: ignore[attr-defined]
         elif (requests or self._jobs) and self._serial == (self.lent if LENDS else 0):
             with self._lock:
                 if requests:
@@ -165,7 +165,7 @@ class MemoryWorker(Worker):
                     job = partial(self._do, self._jobs.popleft())
                 self._serial += 1
                 try:
-                    self._run(job)
+                    self._run(True, job)
                 finally:
                     self._serial -= 1
                     self._busy = bool(self._serial)
@@ -174,9 +174,9 @@ class MemoryWorker(Worker):
         self._engine.moves += 1
         return True
 
-    def _run(self, job: Callable[..., object], *arguments: Any) -> None:
+    def _run(self, serial: bool, job: Callable[..., object], *arguments: Any) -> None:
         """Run user code, in a context of its own, as a thread has one."""
-        self._engine.running.append(self)
+        self._engine.running.append((self, serial))
         self._at_work.append(job)
         try:
             copy_context().run(job, *arguments)
