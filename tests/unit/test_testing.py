@@ -267,7 +267,7 @@ def test_a_dropped_connection_comes_back_and_what_was_on_its_way_is_lost() -> No
 def test_a_stalled_connection_goes_on_later_and_harms_nobody_else() -> None:
     async def body(world: Any) -> None:
         kit = world.kit
-        bus, third, other = await world.connect(), await world.connect(), await world.connect()
+        bus, third, other = await world.connect(heartbeat=0), await world.connect(), await world.connect()
         sub, free = await bus.subscribe("t"), await third.subscribe("t")
         kit.stall(getattr(bus, "inner", bus), 8)
         begun = kit.now
@@ -277,6 +277,20 @@ def test_a_stalled_connection_goes_on_later_and_harms_nobody_else() -> None:
         assert (await sub.get(100)).data == 1
         assert kit.now == pytest.approx(begun + 8)
         assert bus.epoch == 0
+
+    both(body)
+
+
+def test_a_heartbeat_notices_a_connection_that_is_stalled_for_long() -> None:
+    async def body(world: Any) -> None:
+        kit = world.kit
+        bus = await world.connect(heartbeat=2.0)
+        sub = await bus.subscribe("t")
+        await world.sleep(1000)
+        assert bus.epoch == 0
+        kit.stall(getattr(bus, "inner", bus), 3600)
+        await world.sleep(20)
+        assert (bus.epoch, bus.state.value, sub.gaps) == (1, "connected", 1)
 
     both(body)
 

@@ -125,6 +125,10 @@ class MemoryLoopWire(LoopWire):
         self.now = engine.time
         self.jitter = engine.random.random
 
+    def _unread(self) -> bool:
+        sock: Any = self._sock
+        return sock is not None and bool(sock.readable)
+
     async def _dial(self) -> tuple[Any, dict[str, Any]]:
         self._engine.moves += 1
         made = self._engine.connect(self.session)

@@ -93,6 +93,11 @@ class MemoryWire(Wire):
         else:
             self.publish_all()
 
+    def unread(self) -> bool:
+        """Whether bytes wait in the link."""
+        sock: Any = self.sock
+        return sock is not None and bool(sock.readable)
+
     def _lead(self, waiter: Waiter, timeout_ms: float | None, turns: int) -> None:
         if not self.engine.step():
             now = self.now()
