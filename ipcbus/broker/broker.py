@@ -91,8 +91,8 @@ class Broker:
             Kind.CANCEL: self._calls.on_cancel,
             Kind.CREDIT: self._on_credit,
             Kind.POST: self.publications.post,
-            Kind.PART: self._on_unsupported,
-            Kind.ALLOW: self._on_unsupported,
+            Kind.PART: self._calls.on_answer,
+            Kind.ALLOW: self._calls.on_allow,
         }
 
     # --- what the daemon calls --------------------------------------------------------------------
@@ -301,12 +301,12 @@ class Broker:
         receiver.delivered += count
         receiver.delivered_bytes += size
 
-    def _refuse(self, peer: Peer, kind: Kind, to: str, count: int, code: Code, text: str, *, request: int = 0) -> None:
-        """Answer frames that have no id (E-4), or one of a kind that is not built (E-5)."""
+    def _refuse(self, peer: Peer, kind: Kind, to: str, count: int, code: Code, text: str) -> None:
+        """Answer frames that have no id (E-4)."""
         self.counters.refused += count
         self._log_refusal(peer, kind, code, text)
         content = pack({"kind": kind.value, "to": to, "count": count})
-        self._delivery.put(peer, error_frame(peer_address(peer.id), request, code, text, content))
+        self._delivery.put(peer, error_frame(peer_address(peer.id), 0, code, text, content))
 
     def _log_refusal(self, peer: Peer, kind: Kind, code: Code, text: str) -> None:
         """Log the first refusal of a code to a peer."""
@@ -374,11 +374,6 @@ class Broker:
         lane = (peer.lanes or {}).get(number)
         if lane is not None:
             self._delivery.grant(lane, size, messages)
-
-    def _on_unsupported(self, peer: Peer, frame: Frame) -> None:
-        """E-5."""
-        text = f"{frame.kind.name} is not built in this version of the bus, and its feature was not negotiated (E-5)"
-        self._refuse(peer, frame.kind, frame.elements[2], 1, Code.UNSUPPORTED, text, request=frame.elements[3] or 0)
 
     # --- what the bus's own methods use -----------------------------------------------------------
 

@@ -118,7 +118,7 @@ class Calls:
         self._delivery.put(callee, frame.raw)
 
     def on_answer(self, peer: Peer, frame: Frame) -> None:
-        """REPLY or ERROR of a callee (R-4)."""
+        """REPLY, ERROR or PART of a callee (R-4, R-6)."""
         peer.in_messages += 1
         to, request = frame.elements[2], frame.elements[3]
         if frame.kind is Kind.ERROR and frame.elements[4].__class__ is int:
@@ -131,10 +131,42 @@ class Calls:
             raise ProtocolError(Code.NO_SUCH_REQUEST, f"request {request} of {to!r} is not in flight: answered, expired or cancelled (R-4)")
         if pending.callee is not peer:
             raise ProtocolError(Code.BAD_REPLY, f"request {request} of {to!r} is another peer's to answer (R-4)")
+        if frame.kind is Kind.PART:
+            self._take_part(pending, frame)
+            return
         self.requests.settle(pending)
         requester.forwarded += 1
         self._delivery.put(requester, frame.raw)
         self._settled(requester)
+
+    def _take_part(self, pending: Pending, frame: Frame) -> None:
+        """R-6: the request goes on; its credit pays."""
+        sequence = frame.elements[4]
+        if sequence != pending.sequence or pending.credit <= 0:
+            wrong = f"of sequence {sequence} where {pending.sequence} is due" if sequence != pending.sequence else "without credit"
+            raise ProtocolError(Code.BAD_REPLY, f"PART {wrong} for request {pending.id} of {frame.elements[2]!r} (R-6)")
+        pending.sequence += 1
+        pending.credit -= len(frame.raw)
+        pending.requester.forwarded += 1
+        self._delivery.put(pending.requester, frame.raw)
+
+    def on_allow(self, peer: Peer, frame: Frame) -> None:
+        """R-6. The callee is told what was added here, so that it never holds more credit than this table: a requester cannot lead it
+        into sending too much."""
+        _, _, to, request, size = frame.elements
+        pending = (peer.calls or {}).get(request)
+        if pending is None or pending.to != to or "parts" not in pending.callee.connection.features:
+            return
+        added = min(size, self.limits.max_credit_bytes - pending.credit)
+        if added <= 0:
+            return
+        callee = pending.callee
+        if callee.out_bytes + len(frame.raw) > self.limits.max_output_bytes:
+            self._tell_callee_cancelled(pending)
+            self._fail(pending, Code.OVERLOADED, f"{callee.out_bytes} bytes wait for {to!r}: no room for ALLOW (limits.max_output_bytes)")
+            return
+        pending.credit += added
+        self._delivery.put(callee, frame.raw if added == size else encode(Kind.ALLOW, peer.id, to, request, added))
 
     def on_cancel(self, peer: Peer, frame: Frame) -> None:
         """R-3."""

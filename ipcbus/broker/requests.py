@@ -13,7 +13,7 @@ _STALE_MIN = 1_000
 class Pending:
     """One request in flight."""
 
-    __slots__ = ("callee", "deadline", "id", "requester", "settled", "to")
+    __slots__ = ("callee", "credit", "deadline", "id", "requester", "sequence", "settled", "to")
 
     def __init__(self, requester: Peer, callee: Peer, request: int, to: str, deadline: float) -> None:
         self.requester = requester
@@ -22,6 +22,8 @@ class Pending:
         self.to = to
         self.deadline = deadline
         self.settled = False
+        self.credit = 0  #: R-6: bytes of PARTs that the callee may send; below 0 by what the last one overdrew
+        self.sequence = 0  #: R-6: of the next PART
 
 
 class Requests:

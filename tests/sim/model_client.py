@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from ipcbus.protocol.messages import Frame, Kind, decode, encode, encode_with_payload, pack
 from ipcbus.protocol.topics import peer_address
@@ -19,6 +20,15 @@ TOPICS = ["a.b", "a.c", "a.b.c", "x.b", "x.y.z", "lone", "$own", "bad..topic"]
 PATTERNS = ["a.b", "a.*", "a.>", ">", "*.b", "x.>", "*", "a.*.c", "none.such"]
 NAMES = ["alpha", "beta", "gamma.one"]
 METHODS = ["get", "set", "slow"]
+
+
+@dataclass
+class _Stream:
+    """A request that is answered in parts (R-6)."""
+
+    left: int
+    credit: int = 0
+    sequence: int = 0
 
 
 class ModelClient:
@@ -39,7 +49,7 @@ class ModelClient:
         self._current = 0
         self._owed: dict[int, list[int]] = {}  #: lane: bytes and messages that were received and not yet credited
         self._requests: dict[int, str] = {}
-        self._answering: set[tuple[int, int]] = set()
+        self._streams: dict[tuple[int, int], _Stream] = {}  #: that it answers in parts, by caller and id
         self.world.after(world.soon(0.1), self._connect)
 
     # --- the connection -----------------------------------------------------------------------------------------------------------------
@@ -55,8 +65,8 @@ class ModelClient:
         self.connections += 1
         self.peer = 0
         self._buffer = bytearray()
-        self._lanes, self._owed, self._requests, self._answering, self._current = [], {}, {}, set(), 0
-        link.send(encode(Kind.HELLO, 0, 1, 1, [], {"program": self.label}, None))
+        self._lanes, self._owed, self._requests, self._streams, self._current = [], {}, {}, {}, 0
+        link.send(encode(Kind.HELLO, 0, 1, 1, ["parts"], {"program": self.label}, None))
         for _ in range(self.random.randint(0, 2)):  # H-4: before WELCOME
             self._subscribe()
 
@@ -86,9 +96,23 @@ class ModelClient:
             lane = self._current
             self.world.after(self.world.soon(3.0 if self._slow else 0.05), lambda: self._credit(lane))
         elif frame.kind is Kind.REQUEST:
-            caller, number = elements[1], elements[3]
-            self._answering.add((caller, number))
-            self._answer_later(caller, number)
+            meta = elements[5]
+            if isinstance(meta, dict) and meta.get("stream") and self.random.random() < 0.7:
+                self._streams[elements[1], elements[3]] = _Stream(self.random.choice([0, 1, 3, 30]))
+            else:
+                self._answer_later(elements[1], elements[3])
+        elif frame.kind is Kind.ALLOW:
+            stream = self._streams.get((elements[1], elements[3]))
+            if stream is not None:
+                stream.credit += elements[4]
+                self._produce_later(elements[1], elements[3])
+        elif frame.kind is Kind.CANCEL:
+            if self.random.random() < 0.5:  # who does not listen goes on, and is told that nobody waits
+                self._streams.pop((elements[1], elements[3]), None)
+        elif frame.kind is Kind.PART:
+            to, size = self._requests.get(elements[3]), len(frame.raw)
+            if to is not None:
+                self.world.after(self.world.soon(1.0 if self._slow else 0.1), lambda: self._allow(to, elements[3], size))
         elif frame.kind in (Kind.REPLY, Kind.ERROR):
             self._requests.pop(elements[3], None)
 
@@ -216,9 +240,18 @@ class ModelClient:
         for _ in range(self.random.choice([1, 1, 6])):
             number = next(self._numbers)
             to = f"{self._target()}/{self.random.choice(METHODS)}"
-            timeout_ms = self.random.choice([20, 200, 2_000])
+            timeout_ms = self.random.choice([20, 200, 2_000, 5_000])
             self._requests[number] = to
-            self._write(encode_with_payload(self._payload(300), Kind.REQUEST, self.peer, to, number, timeout_ms, 1))
+            meta: object = 1
+            if self.random.random() < 0.4:
+                meta = {"encoding": 1, "stream": True}
+            self._write(encode_with_payload(self._payload(300), Kind.REQUEST, self.peer, to, number, timeout_ms, meta))
+            if meta != 1:
+                self._allow(to, number, self.random.choice([0, 1, 300, 3_000, 1 << 31]))
+
+    def _allow(self, to: str, number: int, size: int) -> None:
+        if number in self._requests:
+            self._write(encode(Kind.ALLOW, self.peer, to, number, size))
 
     def _cancel(self) -> None:
         calls = [number for number, to in self._requests.items() if not to.startswith("bus/")]
@@ -249,6 +282,27 @@ class ModelClient:
                     self._write(encode_with_payload(self._payload(300), Kind.REPLY, self.peer, to, number, 1))
 
         self.world.after(self.world.soon(0.4), answer)
+
+    def _produce_later(self, caller: int, number: int) -> None:
+        link = self.link
+
+        def produce() -> None:
+            stream = self._streams.get((caller, number))
+            if self.link is not link or stream is None:
+                return
+            to = peer_address(caller)
+            if not stream.left:
+                del self._streams[caller, number]
+                self._write(encode_with_payload(self._payload(300), Kind.REPLY, self.peer, to, number, 1))
+            elif stream.credit > 0:
+                part = encode_with_payload(self._payload(300), Kind.PART, self.peer, to, number, stream.sequence, 1)
+                stream.credit -= len(part)
+                stream.sequence += 1
+                stream.left -= 1
+                self._write(part)
+                self.world.after(self.world.soon(0.02), produce)
+
+        self.world.after(self.world.soon(0.02), produce)
 
     def _leave(self) -> None:
         """BYE, half-close, garbage, or nothing at all: the ways in which a connection ends."""

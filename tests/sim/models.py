@@ -62,6 +62,9 @@ class RequestModel:
     deadline: float
     outcome: tuple[Any, ...] | None = None
     told: bool = False
+    credit: int = 0  #: R-6
+    parts: deque[bytes] = field(default_factory=deque)  #: PARTs on their way to the requester
+    sequence: int = 0  #: of the next PART
 
 
 class PeerModel:
@@ -79,7 +82,7 @@ class PeerModel:
         self.lane: LaneModel | None = None  #: L-3
         self.requests: dict[int, RequestModel] = {}
         self.serving: dict[tuple[int, int], RequestModel] = {}
-        self.direct: deque[bytes] = deque()  #: SENDs and REQUESTs on their way to it
+        self.direct: deque[bytes] = deque()  #: SENDs, REQUESTs and ALLOWs on their way to it
         self.refusals: Counter[int] = Counter()  #: errors with id 0 that it must still be told, by code
         self.pings: deque[int] = deque()
         self.notices: list[tuple[str, str]] = []

@@ -13,7 +13,7 @@ from typing import Any
 
 from ipcbus.protocol.errors import Code, ProtocolError
 from ipcbus.protocol.limits import READ_BYTES, Limits
-from ipcbus.protocol.messages import Frame, Kind, decode, encode_with_payload
+from ipcbus.protocol.messages import Frame, Kind, decode, encode, encode_with_payload
 from ipcbus.protocol.payloads import decode_value
 from ipcbus.protocol.topics import check_topic, matches, parse_peer
 
@@ -123,6 +123,10 @@ class Oracle:
                 peer.refusals[Code.NO_SUCH_REQUEST] += 1
             else:
                 self._settle(request, ("frame", frame.raw))
+        elif kind is Kind.PART:
+            self._part(peer, frame)
+        elif kind is Kind.ALLOW:
+            self._allow(peer, frame)
         elif kind is Kind.CANCEL:
             request = peer.requests.get(elements[3])
             if request is not None and request.outcome is None:
@@ -241,6 +245,30 @@ class Oracle:
         request.callee.serving[peer.id, number] = request
         request.callee.direct.append(frame.raw)
 
+    def _part(self, peer: PeerModel, frame: Frame) -> None:
+        """R-6. A part without credit or out of sequence is fatal: no simulated client sends one."""
+        requester = self.by_id.get(parse_peer(frame.elements[2]) or 0)
+        request = requester.requests.get(frame.elements[3]) if requester is not None else None
+        if request is None or request.outcome is not None:
+            peer.refusals[Code.NO_SUCH_REQUEST] += 1
+            return
+        self._check(request.callee is peer and request.credit > 0, peer, frame, "no client may send it: there is no credit (R-6)")
+        self._check(frame.elements[4] == request.sequence, peer, frame, f"no client may send it: {request.sequence} is due (R-6)")
+        request.credit -= len(frame.raw)
+        request.sequence += 1
+        request.parts.append(frame.raw)
+
+    def _allow(self, peer: PeerModel, frame: Frame) -> None:
+        """R-6: the callee is told what was added."""
+        _, _, to, number, size = frame.elements
+        request = peer.requests.get(number)
+        if request is None or request.outcome is not None or request.to != to or request.callee is None:
+            return
+        added = min(size, self.limits.max_credit_bytes - request.credit)
+        if added > 0:
+            request.credit += added
+            request.callee.direct.append(encode(Kind.ALLOW, peer.id, to, number, added))
+
     def _bus(self, peer: PeerModel, method: str, arguments: dict[str, Any]) -> tuple[Any, ...]:
         """A request to the bus takes effect, and settles, in its place of the order."""
         if method == "subscribe":
@@ -348,13 +376,17 @@ class Oracle:
             self._check(peer.lane is not None, peer, frame, "no such lane")
         elif kind in (Kind.PUBLISH, Kind.RETAIN):
             self._receive_publication(peer, frame, now)
-        elif kind in (Kind.SEND, Kind.REQUEST):
+        elif kind in (Kind.SEND, Kind.REQUEST, Kind.ALLOW):
             if frame.raw in self.floating and peer in self.floating[frame.raw]:
                 del self.floating[frame.raw]
             else:
                 self._check(bool(peer.direct) and peer.direct.popleft() == frame.raw, peer, frame, "not the next one to it")
         elif kind in (Kind.REPLY, Kind.ERROR):
             self._receive_answer(peer, frame, now)
+        elif kind is Kind.PART:
+            request = peer.requests.get(elements[3])
+            good = request is not None and bool(request.parts) and not request.told and request.parts.popleft() == frame.raw
+            self._check(good, peer, frame, "not the next part of a request of its own (R-6)")
         elif kind is Kind.PONG:
             self._check(bool(peer.pings) and peer.pings.popleft() == elements[2], peer, frame, "not the next PONG")
         elif kind is Kind.NOTICE:
@@ -403,6 +435,7 @@ class Oracle:
         if request is None or request.outcome is None or request.told:
             raise ViolationError(f"{peer}: {frame} answers what was not asked, has not settled or has been answered (R-2)")
         request.told = True
+        self._check(not request.parts, peer, frame, f"{len(request.parts)} parts were to come before it (R-6)")
         what = request.outcome[0]
         if what == "frame":
             self._check(frame.raw == request.outcome[1], peer, frame, "not the callee's answer")
@@ -466,6 +499,7 @@ class Oracle:
                 "messages": sum(len(lane.expected) - lane.losses.total() for lane in peer.lanes.values() if lane.open),
                 "direct": len(peer.direct),
                 "requests": sum(not request.told and request.outcome != ("nothing",) for request in peer.requests.values()),
+                "parts": sum(len(request.parts) for request in peer.requests.values()),
                 "refusals": sum(peer.refusals.values()),
                 "notices": len(peer.notices),
                 "pongs": len(peer.pings),

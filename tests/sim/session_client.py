@@ -17,6 +17,7 @@ from ipcbus_client._calls import Call
 from ipcbus_client._errors import BusError, ServiceError
 from ipcbus_client._lanes import INBOX, Lane
 from ipcbus_client._message import Request
+from ipcbus_client._parts import Parted
 from ipcbus_client._session import Session
 from ipcbus_client._state import State
 
@@ -41,6 +42,49 @@ class Reader:
     open: bool = True
 
 
+@dataclass(eq=False)
+class Taker:
+    """One stream of the program: the parts that the wire brought, and those that the program took."""
+
+    call: Parted
+    wire: list[bytes] = field(default_factory=list)
+    taken: list[bytes] = field(default_factory=list)
+
+
+class Producer:
+    """A generator of the program's, driven as the shells do."""
+
+    def __init__(self, client: SessionClient, request: Request, left: int) -> None:
+        self.client = client
+        self.request = request
+        self.left = left
+        self.scheduled = False
+        self.production = client.session.services.production(request)
+        self.production.wake = self.wake
+
+    def wake(self) -> None:
+        if not self.scheduled:
+            self.scheduled = True
+            self.client.world.after(self.client.world.soon(0.05), self.go_on)
+
+    def go_on(self) -> None:
+        """Some values, while there is credit."""
+        client, production = self.client, self.production
+        self.scheduled = False
+        if not client.session.services.wants(self.request):
+            return
+        while self.left and production.ready:
+            production.put(client._payload())
+            self.left -= 1
+            if client.random.random() < 0.3:
+                break
+        if not self.left:
+            production.end(client._payload())
+        elif production.ready:
+            self.wake()
+        client._push()
+
+
 class SessionClient:
     """A program with one bus object, whose connection comes and goes."""
 
@@ -56,6 +100,7 @@ class SessionClient:
         self.readers: dict[int, Reader] = {INBOX: Reader(self.session.inbox, 0)}
         self.calls: list[tuple[Call, list[int]]] = []  #: each with one entry for each time that it settled
         self.given_up: set[Call] = set()
+        self.takers: dict[int, Taker] = {}
         self.published: list[bytes] = []
         self.excused = bytearray()  #: bytes that died in a connection
         self._numbers = itertools.count(1)
@@ -104,6 +149,9 @@ class SessionClient:
         for reader in self.readers.values():
             if reader.lane.messages:
                 self.world.after(self.world.soon(0.3), partial(self._take, reader))
+        for taker in self.takers.values():
+            if taker.call.lane.messages:
+                self.world.after(self.world.soon(0.3), partial(self._take_parts, taker))
         if self.session.hangup is not None:
             self.world.note(f"{self.label} hangs up: {self.session.hangup}")
             if "stopped" not in self.session.hangup and "shutting_down" not in self.session.hangup:
@@ -143,6 +191,10 @@ class SessionClient:
                 reader = self.readers.get(number)
                 if reader is not None and reader.open:
                     reader.wire.append(frame.payload)
+            elif frame.kind is Kind.PART:
+                taker = self.takers.get(frame.elements[3])
+                if taker is not None and taker.call not in self.given_up:
+                    taker.wire.append(frame.payload)
             elif frame.kind is Kind.NOTICE and frame.elements[2] == "lost":
                 content = decode_value(None, frame.payload)
                 reader = self.readers.get(content["lane"])
@@ -207,7 +259,14 @@ class SessionClient:
         if self.session.state is not State.CONNECTED:
             return
         timeout_s = self.random.choice([0.1, 1.0])
-        call = self.session.request(f"{self.random.choice(NAMES)}/{self.random.choice(METHODS)}", self._payload(), None, timeout_s)
+        to = f"{self.random.choice(NAMES)}/{self.random.choice(METHODS)}"
+        if self.random.random() < 0.6:
+            call = self.session.request(to, self._payload(), None, timeout_s)
+            patience_s = timeout_s + 0.2
+        else:
+            call = parted = self.session.streams.open(to, self._payload(), None, 4 * timeout_s, self.random.choice([1, 300, WINDOW_BYTES]))
+            self.takers[call.id] = Taker(parted)
+            patience_s = self.random.choice([0.3, 1.0, 4 * timeout_s + 0.2])
         self._watch(call)
 
         def give_up() -> None:
@@ -216,7 +275,7 @@ class SessionClient:
                 self.session.cancel(call)
                 self._push()
 
-        self.world.after(timeout_s + 0.2, give_up)
+        self.world.after(patience_s, give_up)
         self._push()
 
     def _ping(self) -> None:
@@ -236,6 +295,9 @@ class SessionClient:
             self.world.after(self.world.soon(0.5), partial(self._answer, request))
 
     def _answer(self, request: Request) -> None:
+        if self.random.random() < 0.5:
+            Producer(self, request, self.random.choice([0, 1, 5, 40])).wake()
+            return
         if self.random.random() < 0.8:
             self.session.services.answer(request, self._payload())
         else:
@@ -252,6 +314,15 @@ class SessionClient:
         if messages:
             self.world.after(self.world.soon(0.3), lambda: self._take(reader))
 
+    def _take_parts(self, taker: Taker) -> None:
+        parts = taker.call.lane.messages
+        for _ in range(min(len(parts), self.random.choice([1, 5, 100]))):
+            taker.taken.append(taker.call.take())
+        self.session.streams.grant(taker.call)
+        self._push()
+        if parts:
+            self.world.after(self.world.soon(0.3), lambda: self._take_parts(taker))
+
     # --- the end ------------------------------------------------------------------------------------------------------------------------
 
     def settle(self) -> None:
@@ -264,6 +335,9 @@ class SessionClient:
             raise ViolationError(f"{self.label} did not come back: {self.session.state}")
         for reader in self.readers.values():
             self._check_reader(reader)
+        for taker in self.takers.values():
+            if taker.taken != taker.wire:
+                raise ViolationError(f"{self.label}, {taker.call.to}: took {len(taker.taken)} parts, the wire brought {len(taker.wire)}")
         for call, settled in self.calls:
             if len(settled) != (0 if call in self.given_up else 1):
                 raise ViolationError(f"{self.label}: call {call.id} to {call.to or 'ping'} settled {len(settled)} times")

@@ -126,6 +126,6 @@ def test_the_simulation_sees_all_that_it_judges() -> None:
         world = play(seed)
         seen |= {kind for oracle in world.oracles for kind in oracle.checked}
         losses += world.broker.counters.lost if world.broker is not None else 0
-    assert seen >= {"PUBLISH", "RETAIN", "SEND", "REQUEST", "REPLY", "ERROR", "CANCEL", "NOTICE", "LANE", "PONG", "BYE"}
+    assert seen >= {"PUBLISH", "RETAIN", "SEND", "REQUEST", "REPLY", "ERROR", "CANCEL", "PART", "ALLOW", "NOTICE", "LANE", "PONG", "BYE"}
     assert seen >= {"will", "bound value", "expired"}
     assert losses > 0

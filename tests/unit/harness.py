@@ -31,10 +31,10 @@ class Bus:
             log=lambda level, text: self.log.append((level, text)),
         )
 
-    def peer(self, program: str = "test") -> Client:
+    def peer(self, program: str = "test", features: tuple[str, ...] = ()) -> Client:
         """A connected peer; its WELCOME was taken."""
         client = Client(self, self.broker.connect(self.now, credentials=Credentials(10, 20, 30)))
-        client.write(encode(Kind.HELLO, 0, 1, 1, [], {"program": program}, None))
+        client.write(encode(Kind.HELLO, 0, 1, 1, features, {"program": program}, None))
         assert [envelope[0] for envelope in client.read()] == [Kind.WELCOME]
         return client
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import msgpack
@@ -679,19 +680,19 @@ def test_who_does_not_read_is_closed() -> None:
     assert a.read()[-1][:3] == [Kind.BYE, 0, Code.SLOW_READER]
 
 
-@pytest.mark.parametrize("kind", [Kind.PART, Kind.ALLOW])
-def test_kinds_of_later_are_refused_by_name(kind: Kind) -> None:
-    bus = Bus()
-    a = bus.peer()
-    frames = {
-        Kind.PART: encode_with_payload(b"", Kind.PART, a.id, ":1", 7, 0, None),
-        Kind.ALLOW: encode(Kind.ALLOW, a.id, ":1", 7, 0),
-    }
-    a.write(frames[kind])
-    (error,) = a.read()
-    assert error[3:5] == [7, Code.UNSUPPORTED]
-    assert kind.name in error[5]
-    assert not a.peer.closing
+def test_credit_for_a_callee_that_does_not_read_is_bounded() -> None:
+    """R-6: an ALLOW that would go over what may wait for the callee settles the request; one that just fits is forwarded."""
+    allow = encode(Kind.ALLOW, 2, "n/m", 7, 1000)
+    for room, refused in ((len(allow) - 1, True), (len(allow), False), (len(allow) + 1, False)):
+        bus = Bus()
+        callee, requester = bus.peer(features=("parts",)), bus.peer()
+        callee.serve("n", "m")
+        requester.request("n/m", id=7)
+        bus.broker.reconfigure(replace(bus.broker.limits, max_output_bytes=callee.peer.out_bytes + room), bus.now)
+        requester.write(allow)
+        kinds = [envelope[0] for envelope in callee.read()]
+        assert kinds == [Kind.REQUEST, Kind.CANCEL if refused else Kind.ALLOW]
+        assert [envelope[3:5] for envelope in requester.read()] == ([[7, Code.OVERLOADED]] if refused else [])
 
 
 def test_ping_is_answered_and_pong_ignored() -> None:

@@ -14,7 +14,10 @@ from ipcbus_client import _aio_streams, _blocking, _blocking_streams, aio
 
 #: what the language spells differently
 DUNDERS = {"__enter__": "__aenter__", "__exit__": "__aexit__", "__iter__": "__aiter__"}
-CLASSES = ["Bus", "BusState", "Inbox", "Responder", "StateChanges", "StateHandle", "Subscription", "Service", "Proxy", "ProxyMethod"]
+CLASSES = [
+    "Bus", "BusState", "Inbox", "Responder", "StateChanges", "StateHandle", "Subscription", "ReplyStream", "Service", "Proxy",
+    "ProxyMethod",
+]  # fmt: skip
 #: what waits for nothing, in neither shell
 PLAIN = {
     ("Bus", "proxy"), ("Bus", "stats_local"), ("BusState", "changes"), ("BusState", "on_change"),

@@ -13,6 +13,7 @@ from ipcbus.protocol.errors import Code
 from ipcbus.protocol.messages import Frame, Kind, decode, encode, encode_with_payload
 from ipcbus.protocol.payloads import PayloadError
 from ipcbus_client._errors import Closed, ConnectError, ConnectionLost, Expired, NoSuchName, RequestError, ServiceError
+from ipcbus_client._greeting import FEATURES
 from ipcbus_client._lanes import INBOX, Lane
 from ipcbus_client._session import INBOX_MAX_BYTES, Session
 from ipcbus_client._state import State
@@ -84,7 +85,7 @@ def test_unix_hello_and_declarations_are_one_write() -> None:
     subscribe = session.declarations.subscribe(lane)
     session.opened()
     hello, first, second = sent(session)
-    assert hello.elements == (1, 0, 1, 1, (), {"program": "prog", "library": "lib"}, None)
+    assert hello.elements == (1, 0, 1, 1, FEATURES, {"program": "prog", "library": "lib"}, None)
     assert first.elements[1:3] == (0, "bus/own")
     assert second.elements[1:3] == (0, "bus/subscribe")
     assert msgpack.unpackb(second.payload) == {"pattern": "t", "lane": lane.number, "retained": True, "credit": 100}
@@ -173,7 +174,7 @@ def on_unix() -> Session:
 
 
 def challenge() -> bytes:
-    hello = encode(Kind.HELLO, 0, 1, 1, [], {"program": "p", "library": "l"}, b"n" * 32)[5:]
+    hello = encode(Kind.HELLO, 0, 1, 1, FEATURES, {"program": "p", "library": "l"}, b"n" * 32)[5:]
     shown = proof(b"s" * 32, "bus", hello, 1, [], b"m" * 32, "127.0.0.1:1", "127.0.0.1:2")
     return encode(Kind.CHALLENGE, 0, 1, [], b"m" * 32, shown)
 

@@ -8,6 +8,7 @@ from ipcbus.protocol.addresses import AddressError
 from ipcbus.protocol.payloads import PayloadError
 
 from ._blocking import Bus, connect
+from ._blocking_replies import ReplyStream
 from ._blocking_services import Proxy, ProxyMethod, Service
 from ._blocking_state import BusState, StateChanges, StateHandle
 from ._blocking_streams import Inbox, Responder, Subscription
@@ -65,6 +66,7 @@ __all__ = [
     "ProxyMethod",
     "Reconnected",
     "Refused",
+    "ReplyStream",
     "Request",
     "RequestError",
     "Responder",

@@ -12,6 +12,7 @@ from math import inf
 from typing import Any, cast
 
 from . import _dial, _discovery, _names
+from ._aio_producing import Producing
 from ._aio_state import StateHandle
 from ._calls import Call
 from ._dial import Target
@@ -182,6 +183,7 @@ class BusBase:
         (await self._wait(self._session.ping(), deadline)).result()
 
     async def _drain(self, deadline: float | None) -> None:
+        self._session.services.stop_producing()
         for lane in list(self._session.lanes.values()):
             self._session.declarations.withdraw("subscribe", lane.number)
         if self._tasks or self._handling:
@@ -214,6 +216,21 @@ class BusBase:
         finally:
             if requests:  # a handler raised KeyboardInterrupt; where the program goes on, so do the other requests
                 self._loop.call_soon(self._take_requests)
+
+    def _produce(self, request: Request, generator: Any) -> None:
+        """A handler's answer is what *generator* gives: a task of its own, when the handler's is out of the way."""
+        self._loop.call_soon(self._start_producing, request, generator)
+
+    def _start_producing(self, request: Request, generator: Any) -> None:
+        if self._session.services.wants(request):
+            self._handling[request] = self._loop.create_task(self._produce_all(Producing(self._session, self._wire, request, generator)))
+            request.notify = partial(self._cancel, request)
+
+    async def _produce_all(self, producing: Producing) -> None:
+        try:
+            await producing.run()
+        finally:
+            self._handling.pop(producing.request, None)
 
     def _cancel(self, request: Request) -> None:
         """Nobody waits for the answer any more."""

@@ -151,7 +151,7 @@ class Subscription:
                     if result is not None and hasattr(result, "__await__"):
                         await result
                 except BaseException as error:  # the border to user code: one message's trouble is not the next one's
-                    if _is_ours(error):
+                    if is_ours(error):
                         raise
                     session.counters["handler_errors"] += 1
                     log_exception(f"callback of {self!r} raised {type(error).__name__}", error)
@@ -232,7 +232,7 @@ class Responder:
         try:
             value = await (self._handler(request) if value is None else value)
         except BaseException as error:  # the border to user code: it becomes an ERROR
-            if _is_ours(error):
+            if is_ours(error):
                 raise  # nobody waits for the answer
             self._refuse(request, error)
             if isinstance(error, KeyboardInterrupt):  # it is the program's
@@ -265,7 +265,7 @@ class Responder:
             bus._wire.push()
 
 
-def _is_ours(error: BaseException) -> bool:
+def is_ours(error: BaseException) -> bool:
     """Whether *error* ends the task that runs user code, and does not just come out of that: who awaits something that was cancelled gets
     a CancelledError too.
     """

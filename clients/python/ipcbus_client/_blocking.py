@@ -14,6 +14,7 @@ from typing import Any
 
 from . import _names
 from ._blocking_base import BusBase
+from ._blocking_replies import ReplyStream, open_stream
 from ._blocking_services import Proxy, Service, serve
 from ._blocking_state import BusState
 from ._blocking_streams import Inbox, Responder, Subscription
@@ -249,6 +250,26 @@ class Bus(BusBase):
             _names.check_request(each.to)
         return self._gather(asked, data, headers, deadline, timeout, by_name=True)
 
+    def stream(
+        self,
+        to: str,
+        data: Any = None,
+        *,
+        timeout: float | None = None,
+        headers: Mapping[str, Any] | None = None,
+        window_bytes: int = 256 * 1024,
+        type: Any = None,
+    ) -> ReplyStream:
+        """Ask ``name/method``, whose handler is a generator, and iterate over its values as they are made. A handler that is none gives no
+        values, and its answer as ``result``.
+
+        The service makes values while less than *window_bytes* of them wait here. The timeout covers everything, up to the end; None is as
+        long as the bus allows. Does not go on over a reconnect. Raises BadName, PayloadError, Closed; ConnectionLost where there is no
+        connection in time; all else comes out of the stream (ReplyStream), after the values before it. With a *type* each value is
+        converted, as subscribe() says.
+        """
+        return open_stream(self, to, data, timeout, headers, window_bytes, None if type is None else converter(type))
+
     def respond(
         self, to: str, handler: Callable[[Request], Any], *, mode: str = "exclusive", about: Mapping[str, Any] | None = None
     ) -> Responder:
@@ -256,8 +277,10 @@ class Bus(BusBase):
         program does not yet.
 
         The handler runs on the bus's worker thread, one at a time. What it raises is logged and sent as an error with the exception's
-        class name as code; raise ServiceError to choose. *about* is a map for introspect(): ``doc``, ``signature``, … (B-3). Declared
-        again after a reconnect. Raises BadName, RequestError, ConnectionLost, Timeout, Closed.
+        class name as code; raise ServiceError to choose. A generator answers with its values: one by one, as fast as the requester takes
+        them, where that asked with stream(), and it is closed when nobody waits any more; else they are one list. *about* is a map for
+        introspect(): ``doc``, ``signature``, … (B-3). Declared again after a reconnect. Raises BadName, RequestError, ConnectionLost,
+        Timeout, Closed.
         """
         name, method = _names.check_service(to)
         _names.check_mode(mode)

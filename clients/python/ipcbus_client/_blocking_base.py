@@ -182,6 +182,7 @@ class BusBase:
         self._wait(self._session.ping(), deadline).result()
 
     def _drain(self, deadline: float | None) -> None:
+        self._session.services.stop_producing()
         for lane in list(self._session.lanes.values()):
             self._session.declarations.withdraw("subscribe", lane.number)
         if self._worker.started and not self._worker.is_current():

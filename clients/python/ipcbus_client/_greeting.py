@@ -14,11 +14,14 @@ from ipcbus.protocol.messages import Kind, encode
 
 from ._calls import WARNING
 from ._errors import ConnectError
+from ._parts import FEATURE as PARTS
 from ._state import State
 
 if TYPE_CHECKING:
     from ._session import Session
 
+#: H-3: what this client can do beyond version 1's base.
+FEATURES = (PARTS,)
 #: The frames of a handshake are small: whoever has not said WELCOME has no more of this program's memory.
 GREETING_MAX_BYTES = ENVELOPE_MAX_BYTES
 
@@ -54,7 +57,7 @@ class Greeting:
         """Put HELLO into the outbox."""
         session = self._session
         info = {"program": session.program, "library": session.client_library}
-        hello = encode(Kind.HELLO, 0, VERSION, VERSION, [], info, nonce)
+        hello = encode(Kind.HELLO, 0, VERSION, VERSION, FEATURES, info, nonce)
         self._stage = Stage.CHALLENGED if nonce is None else Stage.HELLO
         self._secret, self._addresses = secret or b"", addresses
         self._hello = hello[HEADER_BYTES:]
@@ -109,10 +112,11 @@ class Greeting:
                 session.remark(WARNING, f"{error}; looking again until the bus is back")
 
     def _accept(self, envelope: tuple[Any, ...]) -> None:
-        _, _, version, _, peer, incarnation, info = envelope
+        _, _, version, features, peer, incarnation, info = envelope
         sizes = type(incarnation) is bytes and len(incarnation) == INCARNATION_BYTES
-        if version != VERSION or type(peer) is not int or not 1 <= peer <= MAX_ID or not sizes or not isinstance(info, dict):
+        kinds = isinstance(info, dict) and isinstance(features, tuple)
+        if version != VERSION or type(peer) is not int or not 1 <= peer <= MAX_ID or not sizes or not kinds:
             raise ValueError("a WELCOME that is not in PROTOCOL.md")
         limits = {key: value for key, value in info.items() if type(value) is int and value > 0}
         self._distrusts = False
-        self._session.welcomed(peer, incarnation, limits)
+        self._session.welcomed(peer, incarnation, limits, features)

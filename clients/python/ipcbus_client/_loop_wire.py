@@ -98,6 +98,8 @@ class LoopWire:
             if deadline is not None and now >= deadline:
                 return False
             self.push()
+            if ready():
+                return True  # the connection ended with it, and so did what we wait for, perhaps
             future = self.loop.create_future()
             waiters.append(future)
             timer = None if deadline is None else self.loop.call_at(min(deadline, now + WAIT_MAX_S), _resolve, future)

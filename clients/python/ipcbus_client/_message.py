@@ -6,12 +6,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from operator import itemgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgpack
 
 from ipcbus.protocol.messages import Kind, Meta
 from ipcbus.protocol.payloads import MAX_ELEMENTS, RAW, decode_value, encoding_of
+
+if TYPE_CHECKING:
+    from ._parts import Production
 
 _unpack = msgpack.unpackb
 _RETAIN = Kind.RETAIN.value
@@ -108,7 +111,7 @@ def headers_of(meta: Meta) -> dict[str, Any]:
 class Request:
     """A request to be answered by a handler."""
 
-    __slots__ = ("cancelled", "epoch", "id", "meta", "notify", "payload", "sender", "timeout", "to", "trace")
+    __slots__ = ("cancelled", "epoch", "id", "meta", "notify", "payload", "production", "sender", "timeout", "to", "trace")
 
     def __init__(self, envelope: tuple[Any, ...], epoch: int) -> None:
         _, self.sender, self.to, self.id, timeout_ms, self.meta, self.payload = envelope
@@ -116,6 +119,7 @@ class Request:
         self.cancelled = False  #: the requester gave up, died, or the time passed: the answer would go nowhere
         self.epoch = epoch  #: the connection that it came on; an answer on another one means nothing
         self.notify: Callable[[], object] | None = None  #: told when it is cancelled
+        self.production: Production | None = None  #: of a generator's values, from the first credit for them on
         self.trace: Callable[[BaseException], str] | None = None  #: where the requester shall see the traceback of what its handler raises
 
     @property
@@ -140,6 +144,8 @@ class Request:
             self.cancelled = True
             if self.notify is not None:
                 self.notify()
+            if self.production is not None and self.production.wake is not None:
+                self.production.wake()
 
     def __repr__(self) -> str:
         return f"<Request {self.to!r} from :{self.sender}{', cancelled' if self.cancelled else ''}>"

@@ -105,10 +105,15 @@ def check_subscription(pattern: str, group: str | None, window_bytes: int, prefe
     _check(topics.split_pattern, pattern, "pattern")
     if group is not None:
         _check(topics.check_group, group, "group")
-    if not 1 <= window_bytes <= _CREDIT_MAX:
-        raise ValueError(f"window_bytes of {window_bytes}: allowed are 1 to {_CREDIT_MAX}")
+    check_window(window_bytes)
     if not 1 <= prefetch <= _PREFETCH_MAX:
         raise ValueError(f"prefetch of {prefetch}: allowed are 1 to {_PREFETCH_MAX}")
+
+
+def check_window(window_bytes: int) -> None:
+    """Raise ValueError unless so much credit can be given."""
+    if not 1 <= window_bytes <= _CREDIT_MAX:
+        raise ValueError(f"window_bytes of {window_bytes}: allowed are 1 to {_CREDIT_MAX}")
 
 
 def check_request(to: str) -> None:

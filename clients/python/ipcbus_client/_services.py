@@ -16,14 +16,18 @@ from ipcbus.protocol.messages import Kind, clip_text, encode_with_payload
 from ipcbus.protocol.payloads import PayloadError, encode_value
 from ipcbus.protocol.topics import is_name, peer_address
 
+from ._calls import WARNING
 from ._errors import ServiceError
 from ._heads import HEADS_MAX, Head, call_head
 from ._message import Request
+from ._parts import Production, is_generator
 
 if TYPE_CHECKING:
     from ._session import Session
 
 TRACEBACK_MAX_BYTES = 32 * 1024  #: of a remote traceback
+#: Payloads of requests that came and were not answered: a handler that is stuck must not fill the memory. One request may be larger.
+REQUESTS_MAX_BYTES = 64 * 1024 * 1024
 ANY = "*"  #: the method that serves every method without a handler of its own
 
 
@@ -38,6 +42,10 @@ class Services:
         self._found: dict[str, Any] = {}  #: what find() said, until a handler comes or goes
         self._active: dict[tuple[int, int], Request] = {}
         self._heads: dict[int, Head] = {}  #: of REPLYs, by requester
+        self._came_bytes = 0  #: payloads of the requests at work, at most
+        self.max_bytes = REQUESTS_MAX_BYTES
+        #: for the shell: a handler returned a generator as its answer
+        self.on_generator: Callable[[Request, Any], None] = _nobody
 
     def add(self, name: str, method: str, handler: Any) -> None:
         """Requests to ``name/method`` are for *handler* from now on."""
@@ -77,6 +85,9 @@ class Services:
         """A REQUEST came."""
         request = Request(envelope, self._session.epoch)
         self._active[request.sender, request.id] = request
+        self._came_bytes += len(request.payload)
+        if self._came_bytes > self.max_bytes and self._overloaded(request):
+            return
         try:
             handler = self._found[request.to]
         except KeyError:
@@ -88,6 +99,41 @@ class Services:
                 self._found.clear()
             self._found[request.to] = handler
         self.requests.append((handler, request))
+
+    def _overloaded(self, request: Request) -> bool:
+        """Whether *request* has to be refused, because it is too much beside what is at work (the handlers are stuck, or slow)."""
+        self._came_bytes = sum(len(other.payload) for other in self._active.values())
+        if self._came_bytes <= self.max_bytes or len(self._active) == 1:
+            return False
+        counters = self._session.counters
+        if not counters["overloaded"]:
+            self._session.remark(
+                WARNING, f"requests of {self._came_bytes} bytes wait for handlers, {self.max_bytes} may: more are refused and counted"
+            )
+        counters["overloaded"] += 1
+        self._came_bytes -= len(request.payload)
+        self.fail(request, "overloaded", f"requests of {self._came_bytes} bytes are at work here already, {self.max_bytes} may be")
+        return True
+
+    def allow(self, envelope: tuple[Any, ...]) -> None:
+        """ALLOW came (R-6): credit for the parts of an answer, perhaps before its handler began."""
+        _, sender, _, identity, size = envelope
+        request = self._active.get((sender, identity))
+        if request is not None:
+            self.production(request).allow(size)
+
+    def production(self, request: Request) -> Production:
+        """The way for the values of a generator to become the answer to *request*."""
+        if request.production is None:
+            request.production = Production(self._session, request)
+        return request.production
+
+    def stop_producing(self) -> None:
+        """The bus is being closed: generators end now, for their requesters may take them as slowly as they like."""
+        for key, request in list(self._active.items()):
+            if request.production is not None and request.production.wake is not None:
+                del self._active[key]
+                request.cancel()
 
     def cancel(self, sender: int, identity: int) -> None:
         """CANCEL came (R-3): nobody waits for the answer."""
@@ -147,18 +193,28 @@ class Services:
         """Answer with an ERROR of our own, with *about* as its payload; a code that E-1 does not allow becomes ``Error``."""
         if len(code) > ERROR_CODE_MAX_BYTES or not is_name(code):
             code = "Error"
-        if self._wanted(request):
+        if self.wants(request):
             self._put(request, about, Kind.ERROR, code, clip_text(text), None)
 
     def answer(self, request: Request, value: Any) -> str | None:
-        """reply(), or refuse() where *value* cannot be sent; returns the text for the log, or None."""
+        """reply(), or refuse() where *value* cannot be sent; returns the text for the log, or None. A generator cannot be sent either:
+        its values are the answer (looked for here, for most answers are none).
+        """
         try:
             self.reply(request, value)
         except PayloadError as error:
-            return self.refuse(request, error)
+            if not is_generator(value):
+                return self.refuse(request, error)
+            self.on_generator(request, value)
         return None
 
-    def _wanted(self, request: Request) -> bool:
+    def reply_packed(self, request: Request, payload: bytes) -> None:
+        """The answer, as msgpack already. Does nothing where nobody waits for it."""
+        if self.wants(request):
+            self._put(request, payload, Kind.REPLY, None)
+
+    def wants(self, request: Request) -> bool:
+        """Whether somebody still waits for the answer."""
         return not request.cancelled and request.epoch == self._session.epoch and self._active.get((request.sender, request.id)) is request
 
     def _put(self, request: Request, payload: bytes, kind: Kind, *rest: Any) -> None:
@@ -171,3 +227,7 @@ def _clipped_trace(trace: Callable[[BaseException], str], error: BaseException) 
     """The payload of an ERROR with the traceback, of which the end says most."""
     text = trace(error).encode("utf-8", "backslashreplace")[-TRACEBACK_MAX_BYTES:].decode("utf-8", "ignore")
     return encode_value({"traceback": text})[1]
+
+
+def _nobody(request: Request, generator: Any) -> None:
+    """No shell."""

@@ -31,6 +31,7 @@ from ._incoming import Incoming
 from ._lanes import INBOX, Lane
 from ._message import message_class
 from ._outbox import Outbox
+from ._parts import Streams
 from ._services import Services
 from ._state import State, StateFeed
 from ._waiting import Undelivered, Waiting
@@ -54,6 +55,7 @@ class Session:
         self.outbox.waiting.on_drop = partial(self.remark, WARNING)
         self.greeting = Greeting(self)
         self.services = Services(self)
+        self.streams = Streams(self)
         self.declarations = Declarations(self)
         self.incoming = Incoming(self)
         self.heartbeat = Heartbeat(self, heartbeat)
@@ -66,6 +68,7 @@ class Session:
         self.epoch = 0  #: connections so far, less one
         self.incarnation = b""
         self.limits: dict[str, int] = {}  #: WELCOME's (H-8)
+        self.features: tuple[str, ...] = ()  #: WELCOME's (H-3)
         self.calls: dict[int, Call] = {}
         self.lanes: dict[int, Lane] = {}
         self.inbox: Lane | None = None
@@ -75,7 +78,7 @@ class Session:
         self.on_requests: Callable[[], None] = _nobody  #: ``services.requests`` has some
         self.counters = {
             "received": 0, "received_bytes": 0, "lost": 0, "refused": 0, "late_replies": 0, "unclaimed": 0,
-            "reconnects": 0, "handler_errors": 0, "dropped_waiting": 0,
+            "reconnects": 0, "handler_errors": 0, "dropped_waiting": 0, "overloaded": 0,
         }  # fmt: skip
         self._told_unknown = 0  #: as many unknown messages the log knows of
         self.request_heads: dict[str, Head] = {}  #: by target: who is in here may be asked
@@ -84,7 +87,7 @@ class Session:
             Kind.BYE: self.on_bye,
             Kind.PING: self._on_ping, Kind.PONG: self._on_pong, Kind.SEND: self._on_send, Kind.NOTICE: self._on_notice,
             Kind.REQUEST: self.services.take, Kind.ERROR: self._on_error, Kind.CANCEL: self._on_cancel,
-            Kind.LANE: self._on_lane,
+            Kind.LANE: self._on_lane, Kind.PART: self.streams.take, Kind.ALLOW: self.services.allow,
         }  # fmt: skip
 
     # --- the connection ---
@@ -151,6 +154,7 @@ class Session:
         self.remarks.clear()
         for lane in (*self.lanes.values(), *([] if self.inbox is None else [self.inbox])):
             lane.messages.clear()
+        self.streams.disown()
         for feed in list(self._state_feeds):
             feed.close()
         self.close(error)
@@ -159,10 +163,10 @@ class Session:
         """This one takes the place of *other*: no id is one of that, so that what belongs to it cannot be taken for what belongs here."""
         self._next_id = other._next_id
 
-    def welcomed(self, peer: int, incarnation: bytes, limits: dict[str, int]) -> None:
+    def welcomed(self, peer: int, incarnation: bytes, limits: dict[str, int], features: tuple[str, ...]) -> None:
         """The handshake is over: say what waited for it."""
         before = self.incarnation
-        self.peer, self.incarnation, self.limits = peer, incarnation, limits
+        self.peer, self.incarnation, self.limits, self.features = peer, incarnation, limits, features
         self.request_heads.clear()
         self.incoming.max_frame = limits.get("max_frame_bytes", _DEFAULTS.max_frame_bytes)
         self.outbox.peer = peer

@@ -9,12 +9,13 @@ import _thread
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ._calls import ERROR
 from ._errors import ConnectionLost
 from ._log import log_exception
 from ._message import Request
+from ._producing import Producing
 from ._session import Session
 from ._state import State
 from ._waiter import IDLE, Waiter
@@ -40,6 +41,7 @@ class Worker:
         self._busy = False
         self._idle: Waiter | None = None  #: who waits until nothing is at work
         session.on_requests = self._take_requests
+        session.services.on_generator = self._produce
 
     @property
     def started(self) -> bool:
@@ -76,6 +78,14 @@ class Worker:
         """Requests came. The worker looks for them where it read them itself."""
         if self._waiter is not None and self._waiter.state != IDLE:
             self._waiter.wake()
+
+    def _produce(self, request: Request, generator: Any) -> None:
+        """A handler's answer is what *generator* gives."""
+        if hasattr(generator, "__next__"):
+            Producing(self._session, self._wire, self, request, generator)
+        else:
+            error = TypeError("an async generator answers in the asyncio shell only")
+            self._session.remark(ERROR, f"{self._session.services.refuse(request, error)}: {error}")
 
     def _work(self) -> None:
         fault: BaseException | None = None

@@ -16,6 +16,7 @@ from typing import Any
 
 from . import _names
 from ._aio_base import BusBase
+from ._aio_replies import ReplyStream, open_stream
 from ._aio_services import Proxy, ProxyMethod, Service, serve
 from ._aio_state import BusState, StateChanges, StateHandle
 from ._aio_streams import Inbox, Responder, Subscription
@@ -41,6 +42,7 @@ __all__ = [
     "Proxy",
     "ProxyMethod",
     "Reconnected",
+    "ReplyStream",
     "Request",
     "Responder",
     "Service",
@@ -249,10 +251,26 @@ class Bus(BusBase):
             _names.check_request(each.to)
         return await self._gather(asked, data, headers, deadline, timeout, by_name=True)
 
+    async def stream(
+        self,
+        to: str,
+        data: Any = None,
+        *,
+        timeout: float | None = None,
+        headers: Mapping[str, Any] | None = None,
+        window_bytes: int = 256 * 1024,
+        type: Any = None,
+    ) -> ReplyStream:
+        """Ask ``name/method``, whose handler is a generator, and iterate over its values as they are made: ``async for value in await
+        bus.stream(…)``. As ipcbus_client.Bus.stream() in all else.
+        """
+        return await open_stream(self, to, data, timeout, headers, window_bytes, None if type is None else converter(type))
+
     async def respond(
         self, to: str, handler: Callable[[Request], Any], *, mode: str = "exclusive", about: Mapping[str, Any] | None = None
     ) -> Responder:
-        """Answer requests to ``name/method`` (``name/*``: any method) with what *handler* returns; it may be a coroutine function.
+        """Answer requests to ``name/method`` (``name/*``: any method) with what *handler* returns; it may be a coroutine function, or one
+        that makes generators of either kind.
 
         Each request is a task of its own, cancelled when nobody waits for the answer any more. As ipcbus_client.Bus.respond() in all else.
         """
@@ -262,6 +280,7 @@ class Bus(BusBase):
         responder = Responder(self, name, method, handler, owns=self._session.declarations.declared("own", name) is None)
         self._session.services.add(name, method, responder)
         self._session.on_requests = self._take_requests  # from now on what comes holds the bus object, also where the program dropped it
+        self._session.services.on_generator = self._produce
         try:
             if responder._owns:
                 await self._declared(self._session.declarations.own(name, mode, False, False), "own", name)
