@@ -7,6 +7,7 @@ wrapped so that their methods are awaited, and never suspend.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
@@ -191,6 +192,59 @@ async def a_handler_that_asks_another_service(world: World) -> None:
         await one.close()
 
 
+class TooHot(ipcbus_client.ServiceError):
+    code = "scenario_too_hot"
+
+
+class Thermostat:
+    def __init__(self) -> None:
+        self._target = 20.0
+
+    def set_target(self, celsius: float) -> float:
+        """Returns the one before."""
+        if celsius > 30:
+            raise TooHot("no more than 30")
+        before, self._target = self._target, celsius
+        return before
+
+
+async def a_service_and_its_proxy(world: World) -> None:
+    bus, other = await world.connect(), await world.connect()
+    await bus.serve("scenario.thermostat", Thermostat())
+    proxy = other.proxy("scenario.thermostat", timeout=WAIT_S)
+    if inspect.isawaitable(proxy):
+        proxy = await proxy
+    assert [await proxy.set_target(21.5), await proxy.set_target(celsius=22)] == [20.0, 21.5]
+    with pytest.raises(TooHot):
+        await proxy.set_target(31)
+    with pytest.raises(ipcbus_client.RequestError, match="celsius"):
+        await proxy.set_target("warm")
+    assert "set_target" in (await other.introspect("scenario.thermostat"))["methods"]
+    world.restart()
+    await world.until(lambda: bus.epoch == other.epoch == 1, "they did not come back")
+    await bus.flush()
+    assert await proxy.set_target(23) == 22.0
+    await bus.close()
+    await other.close()
+
+
+async def asking_again_where_it_does_no_harm(world: World) -> None:
+    bus, other = await world.connect(), await world.connect()
+    asked: list[int] = []
+
+    def handle(request: Any) -> int:
+        asked.append(1)
+        if len(asked) == 1:
+            world.kill()
+            world.restart()
+        return len(asked)
+
+    await bus.respond("counter/next", handle)
+    assert await other.request("counter/next", idempotent=True, timeout=WAIT_S) == 2
+    await bus.close()
+    await other.close()
+
+
 async def a_group_shares_the_work(world: World) -> None:
     buses = [await world.connect() for _ in range(3)]
     done: list[list[int]] = [[], [], []]
@@ -254,6 +308,8 @@ SCENARIOS: list[Callable[[World], Awaitable[None]]] = [
     messages_and_retained_values,
     requests_and_their_errors,
     a_handler_that_asks_another_service,
+    a_service_and_its_proxy,
+    asking_again_where_it_does_no_harm,
     a_group_shares_the_work,
     the_bus_is_killed_and_comes_back,
     close_settles_every_wait,

@@ -9,24 +9,27 @@ import ipcbus_client
 
 
 class TooHot(ipcbus_client.ServiceError):
-    """The target is above what is allowed."""
+    """Arrives at the caller as its own class with this code, where it has one."""
 
-    def __init__(self, celsius: float) -> None:
-        super().__init__("too_hot", f"{celsius:g} °C is above 30 °C")
+    code = "too_hot"
 
 
 class Thermostat:
-    """What it does, without a word about the bus."""
+    """What it does, without a word about the bus. Public methods with annotations are served; what callers send is checked against them."""
 
     def __init__(self) -> None:
-        self.target = 20.0
+        self._target = 20.0
 
     def set_target(self, celsius: float) -> float:
         """Set the target; returns the one before."""
         if celsius > 30:
-            raise TooHot(celsius)
-        before, self.target = self.target, celsius
+            raise TooHot(f"{celsius:g} °C is above 30 °C")
+        before, self._target = self._target, celsius
         return before
+
+    def target(self) -> float:
+        """The target that is set."""
+        return self._target
 
 
 def main() -> None:
@@ -34,12 +37,10 @@ def main() -> None:
     parser.add_argument("--address", help="of the bus, as unix:/path (default: $IPCBUS_ADDRESS, or the user's bus)")
     options = parser.parse_args()
 
-    thermostat = Thermostat()
-    with ipcbus_client.connect(options.address, name="thermostat") as bus:
-        bus.respond("thermostat/set_target", lambda request: thermostat.set_target(request.data))
-        bus.respond("thermostat/target", lambda request: thermostat.target)
+    with ipcbus_client.connect(options.address, program="thermostat") as bus:
+        bus.serve("thermostat", Thermostat())
         print("serving", flush=True)
-        threading.Event().wait()  # handlers run on the bus's own thread
+        threading.Event().wait()  # methods run on the bus's own thread
 
 
 if __name__ == "__main__":

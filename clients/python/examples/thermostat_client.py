@@ -8,6 +8,12 @@ import sys
 import ipcbus_client
 
 
+class TooHot(ipcbus_client.ServiceError):
+    """What the thermostat says to more than it can do: the code is what both programs know it by."""
+
+    code = "too_hot"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("celsius", type=float)
@@ -15,15 +21,16 @@ def main() -> int:
     options = parser.parse_args()
 
     with ipcbus_client.connect(options.address, program="thermostat-client") as bus:
+        thermostat = bus.proxy("thermostat", timeout=5.0)
         try:
-            before = bus.request("thermostat/set_target", options.celsius, timeout=5.0)
+            before = thermostat.set_target(options.celsius)
         except ipcbus_client.NoSuchName:
             print("there is no thermostat on this bus: start thermostat.py", file=sys.stderr)
             return 1
-        except ipcbus_client.ServiceError as error:
-            print(f"the thermostat says no: {error.text} ({error.code})", file=sys.stderr)
+        except TooHot as error:
+            print(f"the thermostat says no: {error.text}", file=sys.stderr)
             return 1
-        print(f"the target was {before:g}, and is {bus.request('thermostat/target'):g} now")
+        print(f"the target was {before:g}, and is {thermostat.target():g} now")
     return 0
 
 
