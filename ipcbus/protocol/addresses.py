@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from .errors import ProtocolError
+from .failures import BusError
 from .topics import check_group
 
 DEFAULT_BUS = "default"  #: the bus of ``connect()`` and ``ipcbusd`` without a name
@@ -16,8 +17,11 @@ UNIX_PATH_MAX_BYTES = 107
 _TCP = re.compile(r"(?:(\d{1,3}(?:\.\d{1,3}){3}|localhost)|\[([0-9a-fA-F:]+)\]):(\d{1,5})", re.ASCII)
 
 
-class AddressError(ValueError):
+class AddressError(BusError, ValueError):
     """An address that cannot be used; the text says why and what to write instead."""
+
+    what = "connect"
+    hint = "Write unix:/path or tcp:127.0.0.1:port, or give the name of a bus."
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,24 +53,25 @@ def parse_address(text: str) -> Address:
     scheme, _, rest = text.partition(":")
     if scheme == "unix" and rest:
         if len(rest.encode(errors="surrogateescape")) > UNIX_PATH_MAX_BYTES:
-            raise AddressError(f"{text!r}: a Unix socket's path has at most {UNIX_PATH_MAX_BYTES} bytes; choose a shorter one")
+            raise AddressError(f"{text!r}: a Unix socket's path has at most {UNIX_PATH_MAX_BYTES} bytes; choose a shorter one", who=text)
         if "\0" in rest or not rest.startswith("/"):
-            raise AddressError(f"{text!r}: give an absolute path, as in unix:/run/ipcbus/default.sock")
+            raise AddressError(f"{text!r}: give an absolute path, as in unix:/run/ipcbus/default.sock", who=text)
         return UnixAddress(rest)
     if scheme == "tcp":
         found = _TCP.fullmatch(rest)
         if found is None:
-            raise AddressError(f"{text!r}: give a loopback address and a port, as in tcp:127.0.0.1:4222")
+            raise AddressError(f"{text!r}: give a loopback address and a port, as in tcp:127.0.0.1:4222", who=text)
         host = "127.0.0.1" if found[1] == "localhost" else found[1] or found[2]
         port = int(found[3])
         if port > 65535:
-            raise AddressError(f"{text!r}: port {port} is over 65535")
+            raise AddressError(f"{text!r}: port {port} is over 65535", who=text)
         if not is_loopback(host):
             raise AddressError(
-                f"{text!r}: {host} is not loopback. ipcbus serves one machine and never goes beyond it; use tcp:127.0.0.1:PORT"
+                f"{text!r}: {host} is not loopback. ipcbus serves one machine and never goes beyond it; use tcp:127.0.0.1:PORT",
+                who=text,
             )
         return TcpAddress(host, port)
-    raise AddressError(f"{text!r} is no address: use unix:/absolute/path or tcp:127.0.0.1:PORT")
+    raise AddressError(f"{text!r} is no address: use unix:/absolute/path or tcp:127.0.0.1:PORT", who=text)
 
 
 def endpoint(host: str, port: int) -> str:
@@ -87,7 +92,7 @@ def check_bus_name(bus: str) -> None:
     try:
         check_group(bus)
     except ProtocolError as error:
-        raise AddressError(f"bus name {bus!r}: use A-Z a-z 0-9 _ - with '.' between tokens") from error
+        raise AddressError(f"bus name {bus!r}: use A-Z a-z 0-9 _ - with '.' between tokens", who=bus) from error
 
 
 def default_address(runtime_dir: str, bus: str = DEFAULT_BUS) -> UnixAddress:

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgpack
 
+from .failures import BusError
 from .messages import Meta
 
 RAW, TEXT, JSON = 1, 2, 3  #: V-6: the encodings besides msgpack (nil)
@@ -16,8 +17,11 @@ MAX_ELEMENTS = 1_000_000
 _unpack = msgpack.unpackb
 
 
-class PayloadError(ValueError):
+class PayloadError(BusError, ValueError):
     """A payload that cannot be encoded or decoded; the text says why. It concerns one message only."""
+
+    what = "decode"
+    hint = "Send what the bus can carry: the text says what is wrong, and where."
 
 
 def encode_value(value: Any) -> tuple[Meta, bytes]:

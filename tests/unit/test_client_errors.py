@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import builtins
+import copy
 import pickle
+import time
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ import ipcbus_client
 from ipcbus.protocol.errors import Code
 from ipcbus_client import _discovery, _names
 from ipcbus_client._backoff import Backoff
-from ipcbus_client._errors import _CROSSING, Verdict, request_error, verdict
+from ipcbus_client._errors import _CROSSING, BusError, Verdict, request_error, verdict
 
 SPECIAL = {
     Code.NO_SUCH_NAME: (ipcbus_client.NoSuchName, LookupError),
@@ -107,6 +109,56 @@ def test_a_remote_traceback_is_an_attribute_and_a_note() -> None:
 def test_exceptions_survive_pickling() -> None:
     made = pickle.loads(pickle.dumps(ipcbus_client.ServiceError("code", "text", "to/x")))
     assert (made.code, made.text, made.to) == ("code", "text", "to/x")
+
+
+CLASSES: list[tuple[type[BusError], tuple[Any, ...], dict[str, Any], type[BaseException]]] = [
+    (BusError, ("text",), {}, Exception),
+    (ipcbus_client.ConnectError, ("text",), {"reason": "secret"}, ConnectionError),
+    (ipcbus_client.ConnectionLost, ("text",), {}, ConnectionError),
+    (ipcbus_client.Closed, ("text",), {}, ConnectionError),
+    (ipcbus_client.Timeout, ("text",), {}, TimeoutError),
+    (ipcbus_client.OutboxFull, ("text",), {}, BufferError),
+    (ipcbus_client.BadName, ("text",), {}, ValueError),
+    (ipcbus_client.AddressError, ("text",), {}, ValueError),
+    (ipcbus_client.PayloadError, ("text",), {}, ValueError),
+    (ipcbus_client.NoSuchName, (20, "text", "to"), {}, LookupError),
+    (ipcbus_client.NoSuchPeer, (21, "text", "to"), {}, LookupError),
+    (ipcbus_client.NoSuchMethod, (22, "text", "to"), {}, LookupError),
+    (ipcbus_client.ResponderDied, (23, "text", "to"), {}, ConnectionError),
+    (ipcbus_client.Expired, (24, "text", "to"), {}, TimeoutError),
+    (ipcbus_client.Denied, (25, "text", "to"), {}, PermissionError),
+    (ipcbus_client.Overloaded, (26, "text", "to"), {}, ipcbus_client.RequestError),
+    (ipcbus_client.Refused, (32, "text", "to"), {}, ipcbus_client.RequestError),
+    (ipcbus_client.ServiceError, ("too_hot", "text", "to"), {}, ipcbus_client.RequestError),
+    (ipcbus_client.BadArguments, ("text",), {}, TypeError),
+]
+
+
+def test_the_table_of_classes_is_whole() -> None:
+    public = {value for value in vars(ipcbus_client).values() if isinstance(value, type) and issubclass(value, BusError)}
+    assert public <= {cls for cls, *_ in CLASSES} | {ipcbus_client.RequestError}
+
+
+@pytest.mark.parametrize(("cls", "arguments", "options", "builtin"), CLASSES, ids=lambda value: getattr(value, "__name__", ""))
+def test_every_exception_says_who_what_when_and_what_to_do(
+    cls: type[BusError], arguments: tuple[Any, ...], options: dict[str, Any], builtin: type[BaseException]
+) -> None:
+    before = time.time()
+    bare = cls(*arguments, **options)
+    assert before <= bare.when <= time.time()
+    assert bare.hint.endswith(".")
+    assert "text" in str(bare)
+    assert isinstance(bare, BusError)
+    assert isinstance(bare, builtin)
+    assert getattr(bare, "errno", None) is None  # a code of the bus is no errno
+    made = cls(*arguments, **options).about(who="me", what="doing", hint="Do that.")
+    twins = (pickle.loads(pickle.dumps(made)), copy.copy(made), copy.deepcopy(made), made.again())
+    for other in twins:
+        assert type(other) is cls
+        assert (other.who, other.what, other.hint, str(other), other.args) == ("me", "doing", "Do that.", str(made), made.args)
+        assert other.__dict__ == {**made.__dict__, "when": other.when}
+        assert other.__traceback__ is None
+    assert all(other.when == made.when for other in twins[:3])
 
 
 def test_a_connect_error_says_why_to_a_program() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from time import time
 
 from ipcbus.protocol.addresses import AddressError
+from ipcbus.protocol.failures import BusError, use_clock
 from ipcbus.protocol.payloads import PayloadError
 
 from ._blocking import Bus, connect
@@ -15,7 +16,6 @@ from ._blocking_streams import Inbox, Responder, Subscription
 from ._errors import (
     BadArguments,
     BadName,
-    BusError,
     Closed,
     ConnectError,
     ConnectionLost,
@@ -31,7 +31,6 @@ from ._errors import (
     ResponderDied,
     ServiceError,
     Timeout,
-    use_clock,
 )
 from ._gather import Answer
 from ._message import Message, Request

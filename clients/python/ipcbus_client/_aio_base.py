@@ -59,7 +59,9 @@ class BusBase:
 
     def _begin(self, waiting: Waiting, loop: asyncio.AbstractEventLoop | None = None) -> None:
         """A session and a wire without a past."""
-        self._session = Session(program=self._program, library=_names.LIBRARY, waiting=waiting, heartbeat=self._heartbeat)
+        self._session = Session(
+            program=self._program, library=_names.LIBRARY, waiting=waiting, heartbeat=self._heartbeat, address=self._address
+        )
         self._outbox = self._session.outbox
         options: dict[str, Any] = {} if loop is None else {"loop": loop}
         self._wire: LoopWire = self._make_wire(self._session, self._target, timeout=self._timeout, reconnect=self._reconnect, **options)
@@ -126,7 +128,7 @@ class BusBase:
                     self._session.cancel(call)
                     self._wire.push()
         if not call.done:
-            raise Timeout(f"the bus did not answer {call.to or 'a ping'} in time")
+            raise Timeout(f"the bus did not answer {call.to or 'a ping'} in time", who=call.to or self._address, what=call.what())
         return call
 
     async def _pause(self, seconds: float) -> None:
@@ -179,7 +181,7 @@ class BusBase:
     async def _fence(self, deadline: float | None) -> None:
         """Wait until everything sent before was routed."""
         if not await self._wire.wait_connected(deadline):
-            raise Timeout(f"not connected: {self._wire.last_failure}")
+            raise Timeout(f"not connected: {self._wire.last_failure}", who=self._address, what="flush")
         (await self._wait(self._session.ping(), deadline)).result()
 
     async def _drain(self, deadline: float | None) -> None:

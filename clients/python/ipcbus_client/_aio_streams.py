@@ -119,9 +119,9 @@ class Subscription:
             lane.handled()
         self._grant()
         if not lane.messages and not await bus._wire.wait(lambda: lane.messages or lane.closed, self._waiters, deadline):
-            raise Timeout(f"no message on {lane.pattern!r} in time")
+            raise Timeout(f"no message on {lane.pattern!r} in time", who=lane.pattern, what="get")
         if not lane.messages:
-            raise lane.error or Closed(f"{self!r} is closed")
+            raise lane.ended()
         self._given += self._grouped
         return self._popleft()
 

@@ -57,7 +57,9 @@ class BusBase:
 
     def _begin(self, waiting: Waiting, lock: threading.RLock | None = None) -> None:
         """A session, a wire and a worker without a past."""
-        self._session = Session(program=self._program, library=_names.LIBRARY, waiting=waiting, heartbeat=self._heartbeat)
+        self._session = Session(
+            program=self._program, library=_names.LIBRARY, waiting=waiting, heartbeat=self._heartbeat, address=self._address
+        )
         self._outbox = self._session.outbox
         make_wire, make_worker, _ = self._makers
         self._wire: Wire = make_wire(self._session, self._target, timeout=self._timeout, reconnect=self._reconnect)
@@ -114,7 +116,7 @@ class BusBase:
         call.notify = waiter.wake
         try:
             if not call.done and not self._wire.wait(lambda: call.done, waiter, deadline):
-                raise Timeout(f"the bus did not answer {call.to or 'a ping'} in time")
+                raise Timeout(f"the bus did not answer {call.to or 'a ping'} in time", who=call.to or self._address, what=call.what())
             return call
         finally:
             call.notify = None
@@ -178,7 +180,7 @@ class BusBase:
     def _fence(self, deadline: float | None) -> None:
         """Wait until everything sent before was routed. Under the lock, taken once: a wait lets go of it once."""
         if not self._wire.wait_connected(deadline):
-            raise Timeout(f"not connected: {self._wire.last_failure}")
+            raise Timeout(f"not connected: {self._wire.last_failure}", who=self._address, what="flush")
         self._wait(self._session.ping(), deadline).result()
 
     def _drain(self, deadline: float | None) -> None:

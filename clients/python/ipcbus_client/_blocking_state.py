@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from ._errors import Closed, Timeout
+from ._errors import Timeout
 from ._log import log_exception
 from ._names import check_timeout
 from ._state import State, StateFeed, wanted_states
@@ -41,11 +41,12 @@ class BusState:
             while True:
                 state = changes._take(deadline)
                 if state is None:
-                    raise Timeout(f"the bus was not {' or '.join(sorted(wanted))} within {timeout:g} s; it is {self.value}")
+                    text = f"the bus was not {' or '.join(sorted(wanted))} within {timeout:g} s; it is {self.value}"
+                    raise Timeout(text, who=self._bus._address, what="wait_for")
                 if state in wanted:
                     return state
                 if state == State.CLOSED.value:
-                    raise self._bus._session.error or Closed(f"the bus was closed, and will not be {' or '.join(sorted(wanted))} again")
+                    self._bus._session.check_open()
 
     def on_change(self, callback: Callable[[str], Any]) -> StateHandle:
         """Have ``callback(value)`` called for every change from now on, in order, on the bus's worker thread. What it raises is logged.

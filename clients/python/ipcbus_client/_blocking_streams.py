@@ -7,7 +7,7 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from ._errors import Closed, Timeout
+from ._errors import Timeout
 from ._lanes import GRANT_S, Lane
 from ._log import log_exception
 from ._message import Message, Request
@@ -78,8 +78,8 @@ class Subscription:
                 return message
             if not self._more(deadline):
                 if self._lane.closed:
-                    raise Closed(f"{self!r} is closed")
-                raise Timeout(f"no message on {self._lane.pattern!r} in time")
+                    raise self._lane.ended()
+                raise Timeout(f"no message on {self._lane.pattern!r} in time", who=self._lane.pattern, what="get")
 
     def close(self) -> None:
         """End it: unsubscribe. What was received already can still be taken. Idempotent."""
@@ -147,7 +147,7 @@ class Subscription:
             if lane.messages:
                 return True
             if lane.closed and lane.error is not None:
-                raise lane.error
+                raise lane.ended()
             return False
 
     def _handled(self) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ipcbus.protocol.messages import Meta
-from ipcbus.protocol.payloads import RAW, decode_value
+from ipcbus.protocol.payloads import RAW, PayloadError, decode_value
 
 from ._errors import BusError
 from ._lanes import Lane
@@ -45,11 +45,21 @@ class Call:
             if self.notify is not None:
                 self.notify()
 
+    def what(self) -> str:
+        """The operation, for an exception."""
+        if self.declaration is not None:
+            return self.declaration.method
+        return "request" if self.to else "ping"
+
     def result(self) -> Any:
         """The decoded answer of a call that is done; raises its error, or PayloadError."""
         if self.error is not None:
             raise self.error
-        return self.payload if self.meta == RAW else decode_value(self.meta, self.payload)
+        try:
+            return self.payload if self.meta == RAW else decode_value(self.meta, self.payload)
+        except PayloadError as error:
+            error.about(who=self.to, what="request", hint="The answer is not what it says to be: a fault of the service.")
+            raise
 
 
 class Declaration:

@@ -90,7 +90,8 @@ class Declarations:
         self._refused.pop(key, None)
         declaration = self._all.pop(key, None)
         if declaration is not None:
-            declaration.settle(error=Closed(f"{declaration.call.to}: it was taken back before the bus had answered"))
+            text = f"{declaration.call.to}: it was taken back before the bus had answered"
+            declaration.settle(error=Closed(text, what=declaration.method))
         return declaration
 
     def _declare(self, key: Key, method: str, arguments: dict[str, Any], lane: Lane | None = None) -> Call:
@@ -174,6 +175,8 @@ class Declarations:
                 declaration.settle(meta, payload, error)
             return
         first = not declaration.call.done
+        if error is not None:
+            error.about(who=str(key[1]) if declaration.lane is None else declaration.lane.pattern, what=declaration.method)
         if error is None:
             if declaration.method == "own":
                 result = self._session.map_of(meta, payload)

@@ -76,8 +76,8 @@ stand_in: StandIn | None = None
 class UntrustedError(ConnectError):
     """What listens there is not ours: trying again would be no better."""
 
-    def __init__(self, text: str) -> None:
-        super().__init__(text, reason="refused")
+    def __init__(self, text: str, address: str) -> None:
+        super().__init__(text, reason="refused", who=address)
 
 
 def check_listener(made: socket.socket, address: UnixAddress) -> None:
@@ -87,7 +87,8 @@ def check_listener(made: socket.socket, address: UnixAddress) -> None:
     if uid not in trusted_uids():
         raise UntrustedError(
             f"uid {uid} listens on {address}, which is neither uid {os.geteuid()} nor root: refusing to talk to it. "
-            f"If that is the bus's user, set IPCBUS_BUS_UID={uid}"
+            f"If that is the bus's user, set IPCBUS_BUS_UID={uid}",
+            str(address),
         )
 
 
@@ -114,9 +115,9 @@ def explain(error: OSError | ConnectError, target: Target) -> ConnectError:
     if isinstance(error, ConnectError):
         return error
     if isinstance(error, (FileNotFoundError, ConnectionRefusedError)):
-        return ConnectError(f"nothing listens on {target.address}", reason="nothing_listens")
+        return ConnectError(f"nothing listens on {target.address}", reason="nothing_listens", who=str(target.address))
     reason: ConnectReason = "refused" if isinstance(error, PermissionError) else "timeout"
-    return ConnectError(f"{target.address}: {error.strerror or error or type(error).__name__}", reason=reason)
+    return ConnectError(f"{target.address}: {error.strerror or error or type(error).__name__}", reason=reason, who=str(target.address))
 
 
 def is_final(error: ConnectError, *, first: bool) -> bool:

@@ -56,17 +56,17 @@ def read_secret(path: str) -> bytes:
             os.close(descriptor)
     except FileNotFoundError as error:
         text = f"there is no secret in {path}: name the bus's file with secret_file or $IPCBUS_SECRET_FILE"
-        raise ConnectError(text, reason="secret") from error
+        raise ConnectError(text, reason="secret", who=path) from error
     except OSError as error:
-        raise ConnectError(f"cannot read the secret in {path}: {error.strerror}", reason="secret") from error
+        raise ConnectError(f"cannot read the secret in {path}: {error.strerror}", reason="secret", who=path) from error
     if secret is None:
-        raise ConnectError(f"{path} is not a regular file, so it is no bus's secret", reason="secret")
+        raise ConnectError(f"{path} is not a regular file, so it is no bus's secret", reason="secret", who=path)
     if found.st_mode & 0o077:
         mode = f"{stat.S_IMODE(found.st_mode):04o}"
         text = f"{path} has mode {mode}: others than its owner may know the secret or have put it there. Make it 0600, or make a new one"
-        raise ConnectError(text, reason="secret")
+        raise ConnectError(text, reason="secret", who=path)
     if len(secret) != SECRET_BYTES:
-        raise ConnectError(f"{path} does not hold a bus's secret: it must have {SECRET_BYTES} bytes (H-6)", reason="secret")
+        raise ConnectError(f"{path} does not hold a bus's secret: it must have {SECRET_BYTES} bytes (H-6)", reason="secret", who=path)
     return secret
 
 

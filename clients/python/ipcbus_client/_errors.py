@@ -9,6 +9,8 @@ Owns the exceptions of ``ipcbus_client`` and the translation of section 9's code
     ├── Timeout            a wait took longer than its timeout                     (also TimeoutError)
     ├── OutboxFull         no connection, and what waits for one is at its limit   (also BufferError)
     ├── BadName            an illegal topic, pattern, name, method or group        (also ValueError)
+    ├── AddressError       an address that cannot be used; of ipcbus.protocol      (also ValueError)
+    ├── PayloadError       what cannot be packed, or unpacked; of ipcbus.protocol  (also ValueError)
     └── RequestError       a request was answered with an error: ``code``, ``text``, ``to``
         ├── NoSuchName NoSuchMethod NoSuchPeer                                     (also LookupError)
         ├── ResponderDied                                                          (also ConnectionError)
@@ -28,67 +30,16 @@ from __future__ import annotations
 
 import builtins
 import enum
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal, Self, TypeVar
+from typing import Any, ClassVar, Literal
 
 from ipcbus.protocol.errors import Code, ProtocolError, code_label
+from ipcbus.protocol.failures import BusError as BusError  # for those who import the others
 from ipcbus.protocol.limits import ERROR_CODE_MAX_BYTES
 from ipcbus.protocol.topics import is_name
 
 ConnectReason = Literal["nothing_listens", "secret", "refused", "timeout"]
-
-_clock: Callable[[], float] = float
-
-
-def use_clock(clock: Callable[[], float]) -> None:
-    """Have *clock* say ``when``: this module has none of its own."""
-    global _clock
-    _clock = clock
-
-
-class BusError(Exception):
-    """Everything that ipcbus_client raises about the bus.
-
-    ``who`` is the name, peer, topic or address that it is about, or empty; ``what`` the operation; ``when`` the time.time() at which it
-    was made; ``hint`` what to do about it. Pickling and copying keep all of them.
-    """
-
-    what = ""
-    who = ""
-    hint = "See the log of this program and of ipcbusd."
-
-    def __init__(self, text: str = "", *, who: str = "", what: str = "", hint: str = "") -> None:
-        super().__init__(text)
-        self.when = _clock()
-        self.about(who=who, what=what, hint=hint)
-
-    def about(self, *, who: str = "", what: str = "", hint: str = "") -> Self:
-        """Itself, with these attributes where they are not empty."""
-        for name, value in (("who", who), ("what", what), ("hint", hint)):
-            if value:
-                setattr(self, name, value)
-        return self
-
-    def again(self, *, who: str = "", what: str = "") -> Self:
-        """One like it, to be raised now: an exception that is raised twice keeps the frames of both."""
-        made = _remake(type(self), self.args)
-        made.__dict__.update(self.__dict__)
-        made.when = _clock()
-        return made.about(who=who, what=what)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _remake, (type(self), self.args), self.__dict__
-
-
-_E = TypeVar("_E", bound=BusError)
-
-
-def _remake(cls: type[_E], args: tuple[Any, ...]) -> _E:
-    """An exception as it was, whatever its constructor takes."""
-    made = cls.__new__(cls)
-    made.args = args
-    return made
 
 
 class ConnectError(BusError, ConnectionError):
@@ -116,18 +67,21 @@ _CONNECT_HINTS: dict[ConnectReason, str] = {
 class ConnectionLost(BusError, ConnectionError):
     """The connection ended before this was settled; whether the other side acted on it is unknown."""
 
+    what = "wait"
     hint = "Try again where doing it twice is harmless (idempotent=True); the bus object reconnects by itself."
 
 
 class Closed(BusError, ConnectionError):
     """The bus, the subscription or the inbox was closed by this program."""
 
+    what = "close"
     hint = "Make a new one: what is closed stays closed."
 
 
 class Timeout(BusError, TimeoutError):
     """The wait took longer than its timeout."""
 
+    what = "wait"
     hint = "Wait longer with timeout=, or see whether the other side is stopped or busy."
 
 
@@ -307,9 +261,9 @@ def is_gone(error: RequestError) -> bool:
     return error.code in (Code.NOT_OWNER, Code.NO_SUCH_LANE)
 
 
-def bad_name(error: ProtocolError, who: object = "") -> BadName:
-    """The caller's side of bad_topic, bad_name and reserved, about *who*."""
-    return BadName(error.text, who=who if isinstance(who, str) else "")
+def bad_name(error: ProtocolError, who: str, what: str) -> BadName:
+    """The caller's side of bad_topic, bad_name and reserved, about *who* in *what*."""
+    return BadName(error.text, who=who, what=what)
 
 
 class Verdict(enum.Enum):

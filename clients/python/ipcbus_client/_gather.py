@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 from ipcbus.protocol.errors import Code
 from ipcbus.protocol.limits import Limits
-from ipcbus.protocol.payloads import PayloadError
 from ipcbus.protocol.topics import matches, peer_address
 
 from ._calls import Call
@@ -26,7 +25,7 @@ class Answer(NamedTuple):
     to: str
     peer: int
     data: Any
-    error: BusError | PayloadError | None
+    error: BusError | None
 
     def result(self) -> Any:
         """The decoded answer; raises the error."""
@@ -80,7 +79,7 @@ class Gathering:
     def ask(self, data: Any, headers: Mapping[str, Any] | None, timeout_s: float) -> None:
         """Put all requests into the outbox. Raises PayloadError before the first."""
         session = self._session
-        meta, payload = session.outbox.encode(data, headers)
+        meta, payload = session.outbox.encode(data, headers, self._asked[0].to if self._asked else "", "request_all")
         self.open = len(self._asked)
         for asked in self._asked:
             call = Call(session.new_id(), asked.address)
@@ -108,13 +107,13 @@ class Gathering:
         answers = []
         for asked, call in zip(self._asked, self._calls, strict=True):
             data = None
-            error: BusError | PayloadError | None
+            error: BusError | None
             try:
                 if not call.done:
                     raise Expired(Code.EXPIRED, f"no answer within {timeout_s:g} s", asked.to)
                 data, error = call.result(), None
-            except (BusError, PayloadError) as failure:
-                error = failure.about(who=asked.to, what="request_all") if isinstance(failure, BusError) else failure
+            except BusError as failure:
+                error = failure.about(who=asked.to, what="request_all")
             if self._by_name or not isinstance(error, (NoSuchName, NoSuchMethod, NoSuchPeer)):
                 answers.append(Answer(asked.to, call.sender or asked.peer, data, error))
         return answers

@@ -102,7 +102,7 @@ class Greeting:
         nothing is said to the other (which the log hears of once).
         """
         session = self._session
-        error = ConnectError(f"refusing to talk to what listens there: {why}", reason="secret")
+        error = ConnectError(f"refusing to talk to what listens there: {why}", reason="secret", who=session.address)
         if session.state is State.CONNECTING:
             session.fatal(error)
         else:

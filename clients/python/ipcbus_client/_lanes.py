@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from ._errors import BusError
+from ._errors import BusError, Closed
 from ._message import LargeMessage, Message, converter, typed_message
 from ._notices import Lost, Notice, Reconnected, merged
 
@@ -153,6 +153,12 @@ class Lane:
         self.held_bytes -= self._taken
         self._taken = 0
         return max(self.window_bytes - self.held_bytes, 0), max(self.prefetch - self._unhandled, 0)
+
+    def ended(self) -> BusError:
+        """What to raise for who wants more of what is closed."""
+        if self.error is not None:
+            return self.error.again(who=self.pattern, what="get")
+        return Closed(f"the subscription to {self.pattern!r} is closed", who=self.pattern, what="get")
 
     def close(self, error: BusError | None = None) -> None:
         """Nothing more will come. What is here may still be taken."""

@@ -22,7 +22,7 @@ from ipcbus.protocol.limits import READ_BYTES
 from ._backoff import Backoff
 from ._calls import Call
 from ._dial import ATTEMPT_S, HANDSHAKE_S, Target, explain, is_final, jitter
-from ._errors import ConnectError, ConnectionLost, ConnectReason, Timeout
+from ._errors import ConnectError, ConnectionLost, ConnectReason
 from ._names import FORKED, WAIT_MAX_S, took_nothing
 from ._outbox import BURST_S, NEAR_S
 from ._session import Session
@@ -293,7 +293,7 @@ class LoopWire:
         else:
             deadline = None if self.timeout is None else self.loop.time() + self.timeout
             if not await self.wait(lambda: self._sock is None or not self.outbox.blocked, self._writable_waiters, deadline):
-                raise Timeout(took_nothing(self.timeout, self.outbox.unsent_bytes))
+                raise took_nothing(self.timeout, self.outbox.unsent_bytes, self.session.address)
 
     # --- the connection ---
 

@@ -12,7 +12,7 @@ from ipcbus.protocol import topics
 from ipcbus.protocol.errors import Code, ProtocolError
 from ipcbus.protocol.limits import Limits
 
-from ._errors import BadName, ConnectError, ConnectReason, bad_name
+from ._errors import BadName, ConnectError, ConnectReason, Timeout, bad_name
 from ._heartbeat import LEAST_S
 from ._services import ANY
 
@@ -54,12 +54,13 @@ def no_bus(address: str, timeout: float | None, failure: str, reason: ConnectRea
             text += ". End a program that is connected, or have the bus allow more (limits.max_peers, and its open files)"
     else:
         text = f"the bus at {address} did not answer {within}: {failure or 'nothing came'}. Is it stopped, or busy?"
-    return ConnectError(text, reason=reason)
+    return ConnectError(text, reason=reason, who=address)
 
 
-def took_nothing(timeout: float | None, unsent_bytes: int) -> str:
+def took_nothing(timeout: float | None, unsent_bytes: int, address: str) -> Timeout:
     """Why publish() gave up on a bus that does not read."""
-    return f"the bus took nothing for {timeout:g} s; {unsent_bytes} bytes wait and will be sent when it does"
+    text = f"the bus took nothing for {timeout:g} s; {unsent_bytes} bytes wait and will be sent when it does"
+    return Timeout(text, who=address, what="publish", hint="What was published is kept: do not publish it again. See why ipcbusd is stuck.")
 
 
 def check_timeout(timeout: float | None) -> None:
@@ -94,17 +95,17 @@ def check_heartbeat(heartbeat: float | None) -> None:
         raise ValueError(f"a heartbeat of {heartbeat} s: None is the usual one, 0 none, else it is {LEAST_S:g} to {WAIT_MAX_S:g}")
 
 
-def check_name(name: str) -> str:
+def check_name(name: str, what: str = "own") -> str:
     """*name* itself where it may be owned (T-5); raises BadName."""
-    _check(topics.check_name, name, "name")
+    _check(topics.check_name, name, "name", what)
     return name
 
 
 def check_subscription(pattern: str, group: str | None, window_bytes: int, prefetch: int) -> None:
     """Raise BadName or ValueError unless this can be subscribed."""
-    _check(topics.split_pattern, pattern, "pattern")
+    _check(topics.split_pattern, pattern, "pattern", "subscribe")
     if group is not None:
-        _check(topics.check_group, group, "group")
+        _check(topics.check_group, group, "group", "subscribe")
     check_window(window_bytes)
     if not 1 <= prefetch <= _PREFETCH_MAX:
         raise ValueError(f"prefetch of {prefetch}: allowed are 1 to {_PREFETCH_MAX}")
@@ -120,10 +121,10 @@ def check_request(to: str) -> None:
     """Raise BadName unless a REQUEST can go to *to* (T-6)."""
     if to in _known:
         return
-    _check(topics.split_method, to, "request's target")
+    _check(topics.split_method, to, "request's target", "request")
     target = to.partition("/")[0]
     if target != topics.BUS_NAME and topics.parse_peer(target) is None:
-        check_name(target)
+        check_name(target, "request")
     if len(_known) >= 1024:
         _known.clear()
     _known.add(to)
@@ -135,10 +136,10 @@ _known: set[str] = set()  #: targets that passed, for a program asks few service
 def check_request_all(to: str) -> tuple[str, str]:
     """Pattern of names and method of what request_all() shall ask."""
     if not isinstance(to, str) or "/" not in to:
-        raise BadName(f"{to!r:.300} is not PATTERN/METHOD, with a pattern of names")
+        raise BadName(f"{to!r:.300} is not PATTERN/METHOD, with a pattern of names", who=f"{to}"[:300], what="request_all")
     pattern, _, method = to.partition("/")
-    _check(topics.split_pattern, pattern, "pattern")
-    _check(topics.check_method, method, "method")
+    _check(topics.split_pattern, pattern, "pattern", "request_all")
+    _check(topics.check_method, method, "method", "request_all")
     return pattern, method
 
 
@@ -151,18 +152,18 @@ def check_target(name: str) -> str:
 def check_service(to: str) -> tuple[str, str]:
     """Name and method of what respond() shall serve; the method may be ``*``."""
     if not isinstance(to, str) or "/" not in to:
-        raise BadName(f"{to!r} is not NAME/METHOD")
+        raise BadName(f"{to!r:.300} is not NAME/METHOD", who=f"{to}"[:300], what="respond")
     name, _, method = to.partition("/")
-    check_name(name)
+    check_name(name, "respond")
     if method != ANY:
-        _check(topics.check_method, method, "method")
+        _check(topics.check_method, method, "method", "respond")
     return name, method
 
 
-def _check(check: Callable[[str], object], text: str, what: str) -> None:
+def _check(check: Callable[[str], object], text: str, noun: str, what: str) -> None:
     if not isinstance(text, str):
-        raise BadName(f"a {what} is a str, not {type(text).__name__}")
+        raise BadName(f"a {noun} is a str, not {type(text).__name__}", what=what)
     try:
         check(text)
     except ProtocolError as error:
-        raise bad_name(error) from error
+        raise bad_name(error, text, what) from error

@@ -94,7 +94,7 @@ class Outbox:
             try:
                 payload = self.pack(data)
             except CANNOT:
-                payload = pack_typed(data)
+                payload = _pack_typed(data, topic)
             heads = self._value
         if retain or headers is not None:
             return self._publish_slowly(topic, data, retain, headers)
@@ -121,13 +121,13 @@ class Outbox:
             try:
                 check_name(to)
             except ProtocolError as error:
-                raise bad_name(error) from error
-        meta, payload = self.encode(data, headers)
+                raise bad_name(error, to, "send") from error
+        meta, payload = self.encode(data, headers, to, "send")
         return self._put(Kind.SEND, to, meta, payload)
 
     def _publish_slowly(self, topic: str, data: Any, retain: bool, headers: Mapping[str, Any] | None) -> bool:
         check_topic(topic)
-        meta, payload = self.encode(data, headers)
+        meta, payload = self.encode(data, headers, topic, "publish")
         return self._put(_PLAIN[bool(retain)], topic, meta, payload)
 
     def _put(self, kind: Kind, to: str, meta: Meta, payload: bytes) -> bool:
@@ -138,8 +138,8 @@ class Outbox:
         self.out += frame
         return not self.batching or len(self.out) >= _enough(len(head) + len(payload))
 
-    def encode(self, data: Any, headers: Mapping[str, Any] | None) -> tuple[Meta, bytes]:
-        """The meta and payload of *data* with *headers*. Raises PayloadError."""
+    def encode(self, data: Any, headers: Mapping[str, Any] | None, who: str = "", what: str = "encode") -> tuple[Meta, bytes]:
+        """The meta and payload of *data* with *headers*, which are for *who* in *what*. Raises PayloadError."""
         meta: Meta = None
         if isinstance(data, (bytes, bytearray, memoryview)):
             meta, payload = RAW, as_bytes(data)
@@ -147,7 +147,7 @@ class Outbox:
             try:
                 payload = self.pack(data)
             except CANNOT:
-                payload = pack_typed(data)
+                payload = _pack_typed(data, who, what)
         if headers:
             try:
                 meta = dict(headers) if meta is None else {"encoding": meta, **headers}
@@ -155,14 +155,16 @@ class Outbox:
             except CANNOT:
                 good = False  # an int of over 64 bits, for example
             if not good:
-                raise PayloadError(f"headers {headers!r:.200}: at most 32, each a str to None, bool, int, float, str or bytes (V-6)")
-        self.check_size(len(payload))
+                text = f"headers {headers!r:.200}: at most 32, each a str to None, bool, int, float, str or bytes (V-6)"
+                raise PayloadError(text, who=who, what=what)
+        self.check_size(len(payload), who, what)
         return meta, payload
 
-    def check_size(self, size: int) -> None:
+    def check_size(self, size: int, who: str = "", what: str = "encode") -> None:
         """Raise PayloadError where a payload of *size* bytes is over the bus's limit."""
         if size > self.max_payload_bytes:
-            raise PayloadError(f"payload of {size} bytes: this bus carries at most {self.max_payload_bytes}")
+            text = f"payload of {size} bytes: this bus carries at most {self.max_payload_bytes} (limits.max_payload_bytes)"
+            raise PayloadError(text, who=who, what=what, hint="Send it in parts, or where it is, or have the bus allow more.")
 
     def _head(self, kind: Kind, to: str, meta: Meta, size: int) -> bytes:
         prefix = encode_prefix(kind, self.peer, to, meta)
@@ -173,7 +175,7 @@ class Outbox:
         checks.
         """
         check_topic(topic)
-        self.check_size(size)
+        self.check_size(size, topic, "publish")
         if not self.peer:
             return
         if self._heads_count >= _HEADS_MAX:
@@ -305,14 +307,22 @@ def _enough(frame_bytes: int) -> int:
     return 2 * max(FLUSH_BYTES // frame_bytes, 1)
 
 
+def _pack_typed(data: Any, who: str, what: str = "publish") -> bytes:
+    try:
+        return pack_typed(data)
+    except PayloadError as error:
+        error.about(who=who, what=what)
+        raise
+
+
 def check_topic(topic: str) -> None:
     """Raise BadName unless a client may publish to *topic* (T-1, T-3)."""
     if not isinstance(topic, str):
-        raise BadName(f"a topic is a str, not {type(topic).__name__}")
+        raise BadName(f"a topic is a str, not {type(topic).__name__}", what="publish")
     try:
         check_publication(topic)
     except ProtocolError as error:
-        raise bad_name(error) from error
+        raise bad_name(error, topic, "publish") from error
 
 
 def _messages(data: bytes, begun: int) -> list[Item]:

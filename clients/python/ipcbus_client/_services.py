@@ -156,10 +156,10 @@ class Services:
         key = request.sender, request.id
         if request.cancelled or request.epoch != session.epoch or self._active.get(key) is not request:
             return
-        meta, payload = (1, value) if type(value) is bytes else outbox.encode(value, None)
+        meta, payload = (1, value) if type(value) is bytes else outbox.encode(value, None, request.to, "reply")
         size = len(payload)
         if size > outbox.max_payload_bytes:
-            outbox.check_size(size)
+            outbox.check_size(size, request.to, "reply")
         sender, identity = key
         head = self._heads.get(sender)
         if head is None or not head[2] <= identity <= head[3]:

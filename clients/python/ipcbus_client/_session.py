@@ -48,7 +48,10 @@ _CONNECTED, _CLOSED = State.CONNECTED, State.CLOSED
 class Session:
     """One client's side of the protocol, over any number of connections one after the other."""
 
-    def __init__(self, *, program: str, library: str, waiting: Waiting | None = None, heartbeat: float | None = None) -> None:
+    def __init__(
+        self, *, program: str, library: str, waiting: Waiting | None = None, heartbeat: float | None = None, address: str = ""
+    ) -> None:
+        self.address = address  #: for what is said about the bus; it is not used
         self.program = program
         self.client_library = library
         self.outbox = Outbox(waiting)
@@ -118,9 +121,9 @@ class Session:
         self.declarations.lost()
         for call in calls.values():
             if call.declaration is None:
-                call.settle(error=ConnectionLost(f"{call.to or 'ping'}: {why}", who=call.to, what="request" if call.to else "ping"))
+                call.settle(error=ConnectionLost(f"{call.to or 'ping'}: {why}", who=call.to or self.address, what=call.what()))
         if not again:
-            self.close(self.error or ConnectionLost(why))
+            self.close(self.error or ConnectionLost(why, who=self.address))
         elif was_connected:
             self.remark(WARNING, f"connection to the bus lost ({why}); reconnecting")
             self._change(State.RECONNECTING)
@@ -131,7 +134,7 @@ class Session:
             return
         self.request_heads.clear()
         self.error = error
-        final = error or Closed("the bus was closed", what="close")
+        final = error or Closed("the bus was closed", who=self.address)
         unsent = self.outbox.end(final)
         if unsent:
             self.counters["dropped_waiting"] += unsent
@@ -139,7 +142,7 @@ class Session:
         calls, self.calls = self.calls, {}
         self.services.lost()
         for call in (*calls.values(), *self.declarations.take_calls()):
-            call.settle(error=final.again(who=call.to, what="request" if call.to else "ping"))
+            call.settle(error=final.again(who=call.to, what=call.what()))
         for lane in list(self.lanes.values()):
             lane.close(error)
         if self.inbox is not None:
@@ -199,7 +202,7 @@ class Session:
         self.said_bye = code
         words = f"{code_label(code)}: {text}" if text else code_label(code)
         if verdict(code) is Verdict.END:
-            self.fatal(ConnectError(f"the bus ended the connection: {words}", reason=refusal_reason(code)))
+            self.fatal(ConnectError(f"the bus ended the connection: {words}", reason=refusal_reason(code), who=self.address))
         self.hangup = f"the bus said {words}"
 
     def fatal(self, error: BusError) -> None:
@@ -226,7 +229,7 @@ class Session:
     def check_open(self) -> None:
         """Raise Closed, or the error that ended the bus, when it is closed."""
         if self.state is State.CLOSED:
-            raise self.error.again() if self.error is not None else Closed("the bus was closed", what="close")
+            raise self.error.again() if self.error is not None else Closed("the bus was closed", who=self.address)
 
     def stats(self) -> dict[str, Any]:
         """Counters since the start and gauges of now."""
@@ -273,10 +276,10 @@ class Session:
     def request(self, to: str, data: Any, headers: Mapping[str, Any] | None, timeout_s: float) -> Call:
         """Send a REQUEST; *to* is checked already. Raises PayloadError."""
         outbox = self.outbox
-        meta, payload = (1, data) if type(data) is bytes and headers is None else outbox.encode(data, headers)
+        meta, payload = (1, data) if type(data) is bytes and headers is None else outbox.encode(data, headers, to, "request")
         size = len(payload)
         if size > outbox.max_payload_bytes:
-            outbox.check_size(size)
+            outbox.check_size(size, to, "request")
         self._next_id = identity = self._next_id + 1
         call = Call(identity, to)
         if type(meta) is dict:

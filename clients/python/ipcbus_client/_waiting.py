@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+from ipcbus.protocol.messages import Kind
+
 from ._errors import OutboxFull
 
 #: connect()'s defaults: some seconds of a busy program, and what a small machine has to spare.
@@ -82,6 +84,7 @@ class Waiting:
                 f"the outbox is full: {len(self.items)} messages of {self.bytes} bytes wait for a connection to the bus, and one of {size} "
                 f"bytes more does not fit (outbox_messages={self.max_messages}, outbox_bytes={self.max_bytes})",
                 who=item[1],
+                what="send" if item[0] is Kind.SEND else "publish",
             )
 
     def take_back(self, items: Iterable[Item]) -> None:

@@ -28,7 +28,7 @@ from ipcbus.protocol.limits import READ_BYTES
 
 from ._calls import Call
 from ._dial import Target, jitter
-from ._errors import ConnectionLost, ConnectReason, Timeout
+from ._errors import ConnectionLost, ConnectReason
 from ._keeper import Keeper, drain
 from ._names import FORKED, WAIT_MAX_S, took_nothing
 from ._outbox import NEAR_S
@@ -352,7 +352,7 @@ class Wire:
             while self.sock is not None and self.outbox.blocked:
                 timeout = None if deadline is None else deadline - self.now()
                 if timeout is not None and timeout <= 0:
-                    raise Timeout(took_nothing(self.timeout, self.outbox.unsent_bytes))
+                    raise took_nothing(self.timeout, self.outbox.unsent_bytes, self.session.address)
                 if self._may_lead():
                     self._lead(Waiter(), None if timeout is None else timeout * 1000 + 1, self.turns)
                     continue
