@@ -16,7 +16,7 @@ from .text import prepare_streams
 
 OK, INTERNAL, USAGE, ALREADY_RUNNING, CANNOT_LISTEN = 0, 1, 2, 3, 4
 
-_METAVARS = {"listen": "ADDRESS", "drain_s": "SECONDS"}
+_METAVARS = {"listen": "ADDRESS", "drain_s": "SECONDS", "exit_idle_s": "SECONDS"}
 
 _EPILOG = """\
 Defaults < configuration file < environment < flags. The file is --config, $IPCBUS_CONFIG or ipcbusd.toml in the user's configuration

@@ -40,6 +40,7 @@ class Config:
     secret_file: str | None  #: None: nowhere, and no listener needs it
     socket_mode: int
     socket_group: int | None
+    exit_idle_s: float | None
     drain_s: float
     limits: Limits
     path: str | None

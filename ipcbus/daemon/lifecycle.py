@@ -19,9 +19,11 @@ from ..protocol.limits import INCARNATION_BYTES
 from . import logs
 from .admission import Admission
 from .config import Config, ConfigError, conflicts, difference
+from .idle import IdleExit
 from .limits import DRAIN_INTERRUPT_S
 from .listeners import Listener, open_listeners
 from .loop import Loop
+from .options import Option
 from .secret_file import load_secret
 
 log = logging.getLogger("ipcbus.daemon")
@@ -87,6 +89,7 @@ class Daemon:
         self._loop = Loop(self._broker, config.poller, time.monotonic)
         self._admission = Admission(self._broker, self._loop, socket_mode=config.socket_mode)
         self._signals = SignalPipe(self._on_signal)
+        self._idle = IdleExit(self._loop, self._on_idle)
 
     def start(self) -> list[str]:
         """Listen, and return the addresses as they really are (a port 0 was chosen). Raises AlreadyRunningError or ListenError."""
@@ -98,6 +101,7 @@ class Daemon:
         for address in addresses:
             log.info("listening on %s (bus %s, %s, pid %d)", address, config.bus, config.poller, os.getpid())
         self._tell_who_may_connect()
+        self._idle.set(config.exit_idle_s, time.monotonic())
         return addresses
 
     def _tell_who_may_connect(self) -> None:
@@ -150,6 +154,19 @@ class Daemon:
         self._broker.shut_down(now)
         self._loop.finish(now + drain_s)
 
+    def _on_idle(self, now: float) -> None:
+        """Nobody was connected for exit_idle_s. Who connects at this very moment is let go before it was greeted, and tries again: the
+        socket file is gone before the socket is, and the lock after it, so that the next bus cannot come too early.
+        """
+        if self._stopping:
+            return
+        self._stopping = True
+        log.info("nobody was connected for %g s: stopping", self._config.exit_idle_s)
+        self._admission.close()
+        for listener in self._listeners:
+            listener.stop()
+        self._loop.finish(now)
+
     def _on_hangup(self) -> None:
         """Read the configuration again, take over what can change, and say what needs a restart. A broken one changes nothing."""
         try:
@@ -168,7 +185,7 @@ class Daemon:
         kept = {option.name: self._config.values[option.name] for option in fixed}
         self._apply(new)
         for option in live:
-            before, after = (option.type.to_toml(config.values[option.name]) for config in (self._config, new))
+            before, after = (_as_text(option, config.values[option.name]) for config in (self._config, new))
             log.info("SIGHUP: %s is now %s (was %s)", option.name, after, before)
         for option in fixed:
             log.warning("SIGHUP: %s changed in the configuration; that needs a restart", option.name)
@@ -180,10 +197,13 @@ class Daemon:
             log_level=new.log_level,
             log_format=new.log_format,
             socket_mode=new.socket_mode,
+            exit_idle_s=new.exit_idle_s,
             drain_s=new.drain_s,
             limits=self._broker.limits,
             values={**new.values, **kept},
         )
+        if any(option.name == "exit_idle_s" for option in live):
+            self._idle.set(new.exit_idle_s, time.monotonic())
         if any(option.name == "socket_mode" for option in live):
             self._tell_who_may_connect()
 
@@ -196,3 +216,7 @@ class Daemon:
                     listener.set_mode(new.socket_mode)
                 except OSError as error:
                     log.error("SIGHUP: cannot change the mode of %s: %s", listener.address, error.strerror)
+
+
+def _as_text(option: Option, value: object) -> str:
+    return "not set" if value is None else option.type.to_toml(value)

@@ -49,7 +49,7 @@ class Loop:
 
     __slots__ = (
         "_broker", "_clock", "_dead", "_deadline", "_finishing", "_links", "_more", "_revisit", "_selector", "_sequence", "_stopped",
-        "_timers", "max_fd",
+        "_timers", "empty_since", "max_fd",
     )  # fmt: skip
 
     def __init__(self, broker: Broker, poller: str, clock: Callable[[], float]) -> None:
@@ -58,6 +58,7 @@ class Loop:
         self._broker = broker
         self._clock = clock
         self._links: set[Link] = set()
+        self.empty_since: float | None = clock()  #: when the last link was closed; None while there are some
         self._dead: list[Link] = []  #: to be closed at the end of the round
         self._revisit: list[Link] = []  #: to be served in this round although the broker did not touch them
         self._more = False  #: the broker touched peers that this round did not get to
@@ -83,6 +84,7 @@ class Loop:
         self._watch(link, READ)
         peer.link = link
         self._links.add(link)
+        self.empty_since = None
 
     def at(self, when: float, callback: Callable[[float], None]) -> None:
         """Call *callback* with the time, once, in the first round after *when*."""
@@ -265,6 +267,8 @@ class Loop:
         if link.interest:
             self._watch(link, 0)
         self._links.discard(link)
+        if not self._links:
+            self.empty_since = now
         self._dead.append(link)
         peer = link.peer
         if not peer.closed:

@@ -134,6 +134,7 @@ def _limit(name: str, kind: Type, doc: str, *, live: bool = False) -> Option:
 
 
 _MODE_DOC = "mode of Unix sockets: who may write to one may connect (0600: the bus's user and root)"
+_EXIT_DOC = "end when nobody was connected for so long, and forget what is retained; not set: never"
 _ANY = _count(1, MAX_ID)
 _WAIT = _seconds(0.01, 86_400)
 
@@ -146,6 +147,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("secret_file", _PATH, None, "what TCP peers must know; not set: BUS.secret beside it", "IPCBUS_SECRET_FILE", "--secret-file"),
     Option("socket_mode", _MODE, 0o600, _MODE_DOC, "IPCBUS_SOCKET_MODE", "--socket-mode", live=True),
     Option("socket_group", _checked("a group name", str), None, "group of Unix sockets; see mode", "IPCBUS_SOCKET_GROUP", "--socket-group"),
+    Option("exit_idle_s", _seconds(0.05, 31_536_000), None, _EXIT_DOC, "IPCBUS_EXIT_IDLE_S", "--exit-idle", live=True),
     Option("drain_s", _seconds(0, 3600), 5.0, "how long SIGTERM waits for peers to read", "IPCBUS_DRAIN_S", "--drain-s", live=True),
     _limit("max_payload_bytes", _count(0, 2**32 - 1 - ENVELOPE_MAX_BYTES), "largest payload of a message"),
     _limit("max_peers", _ANY, "connections at a time", live=True),
