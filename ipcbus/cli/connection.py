@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import ipcbus_client
 
 ANSWER_TIMEOUT_S = 5.0  #: --timeout where a command does not say otherwise
+START_TIMEOUT_S = 20.0  #: the same where a bus may have to be started first
 MISSING_TIMEOUT_S = 0.3  #: for a bus that is not there, without --timeout: a person would rather know it soon
 _LOOK_S = 0.02  #: between two looks whether it is there now
 
@@ -32,19 +33,23 @@ def open_bus(
     *reconnect*: its user would rather hear that the bus went away.
     """
     import ipcbus_client
+    from ipcbus_client._discovery import find_order
 
+    autostart = getattr(arguments, "autostart", False) or None  # None: what the environment says
     address = _find(arguments)
+    starts = find_order(address, arguments.bus, autostart) is not None
     if reconnect:
         _report_what_the_library_logs()
-    if wait_s is None:
+    if wait_s is None and not starts:
         _expect_a_listener(address)
     return ipcbus_client.connect(
         arguments.address,
         bus=arguments.bus,
         program=program,
         secret_file=arguments.secret_file,
-        timeout=ANSWER_TIMEOUT_S if wait_s is None else wait_s,
+        timeout=wait_s if wait_s is not None else START_TIMEOUT_S if starts else ANSWER_TIMEOUT_S,
         reconnect=reconnect,
+        autostart=autostart,
     )
 
 

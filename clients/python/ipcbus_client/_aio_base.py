@@ -40,13 +40,14 @@ class BusBase:
         reconnect: bool,
         heartbeat: float | None,
         waiting: Waiting,
+        autostart: bool | None,
     ) -> None:
         _names.check_timeout(timeout)
         _names.check_heartbeat(heartbeat)
         found = _discovery.find_address(address, bus)
         secret_path = _discovery.find_secret_path(secret_file, bus) if _discovery.is_tcp(found) else None
         self._address = str(found)
-        self._target = Target(found, secret_path)
+        self._target = Target(found, secret_path, _discovery.find_order(found, bus, autostart))
         self._program = _discovery.clip_program(program or _discovery.program_name())
         self._timeout = timeout
         self._reconnect = reconnect

@@ -49,6 +49,7 @@ def connect(
     outbox: str = "block",
     outbox_bytes: int = OUTBOX_BYTES,
     outbox_messages: int = OUTBOX_MESSAGES,
+    autostart: bool | None = None,
 ) -> Bus:
     """Connect to a bus: to *address* (``unix:/path``, ``tcp:127.0.0.1:port``), to the one named *bus*, or to ``$IPCBUS_ADDRESS``,
     ``$IPCBUS_BUS``, or ``default``.
@@ -67,6 +68,11 @@ def connect(
     nothing came for 10 s, or after 120 s, and gives the connection up as dead when 10 s later nothing came; a number of seconds is for
     both, 0 for none. A bus whose limits.lane_stall_s is longer holds a publisher longer: give it a longer one.
 
+    With *autostart* (None: what $IPCBUS_AUTOSTART says, 1 or 0) a bus is started where nothing listens on its Unix socket, also when that
+    is found out on a reconnect: by the user's ``ipcbusd.socket`` where that is installed, else as a transient service of the user's
+    systemd, else as a process of its own, which logs to the user's state directory. However many ask at once, it is one. The last two end
+    when nobody was connected for 60 s, and what is retained goes with them.
+
     Raises ConnectError (whose ``reason`` says why; at once where trying again would not help), AddressError (a ValueError), BadName, or
     Refused where another peer owns the name.
     """
@@ -81,6 +87,7 @@ def connect(
         reconnect=reconnect,
         heartbeat=heartbeat,
         waiting=waiting,
+        autostart=autostart,
     )
     _buses.add(made)
     try:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from ipcbus.protocol.addresses import Address, UnixAddress, endpoint
 from ipcbus.protocol.limits import NONCE_BYTES
 
+from ._autostart import Order
 from ._discovery import read_secret, trusted_uids
 from ._errors import ConnectError, ConnectReason
 
@@ -29,6 +30,7 @@ class Target(NamedTuple):
 
     address: Address
     secret_path: str | None  #: TCP only
+    order: Order | None = None  #: what to start where nothing listens
 
     def unconnected(self) -> tuple[socket.socket, Any]:
         """A new socket, not connected, and what to connect it to."""
@@ -98,7 +100,21 @@ def jitter() -> float:
 
 
 def dial(target: Target) -> tuple[socket.socket, dict[str, Any]]:
-    """Connect, waiting at most ATTEMPT_S: a non-blocking socket, and what Session.opened() needs. Raises OSError or ConnectError."""
+    """Connect, waiting at most ATTEMPT_S: a non-blocking socket, and what Session.opened() needs. Where nothing listens and that is to be
+    changed, starts the bus first, for as long as that takes. Raises OSError or ConnectError.
+    """
+    try:
+        return _dial(target)
+    except (FileNotFoundError, ConnectionRefusedError):
+        if target.order is None:
+            raise
+    from . import _starter  # here: it is a rare thing, and needs much
+
+    _starter.start(target.order)
+    return _dial(target)
+
+
+def _dial(target: Target) -> tuple[socket.socket, dict[str, Any]]:
     made, where = target.unconnected()
     try:
         made.settimeout(ATTEMPT_S)
@@ -121,7 +137,7 @@ def explain(error: OSError | ConnectError, target: Target) -> ConnectError:
 
 
 def is_final(error: ConnectError, *, first: bool) -> bool:
-    """Whether trying again would be no better. Without a secret it is so only for the *first* connection: one that was there may be
-    about to be replaced.
+    """Whether trying again would be no better. Without a secret, and where no bus can be started, it is so only for the *first*
+    connection: one that was there may be about to be replaced.
     """
-    return isinstance(error, UntrustedError) or (first and error.reason == "secret")
+    return isinstance(error, UntrustedError) or (first and error.reason in ("secret", "autostart"))

@@ -6,9 +6,21 @@ import os
 import stat
 import sys
 
-from ipcbus.protocol.addresses import DEFAULT_BUS, Address, AddressError, TcpAddress, default_address, default_secret_path, parse_address
+from ipcbus.protocol.addresses import (
+    DEFAULT_BUS,
+    Address,
+    AddressError,
+    TcpAddress,
+    UnixAddress,
+    check_bus_name,
+    default_address,
+    default_secret_path,
+    parse_address,
+)
 from ipcbus.protocol.limits import INFO_VALUE_MAX_BYTES, SECRET_BYTES
 
+from . import _autostart
+from ._autostart import Order
 from ._errors import ConnectError
 
 
@@ -37,6 +49,27 @@ def find_address(address: str | None, bus: str | None) -> Address:
         if text:
             return parse_address(text.partition(",")[0].strip())  # the daemon may listen on more than one
     return default_address(runtime_dir(), bus or os.environ.get("IPCBUS_BUS") or DEFAULT_BUS)
+
+
+def find_order(found: Address, bus: str | None, autostart: bool | None) -> Order | None:
+    """Which bus connect() may start where nothing listens at *found*, if any. Raises AddressError or TypeError."""
+    if not _autostart.wanted(autostart, os.environ):
+        return None
+    if not isinstance(found, UnixAddress):
+        if autostart:
+            raise AddressError(f"autostart=True: only a bus on a Unix socket can be started; run `ipcbusd --listen {found}` yourself")
+        return None  # the environment speaks of whatever bus there is to start
+    name, suffix = os.path.splitext(os.path.basename(found.path))
+    try:
+        check_bus_name(name)
+    except AddressError:
+        name = DEFAULT_BUS
+    return Order(found.path, name if suffix == ".sock" else DEFAULT_BUS)
+
+
+def default_bus_path() -> str:
+    """Where the user's default bus listens."""
+    return default_address(runtime_dir(), DEFAULT_BUS).path
 
 
 def find_secret_path(secret_file: str | None, bus: str | None) -> str:

@@ -39,7 +39,7 @@ from ipcbus.protocol.failures import BusError as BusError  # for those who impor
 from ipcbus.protocol.limits import ERROR_CODE_MAX_BYTES
 from ipcbus.protocol.topics import is_name
 
-ConnectReason = Literal["nothing_listens", "secret", "refused", "timeout"]
+ConnectReason = Literal["nothing_listens", "secret", "refused", "timeout", "autostart"]
 
 
 class ConnectError(BusError, ConnectionError):
@@ -60,6 +60,7 @@ _CONNECT_HINTS: dict[ConnectReason, str] = {
     "nothing_listens": "Start a bus with `ipcbusd`, or name another with bus= or address=.",
     "secret": "Name the file of this bus's secret with secret_file= or $IPCBUS_SECRET_FILE; only its owner may read it.",
     "refused": "Look who listens there, and at the log of ipcbusd.",
+    "autostart": "Start a bus with `ipcbusd`; the text says why it could not be started for you.",
     "timeout": "See whether ipcbusd is stopped or busy; wait longer with timeout=.",
 }
 

@@ -10,6 +10,7 @@ import _thread
 import asyncio
 import select
 import socket
+import threading
 from collections.abc import Callable
 from functools import partial
 from math import inf
@@ -389,7 +390,7 @@ class LoopWire:
                 if await self.wait(self._closed, self.state_waiters, self.loop.time() + delay):
                     return
             try:
-                made, opening = await self._dial()
+                made, opening = await self._dial_or_start()
             except (OSError, ConnectError) as error:
                 why = explain(error, self.target)
                 self.last_failure, self.last_reason, self.last_bye = str(why), why.reason, None
@@ -410,6 +411,20 @@ class LoopWire:
 
     def _closed(self) -> bool:
         return self.session.state is State.CLOSED
+
+    async def _dial_or_start(self) -> tuple[socket.socket, dict[str, Any]]:
+        """As _dial.dial(): where nothing listens and that is to be changed, starts the bus first. That waits, so it has its own thread."""
+        try:
+            return await self._dial()
+        except (FileNotFoundError, ConnectionRefusedError):
+            if self.target.order is None:
+                raise
+        from . import _starter  # here: it is a rare thing, and needs much
+
+        future: asyncio.Future[None] = self.loop.create_future()
+        threading.Thread(target=_run_for, args=(self.loop, future, partial(_starter.start, self.target.order)), daemon=True).start()
+        await future
+        return await self._dial()
 
     async def _dial(self) -> tuple[socket.socket, dict[str, Any]]:
         made, where = self.target.unconnected()
@@ -460,6 +475,26 @@ def wake(waiters: Waiters) -> None:
     """Have those who wait look again."""
     for future in waiters:
         _resolve(future)
+
+
+def _run_for(loop: asyncio.AbstractEventLoop, future: asyncio.Future[None], work: Callable[[], None]) -> None:
+    """On a thread that nobody waits for at the end of the program: settle *future* with how *work* ended."""
+    failure: BaseException | None = None
+    try:
+        work()
+    except BaseException as error:  # noqa: BLE001  # whatever it is, it is told where somebody waits
+        failure = error
+    try:
+        loop.call_soon_threadsafe(_settle, future, failure)
+    except RuntimeError:
+        pass  # the loop has ended
+
+
+def _settle(future: asyncio.Future[None], failure: BaseException | None) -> None:
+    if failure is None:
+        _resolve(future)
+    elif not future.done():
+        future.set_exception(failure)
 
 
 def _resolve(future: asyncio.Future[None]) -> None:

@@ -69,6 +69,7 @@ def connect(
     outbox: str = "block",
     outbox_bytes: int = OUTBOX_BYTES,
     outbox_messages: int = OUTBOX_MESSAGES,
+    autostart: bool | None = None,
 ) -> Connecting:
     """Connect to a bus: ``bus = await connect(…)`` or ``async with connect(…) as bus``. Arguments and errors are those of
     ipcbus_client.connect().
@@ -85,6 +86,7 @@ def connect(
             reconnect=reconnect,
             heartbeat=heartbeat,
             waiting=waiting,
+            autostart=autostart,
         )
     )
 
