@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..protocol.payloads import PayloadError, encode_value
 from .connection import ANSWER_TIMEOUT_S, open_bus
+from .describe import methods_of
 from .failures import CommandError, Exit, usage
+from .signatures import no_such_method, value_of
 from .stdin import read_value
 from .text import safe
 from .values import parse, render
@@ -24,9 +26,17 @@ if TYPE_CHECKING:
 
 def call(arguments: argparse.Namespace) -> int:
     """Send a request and print its reply."""
-    value = read_value(arguments)
-    encode_value(value)  # what cannot be sent is the user's fault, a reply that cannot be decoded the service's
+    words = arguments.values
+    if arguments.raw and len(words) > 1:
+        raise usage("--raw takes one VALUE, which is sent as it is")
+    arguments.value = words[0] if words else None
+    said = None if arguments.raw or words == ["-"] else words
+    value = read_value(arguments) if said is None else None
     with open_bus(arguments, program="ipcbus call", wait_s=arguments.timeout) as bus:
+        about = _about(bus, arguments.to)
+        if said is not None:
+            value = value_of(said, arguments.to, about)
+        encode_value(value)  # what cannot be sent is the user's fault, a reply that cannot be decoded the service's
         try:
             reply = bus.request(arguments.to, value, timeout=arguments.timeout or ANSWER_TIMEOUT_S)
         except PayloadError as error:
@@ -39,6 +49,19 @@ def call(arguments: argparse.Namespace) -> int:
     except RecursionError:
         raise CommandError(Exit.SERVICE, f"the reply of {arguments.to} is nested too deeply to print") from None
     return Exit.OK
+
+
+def _about(bus: ipcbus_client.Bus, to: str) -> dict[str, Any]:
+    """What introspection says of a method; of a peer's it says nothing. Raises a CommandError where nobody serves it."""
+    name, slash, method = to.partition("/")
+    if not slash or name.startswith(":"):
+        return {}  # the request itself says what is wrong
+    bus.proxy(name)  # raises BadName
+    methods = methods_of(bus, name, to)
+    if method not in methods and "*" not in methods:
+        raise no_such_method(to, [*methods])
+    about: dict[str, Any] = methods.get(method, {})
+    return about
 
 
 def serve(arguments: argparse.Namespace) -> int:

@@ -33,6 +33,7 @@ class Command:
     text: str
     arguments: tuple[Argument, ...]
     needs_bus: bool = True  #: it has the options that say which bus
+    hidden: bool = False  #: for programs: the list of commands does not show it
 
 
 def _argument(*flags: str, **options: Any) -> Argument:
@@ -132,18 +133,61 @@ comes for one PATTERN may overtake what comes for another. What the bus lost on 
         "call",
         "send a request and print the reply",
         """
-  ipcbus call thermostat/set '{"target": 21}'
-  ipcbus call bus/stats                           the bus is a service too
-  ipcbus call :7/status                           a peer by its id (see `ipcbus peers`)
-  ipcbus call camera.front/picture --raw > a.jpg  argument and reply as bytes
+  ipcbus call thermostat/set target=21.5 hold=true   arguments by name
+  ipcbus call thermostat/set 21.5                    the one argument, or several in order
+  ipcbus call thermostat/set '{"target": 21.5}'      the same as a JSON value
+  ipcbus call bus/stats                              the bus is a service too
+  ipcbus call :7/status                              a peer by its id (see `ipcbus peers`)
+  ipcbus call camera.front/picture --raw > a.jpg     argument and reply as bytes
 
-The reply is printed as JSON on one line; with --raw, if it is bytes, as these.""",
+The reply is printed as JSON on one line; with --raw, if it is bytes, as these. Where the service says what its methods
+take (`ipcbus describe NAME` prints it), a text needs no quotes, and what cannot be right is told before it is sent.""",
         (
             _argument("to", metavar="NAME/METHOD", help="the service and its method"),
-            _VALUE,
+            _argument(
+                "values",
+                nargs="*",
+                metavar="VALUE",
+                help="a JSON value, or several, or KEY=VALUE; one - reads it from stdin; nothing at all is null",
+            ),
             _argument("--raw", action="store_true", help="send VALUE, or stdin, as bytes and print the reply as bytes"),
             _ANSWER,
         ),
+    ),
+    Command(
+        "describe",
+        "describe",
+        "describe",
+        "print the methods of a service, with their signatures",
+        """
+  ipcbus describe thermostat
+  ipcbus describe thermostat/set
+  ipcbus describe bus
+  ipcbus describe thermostat --json | jq -r '.methods | keys[]'
+
+A service of the Python library made by serve() says all of this by itself.""",
+        (
+            _argument("name", metavar="NAME[/METHOD]", help="the name, or one method of it"),
+            _argument("--json", action="store_true", help="print JSON instead of text"),
+            _ANSWER,
+        ),
+    ),
+    Command(
+        "complete",
+        "describe",
+        "complete",
+        "print what the last word of a command line may become",
+        """
+  ipcbus complete -- call thermo          names
+  ipcbus complete -- call thermostat/     methods
+  ipcbus complete -- call thermostat/set ta
+
+For the completion of shells, for `call` and `describe`: a candidate on each line, nothing where there is none.""",
+        (
+            _argument("words", nargs="+", metavar="WORD", help="the words after ipcbus, after --; the last is incomplete"),
+            _ANSWER,
+        ),
+        hidden=True,
     ),
     Command(
         "serve",

@@ -39,7 +39,7 @@ def overview() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"ipcbus {__version__}")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in COMMANDS:
+    for command in (one for one in COMMANDS if not one.hidden):
         subparsers.add_parser(command.name, help=command.summary)
     return parser
 
