@@ -15,6 +15,7 @@ from .describe import methods_of
 from .failures import CommandError, Exit, usage
 from .signatures import no_such_method, value_of
 from .stdin import read_value
+from .streams import print_values
 from .text import safe
 from .values import parse, render
 
@@ -37,6 +38,8 @@ def call(arguments: argparse.Namespace) -> int:
         if said is not None:
             value = value_of(said, arguments.to, about)
         encode_value(value)  # what cannot be sent is the user's fault, a reply that cannot be decoded the service's
+        if arguments.stream:
+            return print_values(bus, value, arguments)
         try:
             reply = bus.request(arguments.to, value, timeout=arguments.timeout or ANSWER_TIMEOUT_S)
         except PayloadError as error:

@@ -139,6 +139,7 @@ comes for one PATTERN may overtake what comes for another. What the bus lost on 
   ipcbus call bus/stats                              the bus is a service too
   ipcbus call :7/status                              a peer by its id (see `ipcbus peers`)
   ipcbus call camera.front/picture --raw > a.jpg     argument and reply as bytes
+  ipcbus call logs/follow --stream                   the values of a generator, each on a line as it comes
 
 The reply is printed as JSON on one line; with --raw, if it is bytes, as these. Where the service says what its methods
 take (`ipcbus describe NAME` prints it), a text needs no quotes, and what cannot be right is told before it is sent.""",
@@ -151,6 +152,7 @@ take (`ipcbus describe NAME` prints it), a text needs no quotes, and what cannot
                 help="a JSON value, or several, or KEY=VALUE; one - reads it from stdin; nothing at all is null",
             ),
             _argument("--raw", action="store_true", help="send VALUE, or stdin, as bytes and print the reply as bytes"),
+            _argument("--stream", action="store_true", help="print the values of a generator as they come, without a time limit"),
             _ANSWER,
         ),
     ),
