@@ -76,6 +76,9 @@ def _report_what_the_library_logs() -> None:
     logging.getLogger("ipcbus_client").addHandler(Complain())
 
 
+_NOTHING = "nothing listens"
+
+
 def _expect_a_listener(address: Address) -> None:
     """Raise ConnectError unless somebody listens on *address*, now or within MISSING_TIMEOUT_S."""
     from ipcbus_client import ConnectError
@@ -83,7 +86,7 @@ def _expect_a_listener(address: Address) -> None:
     deadline = time.monotonic() + MISSING_TIMEOUT_S
     while (why := _obstacle(address)) is not None:
         if time.monotonic() >= deadline:
-            raise ConnectError(why)
+            raise ConnectError(why, reason="nothing_listens" if why.startswith(_NOTHING) else "timeout", who=str(address))
         time.sleep(_LOOK_S)
 
 
@@ -102,7 +105,7 @@ def _obstacle(address: Address) -> str | None:
     except TimeoutError:
         return None
     except (FileNotFoundError, ConnectionRefusedError):
-        return f"nothing listens on {address}"
+        return f"{_NOTHING} on {address}"
     except OSError as error:
         return None if error.errno == errno.EPROTOTYPE else f"{address}: {error.strerror}"
     return None

@@ -76,16 +76,18 @@ def explain(error: BaseException, address: str) -> CommandError | None:
         case client.ServiceError():
             return CommandError(Exit.SERVICE, f"{error.to} answered with {error.code}: {error.text}")
         case client.RequestError():
-            return CommandError(Exit.REFUSED, f"{error.to}: {code_label(error.code)}: {error.text}")
+            return CommandError(Exit.REFUSED, f"{error.who or error.to}: {code_label(error.code)}: {error.text}")
         case client.Timeout():
             return CommandError(Exit.TIMEOUT, f"{text} (bus at {address}); give it more with --timeout SECONDS")
         case client.ConnectError():
-            if "nothing listens" not in text:
+            if error.reason != "nothing_listens":
                 return CommandError(Exit.CONNECT, f"cannot connect: {text}")
             start = "start one with `ipcbusd`, or name another with --bus or --address"
             return CommandError(Exit.CONNECT, f"no bus at {address}: {start}")
         case client.ConnectionLost() | client.Closed():
             return CommandError(Exit.CONNECT, f"lost the connection to {address} ({text}); is ipcbusd still running?")
+        case client.OutboxFull():
+            return CommandError(Exit.CONNECT, f"no connection to {address}: {text}")
         case client.BusError():
-            return CommandError(Exit.REFUSED, text)
+            return CommandError(Exit.REFUSED, f"{text}; {error.hint}")
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import ipcbus_client as client
 from ipcbus.protocol.messages import Kind, encode
 from tests.conftest import DaemonFactory
 from tests.daemons import RunningDaemon
-from tests.integration.test_client_contract import stuck
+from tests.integration.test_client_contract import start, stuck
 from tests.integration.test_client_shells import Connect, connect, run, until
 
 __all__ = ["connect"]  # the fixture
@@ -247,3 +248,71 @@ def test_a_listener_that_lets_us_in_without_its_proof_is_named(connect: Connect,
 
         run(body())
         thread.join(WAIT_S)
+
+
+def test_every_wait_settles_when_the_connection_ends(connect: Connect, daemon_factory: DaemonFactory) -> None:
+    """With a daemon that is stopped, so that nothing is answered, and then killed: who waits for an answer hears of it at once."""
+
+    async def body() -> None:
+        daemon = daemon_factory()
+        bus = await connect(daemon.address, timeout=None, heartbeat=0)
+        daemon.signal(signal.SIGSTOP)
+        waits = [
+            start(wait, bus)
+            for wait in (
+                bus.request("svc/do", timeout=None),
+                bus.request(":5/do", timeout=None, headers={"h": 1}),
+                bus.flush(None),
+                bus.ping(),
+            )
+        ]
+        many = start(bus.request_all(["svc/do", "other/do"], timeout=None), bus)
+        await until(lambda: bus.stats_local()["requests"] == 6)
+        daemon.kill()
+        for wait in waits:
+            with pytest.raises(client.ConnectionLost):
+                await wait
+        assert [type(answer.error) for answer in await many] == [client.ConnectionLost, client.ConnectionLost]
+        await bus.close(0)
+
+    run(body())
+
+
+def test_declarations_in_flight_are_made_on_the_next_connection(connect: Connect, daemon_factory: DaemonFactory) -> None:
+    async def body() -> None:
+        daemon = daemon_factory()
+        bus = await connect(daemon.address, timeout=None, heartbeat=0)
+        daemon.signal(signal.SIGSTOP)
+        own, subscribe = start(bus.own("me"), bus), start(bus.subscribe("t"), bus)
+        respond = start(bus.respond("svc/do", lambda request: 1), bus)
+        await until(lambda: bus.stats_local()["requests"] == 3)
+        daemon.kill()
+        await until(lambda: bus.state.value == "reconnecting")
+        daemon_factory(at=daemon.directory)
+        assert await own is True
+        sub = await subscribe
+        await respond
+        assert await bus.request("svc/do", timeout=WAIT_S) == 1
+        await bus.publish("t", 5)
+        assert (await sub.get(WAIT_S)).data == 5
+        await bus.close()
+
+    run(body())
+
+
+def test_close_settles_when_the_connection_ends(connect: Connect, daemon_factory: DaemonFactory) -> None:
+    async def body() -> None:
+        daemon = daemon_factory()
+        bus = await connect(daemon.address, heartbeat=0)
+        sub = await bus.subscribe("t")
+        daemon.signal(signal.SIGSTOP)
+        reading = start(sub.get(None), bus)
+        closing = start(bus.close(None), bus)
+        await until(lambda: bus.stats_local()["requests"] >= 1)
+        daemon.kill()
+        await closing
+        with pytest.raises(client.Closed):
+            await reading
+        assert bus.state.value == "closed"
+
+    run(body())
