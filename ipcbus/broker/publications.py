@@ -98,12 +98,15 @@ class Publications:
         return None if frame is None else decode(frame)
 
     def restore(self, peer: Peer, topic: str, meta: Meta, payload: bytes, ttl_ms: int | None, was: list[int]) -> bool:
-        """Retain *payload* unless another peer than *was* has published what is kept (B-3); raises ``over_limit``."""
+        """Retain *payload* unless another peer than *was* has published what is kept (B-3). What is kept like that is not published
+        again. Raises ``over_limit``."""
         check_publication(topic)
         self.check_size(payload)
         kept = self.kept(topic)
         if kept is not None and kept.elements[1] not in was:
             return False
+        if kept is not None and (kept.elements[3], kept.payload) == (meta, payload):
+            return True
         deadline = None if ttl_ms is None else self._delivery.now + ttl_ms / 1000
         frame = encode_with_payload(payload, Kind.RETAIN, peer.id, topic, meta)
         self._give(topic, frame, peer, deadline)

@@ -279,7 +279,7 @@ class Oracle:
                 return ("code", Code.NO_SUCH_LANE)
             self._close_lane(lane)
             return ("dropped", lane)
-        if method in ("will", "bind", "unbind", "get"):
+        if method in ("will", "bind", "unbind", "get", "restore"):
             return self._state(peer, method, **arguments)
         try:
             value, notices = self.names.call(method, peer, arguments)
@@ -300,6 +300,8 @@ class Oracle:
         refusal = _refusal(topic)
         if refusal is not None:
             return ("code", refusal)
+        if method == "restore":
+            return ("value", {"restored": self._restore(peer, topic, **more)})
         if method == "will":
             peer.wills.pop(topic, None)
             if "payload" in more:
@@ -310,6 +312,21 @@ class Oracle:
         else:
             peer.bound.pop(topic, None)
         return ("value", {})
+
+    def _restore(self, peer: PeerModel, topic: str, payload: bytes, meta: Any, ttl_ms: int | None, was: list[int]) -> bool:
+        """B-3: what a program had retained before, where nobody else has published since."""
+        self._expire_kept()
+        kept = self.retained.get(topic)
+        if kept is not None and decode(kept).elements[1] not in was:
+            self.checked["not restored"] += 1
+            return False
+        if kept is not None and (decode(kept).elements[3], decode(kept).payload) == (meta, payload):
+            return True
+        self.checked["restored"] += 1
+        frame = decode(encode_with_payload(payload, Kind.RETAIN, peer.id, topic, meta))
+        self._route(frame, None if ttl_ms is None else self.now + ttl_ms / 1000)
+        self.order.pop()  # not a publication of its own: that was before
+        return True
 
     def _subscribe(self, peer: PeerModel, arguments: dict[str, Any]) -> int:
         name, pattern = arguments.get("group"), arguments["pattern"]

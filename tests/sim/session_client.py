@@ -95,6 +95,7 @@ class SessionClient:
         self.acting = True
         self.link: Link | None = None
         self.session = Session(program=label, library="sim")
+        self.session.use_clock(lambda: world.now)
         self.session.on_requests = self._requests_came
         self.session.inbox = Lane(INBOX, "", window_bytes=1 << 24)
         self.readers: dict[int, Reader] = {INBOX: Reader(self.session.inbox, 0)}
@@ -102,6 +103,8 @@ class SessionClient:
         self.given_up: set[Call] = set()
         self.takers: dict[int, Taker] = {}
         self.published: list[bytes] = []
+        self.mortal: set[bytes] = set()  #: of these, what has a time to live
+        self.present: dict[str, bytes] = {}  #: what this program, and no other, retained last on its own topics
         self.excused = bytearray()  #: bytes that died in a connection
         self._numbers = itertools.count(1)
         self._current = 0  #: lane on the wire
@@ -206,7 +209,8 @@ class SessionClient:
     def _act_again(self) -> None:
         if self.acting:
             actions = (self._publish, self._subscribe, self._unsubscribe, self._serve, self._call, self._send, self._ping)
-            self.random.choices(actions, (10, 4, 1, 2, 6, 2, 1))[0]()
+            actions += (self._declare_state, self._confirm)
+            self.random.choices(actions, (10, 4, 1, 2, 6, 2, 1, 3, 2))[0]()
             self.world.after(self.world.soon(0.6), self._act_again)
 
     def _payload(self) -> bytes:
@@ -214,11 +218,34 @@ class SessionClient:
         return f"{self.label}#{next(self._numbers)}#".encode() + bytes(size)
 
     def _publish(self) -> None:
-        topic, retain = self.random.choice(LEGAL_TOPICS), self.random.random() < 0.1
+        topic, retain = self.random.choice(LEGAL_TOPICS), self.random.random() < 0.2
         for _ in range(self.random.choice([1, 1, 5, 30])):
             self.published.append(self._payload())
-            self.session.outbox.publish(topic, self.published[-1], retain, None)
+            if retain:
+                posts = self.session.posts
+                ttl = self.random.choice([None, None, 0.2, 30.0])
+                if ttl is not None:
+                    self.mortal.add(self.published[-1])
+                posts.put(posts.make(topic, self.published[-1], self.random.random() < 0.5, None, ttl))
+            else:
+                self.session.outbox.publish(topic, self.published[-1], False, None)
         self.world.after(self.world.soon(0.1), self._push)
+
+    def _declare_state(self) -> None:
+        """A will, or a value that is there as long as the connection is."""
+        posts, topic = self.session.posts, f"state.{self.label}.{self.random.randint(1, 3)}"
+        if self.random.random() < 0.3:
+            self._watch(posts.will(topic, self._payload(), self.random.random() < 0.5, None))
+        else:
+            self.present[topic] = self._payload() if self.random.random() < 0.8 else b""
+            posts.put(posts.make(topic, self.present[topic], True, None, bound=self.random.random() < 0.7))
+        self._push()
+
+    def _confirm(self) -> None:
+        if self.session.state is State.CONNECTED:
+            posts = self.session.posts
+            self._watch(posts.confirm(posts.make(self.random.choice(LEGAL_TOPICS), self._payload(), False, None)))
+            self._push()
 
     def _send(self) -> None:
         self.session.outbox.send(self.random.choice(NAMES), self._payload(), None)
@@ -353,6 +380,10 @@ class SessionClient:
             raise ViolationError(
                 f"{self.label}: the bus has names {sorted(self.link.peer.claims or ())}, the program {sorted(map(str, names))}"
             )
+        for topic, value in self.present.items():
+            kept = self.link.broker.publications.kept(topic)
+            if value and (kept is None or kept.payload != value):
+                raise ViolationError(f"{self.label}: {topic} is {value[:30]!r}, the bus has {kept and kept.payload[:30]!r}")
         self._check_published()
 
     def _check_reader(self, reader: Reader) -> None:
@@ -374,6 +405,6 @@ class SessionClient:
         numbers = [int(payload.split(b"#")[1]) for payload in arrived]
         if numbers != sorted(set(numbers)):
             raise ViolationError(f"{self.label}: publications came twice or out of order")
-        for payload in mine.difference(arrived):
+        for payload in mine.difference(arrived, self.mortal):
             if b"#".join(payload.split(b"#")[:2]) + b"#" not in self.excused:
                 raise ViolationError(f"{self.label}: {payload[:20]!r} was published and never reached a bus or a cut connection")

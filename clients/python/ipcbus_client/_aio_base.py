@@ -47,7 +47,7 @@ class BusBase:
         found = _discovery.find_address(address, bus)
         secret_path = _discovery.find_secret_path(secret_file, bus) if _discovery.is_tcp(found) else None
         self._address = str(found)
-        self._target = Target(found, secret_path, _discovery.find_order(found, bus, autostart))
+        self._target = Target(found, secret_path, _discovery.find_order(found, bus, autostart), _dial.new_session())
         self._program = _discovery.clip_program(program or _discovery.program_name())
         self._timeout = timeout
         self._reconnect = reconnect
@@ -68,6 +68,7 @@ class BusBase:
         self._wire: LoopWire = self._make_wire(self._session, self._target, timeout=self._timeout, reconnect=self._reconnect, **options)
         self._loop: asyncio.AbstractEventLoop = self._wire.loop
         self._now: Callable[[], float] = self._wire.now
+        self._session.use_clock(self._now)
         self._tasks: set[asyncio.Task[None]] = set()  #: callbacks at work
         self._handling: dict[Request, asyncio.Task[None]] = {}  #: handlers at work; a request that is answered takes itself out
         self._closing = False
@@ -115,6 +116,27 @@ class BusBase:
             raise full
         if not await self._wire.wait_connected(self._loop.time() + self._patience()):
             raise full
+
+    async def _publish_with(
+        self, topic: str, data: Any, retain: bool, headers: Mapping[str, Any] | None, confirm: bool, ttl: float | None, bound: bool
+    ) -> int | None:
+        """publish() with more than a topic, a payload and headers."""
+        posts = self._session.posts
+        self._session.check_open()
+        post = posts.make(topic, data, retain, headers, ttl, bound)
+        if confirm:
+            deadline = self._loop.time() + self._patience()
+            if not await self._wire.wait_connected(deadline):
+                raise ConnectionLost(f"{topic}: not connected, for {self._patience():g} s: {self._wire.last_failure}", who=topic)
+            return int((await self._wait(posts.confirm(post), deadline)).result())
+        try:
+            due = posts.put(post)
+        except OutboxFull as full:
+            await self._ready(full)
+            due = posts.put(post)
+        if due:
+            await self._wire.published()
+        return None
 
     async def _wait(self, call: Call, deadline: float | None) -> Call:
         """Wait until *call* is done; cancels it when the wait ends otherwise. Raises Timeout."""

@@ -24,7 +24,7 @@ from ._gather import Answer, listed, matching
 from ._keeper import ORPHAN_S
 from ._lanes import INBOX, Lane
 from ._log import log_exception
-from ._message import Message, Request, converter
+from ._message import Message, Request, converter, kept_message
 from ._names import GRACE_S
 from ._retries import Retries
 from ._session import INBOX_MAX_BYTES
@@ -111,7 +111,17 @@ class Bus(BusBase):
 
     # --- messages ---
 
-    def publish(self, topic: str, data: Any = None, *, retain: bool = False, headers: Mapping[str, Any] | None = None) -> None:
+    def publish(
+        self,
+        topic: str,
+        data: Any = None,
+        *,
+        retain: bool = False,
+        headers: Mapping[str, Any] | None = None,
+        confirm: bool = False,
+        ttl: float | None = None,
+        bound: bool = False,
+    ) -> int | None:
         """Publish *data* (bytes-like objects as they are, all else as msgpack) to *topic*; with *retain* the bus keeps it for who
         subscribes later.
 
@@ -119,15 +129,54 @@ class Bus(BusBase):
         lost, and is counted as ``unknown`` in stats_local(); everything else waits for the connection in the outbox, see connect(). Raises
         BadName, PayloadError, Closed; OutboxFull, for a message that was not taken; Timeout when the bus does not read for the connect
         timeout.
+
+        What is retained is remembered (up to 8 MiB and 10 000 topics; what is over that is counted) and restored when the bus was
+        restarted, unless another peer was faster. With *bound* it is there as long as this connection: the bus removes it when the
+        connection goes in any way, and after a reconnect it is published again. An empty bytes object as *data* removes what is kept.
+        *ttl* is how many seconds it is good for: what waits longer, in the outbox or at the bus for a slow subscriber, is dropped and
+        counted there (Lost with why ``expired`` in the stream), and what is kept is removed. With *confirm* this waits until the bus has
+        routed it and returns how many subscriptions took it (a group is one; 0 is no error); without a connection it waits for one. Then
+        it also raises ConnectionLost (whether it was routed is unknown: it is not sent again), Timeout, Expired, and Refused where it was
+        delivered but the bus cannot keep it.
         """
+        if retain or confirm or bound or ttl is not None:
+            return self._publish_with(topic, data, retain, headers, confirm, ttl, bound)
         with self._lock:
             try:
-                due = self._outbox.publish(topic, data, retain, headers)
+                due = self._outbox.publish(topic, data, False, headers)
             except OutboxFull as full:
                 self._ready(full)
-                due = self._outbox.publish(topic, data, retain, headers)
+                due = self._outbox.publish(topic, data, False, headers)
             if due:
                 self._wire.published()
+        return None
+
+    def get(self, topic: str, *, type: Any = None) -> Message | None:
+        """The retained message of *topic*, as the bus has it now, or None. *type* as in subscribe().
+
+        Raises BadName, RequestError, ConnectionLost, Expired, Closed; without a connection it waits for one, for the connect timeout.
+        """
+        _names.check_topic(topic)
+        return kept_message(self.request("bus/get", {"topic": topic}, timeout=self._patience()), type)
+
+    def will(self, topic: str, data: Any = None, *, retain: bool = False, headers: Mapping[str, Any] | None = None) -> None:
+        """Have the bus publish *data* to *topic* when this program's connection goes without close(): when it crashes, is killed, or is
+        cut off. With *retain* the bus keeps it.
+
+        One for each topic, a later one takes the place of an earlier one; at most 100, of 1 MiB together. Declared again after a
+        reconnect; what this program had retained on the topic is then published again over the will. Raises BadName, PayloadError,
+        RequestError, ConnectionLost, Timeout, Closed.
+        """
+        with self._lock:
+            self._session.check_open()
+            self._declared(self._session.posts.will(topic, data, retain, headers), "will", topic)
+
+    def drop_will(self, topic: str) -> None:
+        """Take the will of *topic* back. Where there is none it is fine."""
+        _names.check_topic(topic)
+        with self._lock:
+            self._session.check_open()
+            self._settled(self._session.declarations.withdraw("will", topic))
 
     def subscribe(
         self,

@@ -45,7 +45,7 @@ class BusBase:
         found = _discovery.find_address(address, bus)
         secret_path = _discovery.find_secret_path(secret_file, bus) if _discovery.is_tcp(found) else None
         self._address = str(found)
-        self._target = Target(found, secret_path, _discovery.find_order(found, bus, autostart))
+        self._target = Target(found, secret_path, _discovery.find_order(found, bus, autostart), _dial.new_session())
         self._program = _discovery.clip_program(program or _discovery.program_name())
         self._timeout = timeout
         self._reconnect = reconnect
@@ -65,6 +65,7 @@ class BusBase:
         make_wire, make_worker, _ = self._makers
         self._wire: Wire = make_wire(self._session, self._target, timeout=self._timeout, reconnect=self._reconnect)
         self._now: Callable[[], float] = self._wire.now
+        self._session.use_clock(self._now)
         self._lock: threading.RLock = lock or self._wire.lock
         self._wire.lock = self._lock
         self._worker: Worker = make_worker(self._session, self._wire, repr(self))
@@ -110,6 +111,28 @@ class BusBase:
             raise full
         if not self._wire.wait_connected(self._now() + self._patience()):
             raise full
+
+    def _publish_with(
+        self, topic: str, data: Any, retain: bool, headers: Mapping[str, Any] | None, confirm: bool, ttl: float | None, bound: bool
+    ) -> int | None:
+        """publish() with more than a topic, a payload and headers."""
+        posts = self._session.posts
+        with self._lock:
+            self._session.check_open()
+            post = posts.make(topic, data, retain, headers, ttl, bound)
+            if confirm:
+                deadline = self._now() + self._patience()
+                if not self._wire.wait_connected(deadline):
+                    raise ConnectionLost(f"{topic}: not connected, for {self._patience():g} s: {self._wire.last_failure}", who=topic)
+                return int(self._wait(posts.confirm(post), deadline).result())
+            try:
+                due = posts.put(post)
+            except OutboxFull as full:
+                self._ready(full)
+                due = posts.put(post)
+            if due:
+                self._wire.published()
+        return None
 
     def _wait(self, call: Call, deadline: float | None) -> Call:
         """Wait until *call* is done; cancels it when the wait ends otherwise. Under the lock. Raises Timeout."""

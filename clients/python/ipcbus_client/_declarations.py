@@ -59,6 +59,15 @@ class Declarations:
             encode_value(arguments)  # what cannot be packed is the caller's error, here and not at a replay
         return self._declare(("serve", name, method), "serve", arguments)
 
+    def will(self, topic: str, meta: Meta, payload: bytes, retain: bool) -> Call:
+        """Set a will (W-1)."""
+        arguments: dict[str, Any] = {"topic": topic, "meta": meta, "payload": payload, "retain": retain}
+        return self._declare(("will", topic), "will", arguments)
+
+    def bind(self, topic: str) -> Call:
+        """Bind what is retained for *topic* to the connection (W-2)."""
+        return self._declare(("bind", topic), "bind", {"topic": topic})
+
     def declared(self, *key: Any) -> Declaration | None:
         """The declaration with this key: its method, then its lane, name, or name and method."""
         return self._all.get(key)
@@ -83,6 +92,8 @@ class Declarations:
             "subscribe": ("unsubscribe", {"lane": arguments.get("lane")}),
             "own": ("release", {"name": arguments.get("name")}),
             "serve": ("unserve", {"name": arguments.get("name"), "methods": arguments.get("methods")}),
+            "will": ("will", {"topic": arguments.get("topic")}),
+            "bind": ("unbind", arguments),
         }[declaration.method]
         return self._session.request(f"bus/{method}", told, None, _ANSWER_S)
 
@@ -111,8 +122,10 @@ class Declarations:
 
     def replay(self) -> None:
         """Tell this connection everything that it was not told yet."""
+        peer = self._session.outbox.peer
         for declaration in self._all.values():
-            if not declaration.said:
+            # A will waits for WELCOME: of what it publishes this side must know the sender, to tell it from what others published.
+            if not declaration.said and (peer or declaration.method != "will"):
                 self._say(declaration)
 
     def lost(self) -> None:
@@ -186,6 +199,8 @@ class Declarations:
         elif first:
             self._forget(key, declaration)
             declaration.settle(error=error)
+            if declaration.method == "bind":  # nobody waits for it
+                self._session.remark(ERROR, f"the retained value of {key[1]!r} is not bound to the connection: {error}")
         elif verdict(error.code, declaration=True) is Verdict.RETRY:
             if not declaration.refused:
                 declaration.refused = True

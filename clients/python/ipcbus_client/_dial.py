@@ -31,6 +31,7 @@ class Target(NamedTuple):
     address: Address
     secret_path: str | None  #: TCP only
     order: Order | None = None  #: what to start where nothing listens
+    session: str = ""  #: which session's connections are made (H-13): what nobody else can guess
 
     def unconnected(self) -> tuple[socket.socket, Any]:
         """A new socket, not connected, and what to connect it to."""
@@ -47,7 +48,7 @@ class Target(NamedTuple):
         """
         if isinstance(self.address, UnixAddress):
             check_listener(made, self.address)
-            return {}
+            return {"session_id": self._session_id()}
         assert self.secret_path is not None
         here, there = made.getsockname(), made.getpeername()
         if here == there:
@@ -57,7 +58,12 @@ class Target(NamedTuple):
             "nonce": os.urandom(NONCE_BYTES),
             "bus_address": endpoint(*there[:2]),
             "client_address": endpoint(*here[:2]),
+            "session_id": self._session_id(),
         }
+
+    def _session_id(self) -> str:
+        """After fork the child is another session: its connections must not end those of its parent."""
+        return f"{self.session}-{os.getpid()}" if self.session else ""
 
 
 class StandIn(NamedTuple):
@@ -92,6 +98,11 @@ def check_listener(made: socket.socket, address: UnixAddress) -> None:
             f"If that is the bus's user, set IPCBUS_BUS_UID={uid}",
             str(address),
         )
+
+
+def new_session() -> str:
+    """For a `Target`."""
+    return os.urandom(16).hex()
 
 
 def jitter() -> float:

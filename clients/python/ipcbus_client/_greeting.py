@@ -20,8 +20,8 @@ from ._state import State
 if TYPE_CHECKING:
     from ._session import Session
 
-#: H-3: what this client can do beyond version 1's base.
-FEATURES = (PARTS,)
+#: H-3: what this client can use beyond version 1's base.
+FEATURES = ("post", "wills", PARTS)
 #: The frames of a handshake are small: whoever has not said WELCOME has no more of this program's memory.
 GREETING_MAX_BYTES = ENVELOPE_MAX_BYTES
 
@@ -53,10 +53,12 @@ class Greeting:
         self._addresses = ("", "")
         self._distrusts = False  #: the log knows that another listens there
 
-    def begin(self, secret: bytes | None, nonce: bytes | None, addresses: tuple[str, str]) -> None:
+    def begin(self, secret: bytes | None, nonce: bytes | None, addresses: tuple[str, str], session_id: str) -> None:
         """Put HELLO into the outbox."""
         session = self._session
         info = {"program": session.program, "library": session.client_library}
+        if session_id:
+            info["session"] = session_id
         hello = encode(Kind.HELLO, 0, VERSION, VERSION, FEATURES, info, nonce)
         self._stage = Stage.CHALLENGED if nonce is None else Stage.HELLO
         self._secret, self._addresses = secret or b"", addresses

@@ -4,7 +4,7 @@ else is done on access.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
@@ -99,6 +99,15 @@ def typed_message(convert: Callable[[Any], Any]) -> type[Message]:
         return convert(decode_value(self[3], self[4]))
 
     return type("Message", (Message,), {"__slots__": (), "__doc__": Message.__doc__, "data": property(data)})
+
+
+def kept_message(found: Mapping[str, Any] | None, hint: Any) -> Message | None:
+    """The message that `bus/get` gave (B-3), of the type that *hint* says, if any."""
+    if found is None:
+        return None
+    payload = found["payload"]
+    make = message_class(len(payload)) if hint is None else typed_message(converter(hint))
+    return make((_RETAIN, found["sender"], found["topic"], found["meta"], payload))
 
 
 def headers_of(meta: Meta) -> dict[str, Any]:

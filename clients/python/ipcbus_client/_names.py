@@ -101,6 +101,11 @@ def check_name(name: str, what: str = "own") -> str:
     return name
 
 
+def check_topic(topic: str) -> None:
+    """Raise BadName unless *topic* is one, of a client or of the bus (T-1)."""
+    _check(topics.check_topic, topic, "topic")
+
+
 def check_subscription(pattern: str, group: str | None, window_bytes: int, prefetch: int) -> None:
     """Raise BadName or ValueError unless this can be subscribed."""
     _check(topics.split_pattern, pattern, "pattern", "subscribe")

@@ -52,7 +52,8 @@ class Outbox:
     """The bytes that this connection still has to write, and the publications that wait for the next one."""
 
     __slots__ = (
-        "_at", "_confirmed", "_control", "_ended", "_heads_count", "_joining", "_moved", "_raw", "_sending", "_unknown", "_value",
+        "_at", "_confirmed", "_control", "_deadlines", "_ended", "_heads_count", "_joining", "_moved", "_raw", "_sending",
+        "_unknown", "_value",
         "batching", "control", "max_payload_bytes", "out", "pack", "peer", "waiting",
     )  # fmt: skip
 
@@ -68,6 +69,7 @@ class Outbox:
         self._confirmed = 0  #: of these, in order, that the bus had or that are unknown for good
         self._unknown = 0  #: messages that earlier connections may have lost
         self._ended: BusError | None = None
+        self._deadlines: list[float] = []  #: of the POSTs put in since nothing was unwritten, in order
         self.peer = 0  #: this connection's id; 0 while there is none
         self.waiting = Waiting() if waiting is None else waiting  #: for the next connection
         self.max_payload_bytes = 16 * 1024 * 1024
@@ -124,6 +126,32 @@ class Outbox:
                 raise bad_name(error, to, "send") from error
         meta, payload = self.encode(data, headers, to, "send")
         return self._put(Kind.SEND, to, meta, payload)
+
+    def post(self, topic: str, meta: Meta, payload: bytes, retain: bool, deadline: float | None) -> bool:
+        """Publish what is encoded already, as publish() does; with a *deadline* (of the clock of what waits) it is dropped then."""
+        if deadline is None:
+            return self._put(_PLAIN[retain], topic, meta, payload)
+        if not self.peer:
+            return self._wait(Kind.POST, topic, meta, payload, deadline, retain)
+        ttl_ms = self.ttl_ms(deadline)
+        if ttl_ms == 0:
+            self.waiting.expired += 1
+            return False
+        if not self.out and not self._joining and not self._sending:
+            self._deadlines = []
+        self._deadlines.append(deadline)
+        prefix = encode_prefix(Kind.POST, self.peer, topic, None, ttl_ms, retain, meta)
+        size = len(payload)
+        frame = b"\xce" + (len(prefix) + 4 + size).to_bytes(4, "big") + prefix + size.to_bytes(4, "big"), payload
+        self.out += frame
+        return not self.batching or len(self.out) >= _enough(len(frame[0]) + size)
+
+    def ttl_ms(self, deadline: float | None) -> int | None:
+        """What is left until *deadline*: 0 when it has come, None without one."""
+        if deadline is None:
+            return None
+        left = deadline - self.waiting.clock()
+        return min(max(1, int(left * 1000)), 2**32 - 1) if left > 0 else 0
 
     def _publish_slowly(self, topic: str, data: Any, retain: bool, headers: Mapping[str, Any] | None) -> bool:
         check_topic(topic)
@@ -189,10 +217,10 @@ class Outbox:
         self._value.clear()
         self._heads_count = 0
 
-    def _wait(self, kind: Kind, to: str, meta: Meta, payload: bytes) -> bool:
+    def _wait(self, kind: Kind, to: str, meta: Meta, payload: bytes, *more: Any) -> bool:
         if self._ended is not None:
             raise self._ended.again(who=to, what="send" if kind is Kind.SEND else "publish")
-        self.waiting.add((kind, to, meta, payload))
+        self.waiting.add((kind, to, meta, payload, *more))
         return True
 
     # --- the connection ---
@@ -202,9 +230,12 @@ class Outbox:
         self.peer = peer
         self.max_payload_bytes = max_payload_bytes
         dropped = 0
-        for kind, to, meta, payload in self.waiting.take_all():
+        for kind, to, meta, payload, *more in self.waiting.take_all():
             if len(payload) > max_payload_bytes:
                 dropped += 1
+            elif more:
+                deadline, retain = more
+                self.post(to, meta, payload, retain, deadline)
             else:
                 self._put(kind, to, meta, payload)
         return dropped
@@ -224,7 +255,14 @@ class Outbox:
         self._sending = b""
         self._at = self._control = 0
         self._forget_heads()
-        self.waiting.take_back(unsent)
+        self.waiting.take_back(self._with_deadlines(unsent))
+
+    def _with_deadlines(self, unsent: list[Item]) -> list[Item]:
+        """The frames know how long they were to live, not until when: of the POSTs put in the last ones are unsent."""
+        posts = sum(item[0] is Kind.POST for item in unsent)
+        deadlines = iter(self._deadlines[len(self._deadlines) - posts :])
+        self._deadlines = []
+        return [(*item[:4], next(deadlines), item[4]) if item[0] is Kind.POST else item for item in unsent]
 
     def end(self, error: BusError) -> int:
         """Nothing is sent any more, and who tries gets *error*; returns how many publications and direct messages were never handed to
@@ -239,6 +277,11 @@ class Outbox:
     def mark(self) -> int:
         """How many messages were put in so far; for a fence that is put in next."""
         return self._moved + (len(self._joining) - self._control + len(self.out) - self.control) // 2
+
+    @property
+    def confirmed(self) -> int:
+        """The mark up to which the bus had everything, or it is unknown for good."""
+        return self._confirmed
 
     def confirm(self, mark: int) -> None:
         """The answer to a fence came: the bus had what was before its *mark*. One of an earlier connection says nothing new."""
@@ -327,8 +370,14 @@ def check_topic(topic: str) -> None:
 
 def _messages(data: bytes, begun: int) -> list[Item]:
     """The publications and direct messages of *data* of which no byte was written, where *begun* bytes were."""
-    frames = _frames(data, begun)
-    return [(frame.kind, frame.elements[2], frame.elements[3], frame.payload) for frame in frames if frame.kind in IN_RUNS]
+    items: list[Item] = []
+    for frame in _frames(data, begun):
+        kind, elements = frame.kind, frame.elements
+        if kind in IN_RUNS:
+            items.append((kind, elements[2], elements[3], frame.payload))
+        elif kind is Kind.POST and elements[3] is None:  # one that is confirmed is its caller's
+            items.append((kind, elements[2], elements[6], frame.payload, elements[5]))
+    return items
 
 
 def _frames(data: bytes, begun: int) -> list[Any]:

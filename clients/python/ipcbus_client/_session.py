@@ -32,6 +32,7 @@ from ._lanes import INBOX, Lane
 from ._message import message_class
 from ._outbox import Outbox
 from ._parts import Streams
+from ._posts import Posts
 from ._services import Services
 from ._state import State, StateFeed
 from ._waiting import Undelivered, Waiting
@@ -56,6 +57,8 @@ class Session:
         self.client_library = library
         self.outbox = Outbox(waiting)
         self.outbox.waiting.on_drop = partial(self.remark, WARNING)
+        self.clock: Callable[[], float] = float  #: the shell's, for what has a time to live
+        self.posts = Posts(self)
         self.greeting = Greeting(self)
         self.services = Services(self)
         self.streams = Streams(self)
@@ -81,7 +84,7 @@ class Session:
         self.on_requests: Callable[[], None] = _nobody  #: ``services.requests`` has some
         self.counters = {
             "received": 0, "received_bytes": 0, "lost": 0, "refused": 0, "late_replies": 0, "unclaimed": 0,
-            "reconnects": 0, "handler_errors": 0, "dropped_waiting": 0, "overloaded": 0,
+            "reconnects": 0, "handler_errors": 0, "dropped_waiting": 0, "overloaded": 0, "not_remembered": 0,
         }  # fmt: skip
         self._told_unknown = 0  #: as many unknown messages the log knows of
         self.request_heads: dict[str, Head] = {}  #: by target: who is in here may be asked
@@ -95,15 +98,28 @@ class Session:
 
     # --- the connection ---
 
-    def opened(self, *, secret: bytes | None = None, nonce: bytes | None = None, bus_address: str = "", client_address: str = "") -> None:
+    def use_clock(self, clock: Callable[[], float]) -> None:
+        """Have *clock*, in seconds, say how old publications are."""
+        self.clock = self.outbox.waiting.clock = clock
+
+    def opened(
+        self,
+        *,
+        secret: bytes | None = None,
+        nonce: bytes | None = None,
+        bus_address: str = "",
+        client_address: str = "",
+        session_id: str = "",
+    ) -> None:
         """A socket is connected: HELLO and, on a Unix socket, all declarations wait in the outbox for one write (H-4).
 
         On TCP *secret*, 32 random bytes as *nonce* and the addresses as this side's kernel reports them are for the proof (H-5).
+        *session_id* has the bus end this session's earlier connection first (H-13).
         """
         self.incoming.begin()
         self.heartbeat.begin()
         self.hangup = self.said_bye = None
-        self.greeting.begin(secret, nonce, (bus_address, client_address))
+        self.greeting.begin(secret, nonce, (bus_address, client_address), session_id)
         if nonce is None:
             self.declarations.replay()
 
@@ -114,6 +130,7 @@ class Session:
         if self.state is State.CLOSED:
             return
         was_connected = self.state is State.CONNECTED
+        self.posts.lost()
         self.outbox.lost()
         self.request_heads.clear()
         calls, self.calls = self.calls, {}
@@ -168,12 +185,13 @@ class Session:
 
     def welcomed(self, peer: int, incarnation: bytes, limits: dict[str, int], features: tuple[str, ...]) -> None:
         """The handshake is over: say what waited for it."""
-        before = self.incarnation
+        before, last_peer = self.incarnation, self.peer
         self.peer, self.incarnation, self.limits, self.features = peer, incarnation, limits, features
         self.request_heads.clear()
         self.incoming.max_frame = limits.get("max_frame_bytes", _DEFAULTS.max_frame_bytes)
         self.outbox.peer = peer
         self.declarations.replay()  # TCP: all of them; Unix: what was declared since HELLO
+        self.posts.welcomed(before, last_peer)
         dropped = self.outbox.opened(peer, limits.get("max_payload_bytes", self.outbox.max_payload_bytes))
         if dropped:
             self.counters["dropped_waiting"] += dropped
@@ -243,6 +261,8 @@ class Session:
             "waiting": len(self.outbox.waiting),
             "waiting_bytes": self.outbox.waiting.bytes,
             "outbox_dropped": self.outbox.waiting.dropped,
+            "outbox_expired": self.outbox.waiting.expired,
+            **self.posts.stats(),
             **self.undelivered()._asdict(),
         }
 
@@ -254,7 +274,8 @@ class Session:
     def undelivered(self) -> Undelivered:
         """What certainly did not arrive so far, dropped messages included, and what may not have arrived."""
         unsent, unknown = self.outbox.undelivered()
-        return Undelivered(unsent + self.counters["dropped_waiting"] + self.outbox.waiting.dropped, unknown)
+        waiting = self.outbox.waiting
+        return Undelivered(unsent + self.counters["dropped_waiting"] + waiting.dropped + waiting.expired, unknown)
 
     def _change(self, state: State) -> None:
         self.state = state

@@ -21,7 +21,9 @@ POLICIES = ("block", "drop_oldest", "drop_newest", "raise")
 #: What a message that waits costs besides its topic, headers and payload, about.
 _OVERHEAD_BYTES = 64
 
-#: kind, topic or receiver, meta, payload, and what else its kind has
+_NEVER = float("inf")
+
+#: kind, topic or receiver, meta, payload; of a POST also its deadline, and whether it is retained
 Item = tuple[Any, ...]
 
 
@@ -42,7 +44,7 @@ class Undelivered(NamedTuple):
 class Waiting:
     """The messages that wait for a connection, oldest first."""
 
-    __slots__ = ("_episode", "bytes", "dropped", "items", "max_bytes", "max_messages", "on_drop", "policy")
+    __slots__ = ("_episode", "_expires", "bytes", "clock", "dropped", "expired", "items", "max_bytes", "max_messages", "on_drop", "policy")
 
     def __init__(self, policy: str = "block", max_bytes: int = OUTBOX_BYTES, max_messages: int = OUTBOX_MESSAGES) -> None:
         if policy not in POLICIES:
@@ -60,6 +62,9 @@ class Waiting:
         self.dropped = 0  #: by the policy, ever
         self.on_drop: Callable[[str], None] | None = None  #: told at the first drop of an episode, for the log
         self._episode = 0  #: dropped since there was a connection
+        self.expired = 0  #: dropped because their time to live had passed, ever
+        self.clock: Callable[[], float] = float  #: the shell's
+        self._expires = _NEVER  #: no message that waits is too old before
 
     def __len__(self) -> int:
         return len(self.items)
@@ -71,12 +76,16 @@ class Waiting:
     def add(self, item: Item) -> None:
         """Have *item* wait, or do with it as the policy says. Raises OutboxFull."""
         size = _size(item)
+        if self._expires < _NEVER and not self._fits(size):
+            self._drop_expired()
         if self.policy == "drop_oldest" and size <= self.max_bytes and self.max_messages:
             while not self._fits(size):
                 self._drop(self.items.popleft())
         if self._fits(size):
             self.items.append(item)
             self.bytes += size
+            if item[0] is Kind.POST:
+                self._expires = min(self._expires, item[4])
         elif self.policy in ("drop_oldest", "drop_newest"):
             self._count()
         else:
@@ -96,15 +105,32 @@ class Waiting:
         taken = list(items)
         self.items.extendleft(reversed(taken))
         self.bytes += sum(map(_size, taken))
+        self._expires = min([self._expires, *(item[4] for item in taken if item[0] is Kind.POST)])
         if self.policy in ("drop_oldest", "drop_newest"):
             take = self.items.popleft if self.policy == "drop_oldest" else self.items.pop
             while self.items and not self._fits(0):
                 self._drop(take())
 
     def take_all(self) -> deque[Item]:
-        """All that waits, out of here: there is a connection, or never will be one."""
-        taken, self.items, self.bytes = self.items, deque(), 0
+        """All that waits and is not too old, out of here: there is a connection, or never will be one."""
+        self._drop_expired()
+        taken, self.items, self.bytes, self._expires = self.items, deque(), 0, _NEVER
         return taken
+
+    def retained_topics(self) -> set[str]:
+        """The topics of retained messages that wait."""
+        return {item[1] for item in self.items if item[0] is Kind.RETAIN or (item[0] is Kind.POST and item[5])}
+
+    def _drop_expired(self) -> None:
+        """Drop and count what is past its time to live."""
+        now = self.clock()
+        if self._expires > now:
+            return
+        kept = deque(item for item in self.items if item[0] is not Kind.POST or item[4] > now)
+        self.expired += len(self.items) - len(kept)
+        self.items = kept
+        self.bytes = sum(map(_size, kept))
+        self._expires = min((item[4] for item in kept if item[0] is Kind.POST), default=_NEVER)
 
     def end_episode(self) -> int:
         """There is a connection; returns how many were dropped since there was none."""

@@ -25,7 +25,7 @@ from ._errors import BusError, ConnectionLost, Expired, OutboxFull, RequestError
 from ._gather import Answer, listed, matching
 from ._lanes import INBOX, Lane
 from ._loop_wire import LoopToBe, LoopWire
-from ._message import Message, Request, converter
+from ._message import Message, Request, converter, kept_message
 from ._names import GRACE_S
 from ._notices import Lost, Reconnected
 from ._retries import Retries
@@ -130,20 +130,48 @@ class Bus(BusBase):
     # --- messages ---
 
     async def publish(
-        self, topic: str, data: Any = None, *, retain: bool = False, headers: Mapping[str, Any] | None = None
-    ) -> None:
+        self,
+        topic: str,
+        data: Any = None,
+        *,
+        retain: bool = False,
+        headers: Mapping[str, Any] | None = None,
+        confirm: bool = False,
+        ttl: float | None = None,
+        bound: bool = False,
+    ) -> int | None:
         """Publish *data* (bytes-like objects as they are, all else as msgpack) to *topic*; with *retain* the bus keeps it for who comes
         later.
 
-        Waits only where the bus does not read, or gives other tasks a turn in a long burst. As ipcbus_client.Bus.publish() in all else.
+        Waits only with *confirm*, where the bus does not read, or to give other tasks a turn in a long burst. As
+        ipcbus_client.Bus.publish() in all else; cancelled with *confirm* it is unknown whether it was routed.
         """
+        if retain or confirm or bound or ttl is not None:
+            return await self._publish_with(topic, data, retain, headers, confirm, ttl, bound)
         try:
-            due = self._outbox.publish(topic, data, retain, headers)
+            due = self._outbox.publish(topic, data, False, headers)
         except OutboxFull as full:
             await self._ready(full)
-            due = self._outbox.publish(topic, data, retain, headers)
+            due = self._outbox.publish(topic, data, False, headers)
         if due:
             await self._wire.published()
+        return None
+
+    async def get(self, topic: str, *, type: Any = None) -> Message | None:
+        """The retained message of *topic*, as the bus has it now, or None. As ipcbus_client.Bus.get()."""
+        _names.check_topic(topic)
+        return kept_message(await self.request("bus/get", {"topic": topic}, timeout=self._patience()), type)
+
+    async def will(self, topic: str, data: Any = None, *, retain: bool = False, headers: Mapping[str, Any] | None = None) -> None:
+        """Have the bus publish *data* to *topic* when this program's connection goes without close(). As ipcbus_client.Bus.will()."""
+        self._session.check_open()
+        await self._declared(self._session.posts.will(topic, data, retain, headers), "will", topic)
+
+    async def drop_will(self, topic: str) -> None:
+        """Take the will of *topic* back. Where there is none it is fine."""
+        _names.check_topic(topic)
+        self._session.check_open()
+        await self._settled(self._session.declarations.withdraw("will", topic))
 
     async def subscribe(
         self,
