@@ -156,7 +156,7 @@ class Bus(BusBase):
 
         Raises BadName, RequestError, ConnectionLost, Expired, Closed; without a connection it waits for one, for the connect timeout.
         """
-        _names.check_topic(topic)
+        _names.check_topic(topic, "get")
         return kept_message(self.request("bus/get", {"topic": topic}, timeout=self._patience()), type)
 
     def will(self, topic: str, data: Any = None, *, retain: bool = False, headers: Mapping[str, Any] | None = None) -> None:
@@ -173,7 +173,7 @@ class Bus(BusBase):
 
     def drop_will(self, topic: str) -> None:
         """Take the will of *topic* back. Where there is none it is fine."""
-        _names.check_topic(topic)
+        _names.check_topic(topic, "drop_will")
         with self._lock:
             self._session.check_open()
             self._settled(self._session.declarations.withdraw("will", topic))

@@ -101,9 +101,9 @@ def check_name(name: str, what: str = "own") -> str:
     return name
 
 
-def check_topic(topic: str) -> None:
+def check_topic(topic: str, what: str) -> None:
     """Raise BadName unless *topic* is one, of a client or of the bus (T-1)."""
-    _check(topics.check_topic, topic, "topic")
+    _check(topics.check_topic, topic, "topic", what)
 
 
 def check_subscription(pattern: str, group: str | None, window_bytes: int, prefetch: int) -> None:

@@ -159,7 +159,7 @@ class Bus(BusBase):
 
     async def get(self, topic: str, *, type: Any = None) -> Message | None:
         """The retained message of *topic*, as the bus has it now, or None. As ipcbus_client.Bus.get()."""
-        _names.check_topic(topic)
+        _names.check_topic(topic, "get")
         return kept_message(await self.request("bus/get", {"topic": topic}, timeout=self._patience()), type)
 
     async def will(self, topic: str, data: Any = None, *, retain: bool = False, headers: Mapping[str, Any] | None = None) -> None:
@@ -169,7 +169,7 @@ class Bus(BusBase):
 
     async def drop_will(self, topic: str) -> None:
         """Take the will of *topic* back. Where there is none it is fine."""
-        _names.check_topic(topic)
+        _names.check_topic(topic, "drop_will")
         self._session.check_open()
         await self._settled(self._session.declarations.withdraw("will", topic))
 
