@@ -9,6 +9,7 @@ import datetime
 import pickle
 import sys
 import types
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -364,6 +365,96 @@ def test_a_proxy_is_no_trap_for_python(connect: Connect, daemon: RunningDaemon) 
         await bus.close()
 
     run(body())
+
+
+class Streaming:
+    def __init__(self) -> None:
+        self.ended: list[str] = []
+
+    def count(self, to: int, fail_at: int = -1) -> Iterator[Reading]:
+        """Count."""
+        try:
+            for number in range(to):
+                if number == fail_at:
+                    raise TooHot(f"at {number}")
+                yield Reading("n", float(number))
+        finally:
+            self.ended.append("count")
+
+
+class StreamingLater:
+    """The same, asynchronous."""
+
+    def __init__(self) -> None:
+        self.ended: list[str] = []
+
+    async def count(self, to: int, fail_at: int = -1) -> AsyncIterator[Reading]:
+        """Count."""
+        try:
+            for number in range(to):
+                await asyncio.sleep(0)
+                if number == fail_at:
+                    raise TooHot(f"at {number}")
+                yield Reading("n", float(number))
+        finally:
+            self.ended.append("count")
+
+
+def collect(stream: Any) -> list[Any]:
+    with stream:
+        return list(stream)
+
+
+async def taken(bus: Any, method: Any, *arguments: Any) -> list[Any]:
+    """All values of a stream of either shell."""
+    if isinstance(bus, aio.Bus):
+        async with await method.stream(*arguments) as stream:
+            return [value async for value in stream]
+    return await asyncio.to_thread(lambda: collect(method.inner.stream(*arguments)))
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_generator_methods_stream(connect: Connect, daemon: RunningDaemon, later: bool) -> None:
+    async def body() -> None:
+        bus, asker = await connect(daemon.address), await connect(daemon.address)
+        if later and not isinstance(bus, aio.Bus):
+            with pytest.raises(TypeError, match="count is asynchronous"):
+                await bus.serve("s", StreamingLater())
+            await asker.close()
+            await bus.close()
+            return
+        service = StreamingLater() if later else Streaming()
+        await bus.serve("s", service, tracebacks=True)
+        plain, typed = asker.proxy("s"), asker.proxy("s", Streaming)
+        readings = [Reading("n", float(number)) for number in range(200)]
+        assert await taken(asker, typed.count, 200) == readings
+        assert (await taken(asker, plain.count, 2))[1] == {"room": "n", "celsius": 1.0, "at": None}
+        assert await typed.count(to=3) == readings[:3]  # a call without stream() gets them at once
+        assert await taken(asker, typed.count.with_(timeout=30, window_bytes=10), 20) == readings[:20]
+        with pytest.raises(ipcbus_client.BadArguments, match="to: expected int"):
+            await taken(asker, plain.count, "x")
+        with pytest.raises(TooHot, match="at 2") as hot:
+            await taken(asker, plain.count, 9, 2)
+        assert "in count" in str(hot.value.traceback)
+        ended = len(service.ended)
+        await left_early(asker, plain.count)
+        await until(lambda: len(service.ended) == ended + 1, "the generator was not closed")
+        assert (await asker.introspect("s"))["methods"]["count"]["streams"] is True
+        await asker.close()
+        await bus.close()
+
+    run(body())
+
+
+async def left_early(bus: Any, method: Any) -> None:
+    if isinstance(bus, aio.Bus):
+        stream = await method.with_(window_bytes=1000).stream(1_000_000)
+        assert (await stream.get(20))["celsius"] == 0.0
+        await stream.close()
+        return
+    stream = await asyncio.to_thread(method.inner.with_(window_bytes=1000).stream, 1_000_000)
+    assert (await asyncio.to_thread(stream.get, 20))["celsius"] == 0.0
+    await asyncio.to_thread(stream.close)
 
 
 class Awaiting:

@@ -250,10 +250,20 @@ def test_what_a_proxy_sends_is_what_a_service_reads(arguments: tuple[Any, ...], 
     assert arguments_of(sent) == ([*arguments], named)
 
 
+class Interface:
+    """As a stub of a service: nothing here is a generator function."""
+
+    def count(self, to: int) -> Iterator[int]: ...  # type: ignore[empty-body]
+
+    def one(self) -> Room: ...  # type: ignore[empty-body]
+
+
 def test_what_an_interface_says_of_results() -> None:
-    assert returns_of(Thermostat, "rooms") == list[Room]
-    assert returns_of(Thermostat, "count") is int
-    assert returns_of(Thermostat, "count_later") is int
-    assert returns_of(Thermostat, "plain") is None
+    assert returns_of(Thermostat, "rooms") == (list[Room], None)
+    assert returns_of(Thermostat, "count") == (list[int], int)
+    assert returns_of(Thermostat, "count_later") == (list[int], int)
+    assert returns_of(Thermostat, "plain") == (None, None)
+    assert returns_of(Interface, "count") == (list[int], int)
+    assert returns_of(Interface, "one") == (Room, None)
     with pytest.raises(AttributeError):
         returns_of(Thermostat, "missing")

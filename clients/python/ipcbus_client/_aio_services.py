@@ -11,6 +11,7 @@ from ._arguments import payload_of
 from ._log import trace_text
 
 if TYPE_CHECKING:
+    from ._aio_replies import ReplyStream
     from .aio import Bus
 
 
@@ -55,37 +56,45 @@ class Proxy:
     def __getattr__(self, method: str) -> ProxyMethod:
         if method.startswith("_"):  # what copy, pickle, inspect and notebooks ask for is no method
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {method!r}")
-        returns = None
+        returns = None, None
         if self._interface is not None:
             from ._methods import returns_of  # here: it reads hints, which most programs never need
 
             returns = returns_of(self._interface, method)
-        return ProxyMethod(self._bus, f"{self._name}/{method}", returns, self._options)
+        return ProxyMethod(self._bus, f"{self._name}/{method}", returns, self._options, {})
 
     def __repr__(self) -> str:
         return f"<Proxy {self._name}>"
 
 
 class ProxyMethod:
-    """A method of a service: call it."""
+    """A method of a service: call it, or iterate over what its stream() gives."""
 
-    __slots__ = ("_bus", "_options", "_returns", "_to")
+    __slots__ = ("_bus", "_options", "_own", "_returns", "_to")
 
-    def __init__(self, bus: Bus, to: str, returns: Any, options: dict[str, Any]) -> None:
+    def __init__(self, bus: Bus, to: str, returns: tuple[Any, Any], options: dict[str, Any], own: dict[str, Any]) -> None:
         self._bus = bus
         self._to = to
         self._returns = returns
         self._options = options
+        self._own = own
 
     async def __call__(self, *arguments: Any, **keywords: Any) -> Any:
         """Call it with these arguments and return what it returns. Raises what request() raises; BadArguments, which is a ServiceError
         and a TypeError, where the arguments do not fit.
         """
-        return await self._bus.request(self._to, payload_of(arguments, keywords), type=self._returns, **self._options)
+        payload = payload_of(arguments, keywords)
+        return await self._bus.request(self._to, payload, type=self._returns[0], **{**self._options, **self._own})
+
+    async def stream(self, *arguments: Any, **keywords: Any) -> ReplyStream:
+        """Call it with these arguments and iterate over the values that it yields, as stream() of the bus: without a timeout, but for one
+        from with_().
+        """
+        return await self._bus.stream(self._to, payload_of(arguments, keywords), type=self._returns[1], **self._own)
 
     def with_(self, **options: Any) -> ProxyMethod:
-        """The same method with other options of request(): ``proxy.measure.with_(timeout=60)("hall")``."""
-        return ProxyMethod(self._bus, self._to, self._returns, {**self._options, **options})
+        """The same method with options of request() or stream(): ``proxy.measure.with_(timeout=60)("hall")``."""
+        return ProxyMethod(self._bus, self._to, self._returns, self._options, {**self._own, **options})
 
     def __repr__(self) -> str:
         return f"<ProxyMethod {self._to}>"

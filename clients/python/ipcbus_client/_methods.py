@@ -7,7 +7,7 @@ from __future__ import annotations
 import inspect
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from typing import Any, NamedTuple
 
 from ipcbus.protocol.limits import METHOD_MAX_BYTES
@@ -24,6 +24,8 @@ from ._packing import pack_typed
 _DOC_MAX_CHARACTERS = 12_000
 _DEFAULT_MAX_BYTES = 1024
 
+#: What a method returns that answers with many values.
+_STREAMS = (Iterator, Generator, AsyncIterator, AsyncGenerator)
 _P = inspect.Parameter
 
 
@@ -43,10 +45,14 @@ class Method:
     def __init__(self, name: str, function: Callable[..., Any]) -> None:
         self.name = name
         self.function = function
+        hints = _hints_of(name, function)
         self.is_async = inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
         #: whether it answers with many values, one after the other
-        self.streams = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
-        hints = _hints_of(name, function)
+        self.streams = (
+            inspect.isgeneratorfunction(function)
+            or inspect.isasyncgenfunction(function)
+            or typing.get_origin(hints.get("return")) in _STREAMS
+        )
         self.request_name: str | None = None  #: of the parameter that takes the Request
         self.parameters: list[Parameter] = []
         shown = []
@@ -191,13 +197,14 @@ def methods_of(service: Any) -> list[Method]:
     return found
 
 
-def returns_of(interface: Any, name: str) -> Any:
-    """The type of what the method *name* of the class *interface* returns, of a generator each of its values; None where it does not say.
+def returns_of(interface: Any, name: str) -> tuple[Any, Any]:
+    """The types of the answer of the method *name* of the class *interface*, and of each value that it streams; None where it does not
+    say.
 
     Raises AttributeError where there is no such method.
     """
-    function = getattr(interface, name)
-    hint = _hints_of(name, inspect.unwrap(function)).get("return")
-    if hint is not None and (inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)):
-        return (typing.get_args(hint) or (None,))[0]
-    return hint
+    hint = _hints_of(name, inspect.unwrap(getattr(interface, name))).get("return")
+    if typing.get_origin(hint) not in _STREAMS:
+        return hint, None
+    value = typing.get_args(hint)[0]
+    return list[value], value  # type: ignore[valid-type]  # it is one, at run time
