@@ -13,6 +13,7 @@ from ._blocking_replies import ReplyStream
 from ._blocking_services import Proxy, ProxyMethod, Service
 from ._blocking_state import BusState, StateChanges, StateHandle
 from ._blocking_streams import Inbox, Responder, Subscription
+from ._current import Request, current_request
 from ._errors import (
     BadArguments,
     BadName,
@@ -33,7 +34,7 @@ from ._errors import (
     Timeout,
 )
 from ._gather import Answer
-from ._message import Message, Request
+from ._message import Message
 from ._notices import Lost, Reconnected
 from ._waiting import Undelivered
 
@@ -78,4 +79,5 @@ __all__ = [
     "Timeout",
     "Undelivered",
     "connect",
+    "current_request",
 ]

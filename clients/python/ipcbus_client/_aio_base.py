@@ -6,23 +6,26 @@ All of it happens in the event loop of the bus. The same names in the same order
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
-from math import inf
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from . import _dial, _discovery, _names
 from ._aio_producing import Producing
 from ._aio_state import StateHandle
-from ._calls import Call
+from ._calls import WARNING, Call
+from ._current import Request
 from ._dial import Target
-from ._errors import ConnectionLost, OutboxFull, Refused, Timeout, is_gone
+from ._errors import BusError, ConnectionLost, OutboxFull, Refused, Timeout, is_gone
 from ._gather import Answer, Asked, Gathering
 from ._loop_wire import LoopToBe, LoopWire, Waiters, wake
-from ._message import Request
 from ._session import Session
 from ._state import State
 from ._waiting import Waiting
+
+if TYPE_CHECKING:
+    from ._aio_streams import Responder, Subscription
 
 
 class BusBase:
@@ -70,8 +73,12 @@ class BusBase:
         self._now: Callable[[], float] = self._wire.now
         self._session.use_clock(self._now)
         self._tasks: set[asyncio.Task[None]] = set()  #: callbacks at work
-        self._handling: dict[Request, asyncio.Task[None]] = {}  #: handlers at work; a request that is answered takes itself out
-        self._closing = False
+        self._handling: dict[Any, asyncio.Task[None]] = {}  #: handlers at work; a request that is answered takes itself out
+        self._closer: object = None  #: the task that closes it
+        self._ended = False  #: by close(), to the last step
+        self._callers: weakref.WeakSet[Subscription] = weakref.WeakSet()  #: subscriptions with a callback
+        self._session.services.request_class = Request
+        self._closers: list[object] = []  #: tasks that wait in _wait_end()
         self._state_handles: set[StateHandle] = set()  #: of on_change()
 
     def _begin_again(self) -> None:
@@ -208,21 +215,53 @@ class BusBase:
         (await self._wait(self._session.ping(), deadline)).result()
 
     async def _drain(self, deadline: float | None) -> None:
+        """Let nothing new come, let what is at work finish, send everything. Each step also where one before it failed."""
         self._session.services.stop_producing()
-        for lane in list(self._session.lanes.values()):
-            self._session.declarations.withdraw("subscribe", lane.number)
-        if self._tasks or self._handling:
+        self._session.declarations.withdraw_all()
+        if self._tasks or self._handling or self._callers or self._session.services.at_work:
             if self._session.state is State.CONNECTED:
-                await self._fence(deadline)  # what the bus had sent before it heard of the unsubscription is here now
-            end = inf if deadline is None else deadline
-            while (tasks := self._others()) and (left := end - self._loop.time()) > 0:
-                await asyncio.wait(tasks, timeout=min(left, _names.WAIT_MAX_S))
+                await self._try_fence(deadline)  # what the bus had sent before it heard of the end of subscriptions and names is here now
+            await asyncio.sleep(0)  # what came last has its task now
+            await self._wait_end(lambda: not self._others(), deadline)
         if self._session.state is State.CONNECTED or self._outbox.waiting:
+            await self._try_fence(deadline)
+
+    async def _try_fence(self, deadline: float | None) -> None:
+        try:
             await self._fence(deadline)
+        except (BusError, OSError):
+            pass  # what was not sent is counted and logged by the session
+
+    async def _wait_end(self, ready: Callable[[], object], deadline: float | None) -> bool:
+        """Wait for *ready*, which has to do with the end of the bus; whether it is so. Nobody waits for user code that waits here."""
+        me = asyncio.current_task()
+        self._closers.append(me)
+        wake(self._wire.state_waiters)  # others have one less to wait for
+        try:
+            return await self._wire.wait(ready, self._wire.state_waiters, deadline)
+        finally:
+            self._closers.remove(me)
+
+    def _cut_off(self, since: float) -> list[asyncio.Task[None]]:
+        """The bus is closed: nothing more begins, and what is still at work is logged and cancelled; returns that."""
+        self._ended = True
+        waiting = sum(caller._drop() for caller in self._callers)
+        if waiting:
+            self._session.remark(WARNING, f"{self!r}: closed with {waiting} messages for which no callback has begun")
+        others = self._others()
+        after = self._loop.time() - since
+        names = {task: f"handler of {request.to}" for request, task in self._handling.items()}
+        for task in others:
+            what = names.get(task) or task.get_name()
+            self._session.remark(WARNING, f"{self!r}: closed while {what} was at work, {after:.1f} s after close() began: it is cancelled")
+            task.cancel()
+        wake(self._wire.state_waiters)
+        return others
 
     def _others(self) -> list[asyncio.Task[None]]:
-        """The tasks at work, without the one that asks."""
-        return [task for task in (*self._tasks, *self._handling.values()) if task is not asyncio.current_task()]
+        """The tasks at work, without the one that asks and those that wait for the end."""
+        me = asyncio.current_task()
+        return [task for task in (*self._tasks, *self._handling.values()) if task is not me and task not in self._closers]
 
     def __repr__(self) -> str:
         return f"<Bus {self._address} {self._session.state.value}>"
@@ -234,38 +273,58 @@ class BusBase:
         try:
             while requests:
                 responder, request = requests.popleft()
-                handling = responder._handle(request)
-                if handling is not None:
-                    self._handling[request] = self._loop.create_task(handling)
-                    request.notify = partial(self._cancel, request)
+                if responder._turns is None:
+                    self._begin_handling(responder, request)
+                else:
+                    responder._turns.source.append(request)
+                    responder._look()
         finally:
             if requests:  # a handler raised KeyboardInterrupt; where the program goes on, so do the other requests
                 self._loop.call_soon(self._take_requests)
 
-    def _produce(self, request: Request, generator: Any) -> None:
+    def _produce(self, request: Any, generator: Any) -> None:
         """A handler's answer is what *generator* gives: a task of its own, when the handler's is out of the way."""
         self._loop.call_soon(self._start_producing, request, generator)
 
-    def _start_producing(self, request: Request, generator: Any) -> None:
+    def _start_producing(self, request: Any, generator: Any) -> None:
         if self._session.services.wants(request):
             self._handling[request] = self._loop.create_task(self._produce_all(Producing(self._session, self._wire, request, generator)))
-            request.notify = partial(self._cancel, request)
+            request.when_cancelled(partial(self._cancel, request))
 
     async def _produce_all(self, producing: Producing) -> None:
         try:
             await producing.run()
         finally:
-            self._handling.pop(producing.request, None)
+            self._handled(producing.request)
+    def _begin_handling(self, responder: Responder, request: Request) -> asyncio.Task[None] | None:
+        """One request: the task in which its handler goes on, or None where it is done."""
+        handling = responder._handle(request)
+        if handling is None:
+            return None
+        task = self._handling[request] = self._loop.create_task(handling)
+        request.when_cancelled(partial(self._cancel, request))
+        return task
 
     def _cancel(self, request: Request) -> None:
         """Nobody waits for the answer any more."""
         task = self._handling.get(request)
-        if task is not None:
+        if task is not None and task not in self._closers and task is not asyncio.current_task(self._loop):  # close() must get to its end
             task.cancel()
-            task.add_done_callback(lambda _: self._handling.pop(request, None))  # where it had not begun it cannot do that itself
+            task.add_done_callback(partial(self._handled, request))  # where it had not begun it cannot do that itself
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = self._loop.create_task(work)
+    def _handled(self, request: Any, task: object = None) -> None:
+        """The task of *request* is over."""
+        self._handling.pop(request, None)
+        if self._closers:
+            self._loop.call_soon(wake, self._wire.state_waiters)
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = self._loop.create_task(work, name=name)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._called)
         return task
+
+    def _called(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if self._closers:
+            self._loop.call_soon(wake, self._wire.state_waiters)

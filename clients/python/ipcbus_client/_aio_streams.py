@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+from collections import deque
 from collections.abc import Callable, Coroutine
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ._calls import ERROR
+from ._current import Request, enter
 from ._errors import Closed, Timeout
 from ._lanes import GRANT_S, Lane
 from ._log import log_exception
 from ._loop_wire import Waiters, wake
-from ._message import Message, Request
+from ._message import Message
 from ._names import check_timeout
 from ._state import State
+from ._turns import Key, Turns
 
 if TYPE_CHECKING:
     from .aio import Bus
@@ -30,10 +33,21 @@ class Subscription:
     the messages.
     """
 
-    def __init__(self, bus: Bus, lane: Lane, callback: Callable[[Message], Any] | None) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        lane: Lane,
+        callback: Callable[[Message], Any] | None,
+        *,
+        concurrency: int = 1,
+        key: Key | None = None,
+        errors: str = "log",
+    ) -> None:
         self._bus = bus
         self._lane = lane
         self._callback = callback
+        self._raises = errors == "raise"
+        self._turns: Turns | None = None
         self._waiters: Waiters = []
         self._popleft = lane.messages.popleft
         self._grouped = lane.group is not None
@@ -41,7 +55,13 @@ class Subscription:
         self._granted_at = 0.0
         self._given = 0  #: group: messages handed out; the oldest counts as handled when the next is asked for
         # (what is iterated must not hold the bus object, which shall be closed when nobody else has it; a callback is a use of it)
-        lane.notify = partial(wake, self._waiters) if callback is None else self._schedule
+        if callback is None:
+            lane.notify = partial(wake, self._waiters)
+        else:
+            if concurrency > 1:
+                self._turns = Turns(lane.messages, concurrency, key, lane)
+            lane.notify = self._schedule if self._turns is None else self._look
+            bus._callers.add(self)
 
     def __aiter__(self) -> Subscription:
         return self
@@ -136,12 +156,13 @@ class Subscription:
     def _schedule(self) -> None:
         if not self._calling and self._lane.messages:
             self._calling = True
-            self._bus._spawn(self._call_back())
+            self._bus._spawn(self._call_back(), f"callback of {self!r}")
 
     async def _call_back(self) -> None:
         """A task while there are messages: callbacks, one after the other, with turns for others."""
-        lane, session, callback = self._lane, self._bus._session, self._callback
+        lane, callback = self._lane, self._callback
         assert callback is not None
+        enter(None)
         count = 0
         try:
             while lane.messages:
@@ -153,8 +174,7 @@ class Subscription:
                 except BaseException as error:  # the border to user code: one message's trouble is not the next one's
                     if is_ours(error):
                         raise
-                    session.counters["handler_errors"] += 1
-                    log_exception(f"callback of {self!r} raised {type(error).__name__}", error)
+                    self._failed(error)
                     if isinstance(error, KeyboardInterrupt):  # it is the program's; where that goes on, so does this
                         self._bus._loop.call_soon(self._schedule)
                         raise
@@ -169,6 +189,72 @@ class Subscription:
             self._calling = False
         self._grant()
 
+    def _look(self) -> None:
+        """Something came for what has a concurrency, or there is room again."""
+        if not self._calling:
+            self._calling = True
+            self._bus._loop.call_soon(self._begin)
+
+    def _begin(self) -> None:
+        """Begin what may."""
+        turns = self._turns
+        assert turns is not None
+        self._calling = False
+        while turns.can_begin and not self._bus._ended:
+            if turns.can_pull and (error := pull(turns)) is not None:
+                self._failed(error)
+                self._handled()
+                if isinstance(error, KeyboardInterrupt):
+                    self._look()
+                    raise error
+            turn = turns.begin()
+            if turn is not None:
+                token, message = turn
+                task = self._bus._spawn(self._call(message), f"callback of {self!r}")
+                task.add_done_callback(partial(self._end, token))
+
+    async def _call(self, message: Message) -> None:
+        """The task of one message."""
+        enter(None)
+        assert self._callback is not None
+        try:
+            result = self._callback(message)
+            if result is not None and hasattr(result, "__await__"):
+                await result
+        except BaseException as error:  # the border to user code
+            if is_ours(error):
+                raise
+            self._failed(error)
+            if isinstance(error, KeyboardInterrupt):
+                raise
+        finally:
+            self._handled()
+
+    def _end(self, token: Any, task: object) -> None:
+        assert self._turns is not None
+        self._turns.end(token)
+        self._begin()
+
+    def _handled(self) -> None:
+        if self._grouped:
+            self._lane.handled()
+        self._grant()
+
+    def _drop(self) -> int:
+        """Nothing more begins; returns how many messages that leaves."""
+        if self._turns is not None:
+            return self._turns.clear()
+        count = len(self._lane.messages)
+        self._lane.messages.clear()
+        return count
+
+    def _failed(self, error: BaseException) -> None:
+        session = self._bus._session
+        session.counters["handler_errors"] += 1
+        log_exception(f"callback of {self!r} raised {type(error).__name__}", error)
+        if self._raises:
+            session.user_raised(error)
+
 
 class Inbox(Subscription):
     """The direct messages to this program, used as a subscription is. ``lost`` counts what came while it was full."""
@@ -181,9 +267,23 @@ class Inbox(Subscription):
 class Responder:
     """A served method. close() ends it."""
 
-    def __init__(self, bus: Bus, name: str, method: str, handler: Callable[[Request], Any], *, owns: bool) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        name: str,
+        method: str,
+        handler: Callable[[Request], Any],
+        *,
+        owns: bool,
+        concurrency: int | None = None,
+        key: Key | None = None,
+        errors: str = "log",
+    ) -> None:
         self._bus = bus
         self._handler = handler
+        self._raises = errors == "raise"
+        self._turns = None if concurrency is None else Turns(deque(), concurrency, key)
+        self._looking = False
         self._is_coroutine = inspect.iscoroutinefunction(handler)
         self._owns = owns
         self.name = name
@@ -215,6 +315,7 @@ class Responder:
         """One request. A handler that has to be awaited goes on in the coroutine that is returned, for a task; any other is done."""
         if self._is_coroutine:
             return self._finish(request, None)
+        enter(request)
         try:
             value = self._handler(request)
         except BaseException as error:  # the border to user code: it becomes an ERROR
@@ -222,6 +323,8 @@ class Responder:
             if isinstance(error, KeyboardInterrupt):  # it is the program's
                 raise
             return None
+        finally:
+            enter(None)
         if hasattr(value, "__await__"):
             return self._finish(request, value)
         self._answer(request, value)
@@ -229,6 +332,7 @@ class Responder:
 
     async def _finish(self, request: Request, value: Any) -> None:
         """The task of one request, whose handler may have begun."""
+        enter(request)
         try:
             value = await (self._handler(request) if value is None else value)
         except BaseException as error:  # the border to user code: it becomes an ERROR
@@ -240,7 +344,47 @@ class Responder:
         else:
             self._answer(request, value)
         finally:
-            self._bus._handling.pop(request, None)  # a callback of the task would cost a round of the loop
+            self._bus._handled(request)  # a callback of the task would cost a round of the loop
+
+    def _look(self) -> None:
+        """Something came for what has a concurrency, or there is room again."""
+        if not self._looking:
+            self._looking = True
+            self._bus._loop.call_soon(self._begin)
+
+    def _begin(self) -> None:
+        """Begin what may."""
+        turns, bus = self._turns, self._bus
+        assert turns is not None
+        self._looking = False
+        while turns.can_begin and not bus._ended:
+            if turns.can_pull:
+                request = turns.source[0]
+                error = pull(turns)
+                if error is not None:
+                    self._refuse(request, error)
+                    if isinstance(error, KeyboardInterrupt):
+                        self._look()
+                        raise error
+            turn = turns.begin()
+            if turn is None:
+                continue
+            token, request = turn
+            task = None
+            try:
+                if not request.cancelled:
+                    task = bus._begin_handling(self, request)
+            finally:
+                if task is None:
+                    turns.end(token)
+                    self._look()
+            if task is not None:
+                task.add_done_callback(partial(self._end, token))
+
+    def _end(self, token: Any, task: object) -> None:
+        assert self._turns is not None
+        self._turns.end(token)
+        self._begin()
 
     def _answer(self, request: Request, value: Any) -> None:
         bus, services = self._bus, self._bus._session.services
@@ -254,6 +398,8 @@ class Responder:
         text = self._bus._session.services.refuse(request, error)
         if text is not None:
             log_exception(text, error)
+            if self._raises:
+                self._bus._session.user_raised(error)
         self._push()
 
     def _push(self) -> None:
@@ -263,6 +409,19 @@ class Responder:
             bus._wire.push_soon()
         elif bus._outbox.out:
             bus._wire.push()
+
+
+def pull(turns: Turns) -> BaseException | None:
+    """Take one item of what came and ask user code for its key; what that raised."""
+    item = turns.source.popleft()
+    turns.pulling = True
+    try:
+        turns.park(item, turns.key(item) if turns.key is not None and turns.asks(item) else None)
+    except BaseException as error:  # noqa: BLE001  # the border to user code
+        return error
+    finally:
+        turns.pulling = False
+    return None
 
 
 def is_ours(error: BaseException) -> bool:

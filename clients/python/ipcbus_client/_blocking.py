@@ -4,13 +4,14 @@ all waiting in the wire.
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import os
 import sys
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 from . import _names
 from ._blocking_base import BusBase
@@ -19,17 +20,18 @@ from ._blocking_services import Proxy, Service, serve
 from ._blocking_state import BusState
 from ._blocking_streams import Inbox, Responder, Subscription
 from ._calls import Call
+from ._current import Request
 from ._errors import BusError, ConnectionLost, Expired, OutboxFull, RequestError, Timeout
 from ._gather import Answer, listed, matching
 from ._keeper import ORPHAN_S
 from ._lanes import INBOX, Lane
 from ._log import log_exception
-from ._message import Message, Request, converter, kept_message
+from ._message import Message, converter, kept_message
 from ._names import GRACE_S
 from ._retries import Retries
 from ._session import INBOX_MAX_BYTES
 from ._state import State
-from ._waiting import OUTBOX_BYTES, OUTBOX_MESSAGES, Waiting
+from ._waiting import OUTBOX_BYTES, OUTBOX_MESSAGES, Undelivered, Waiting
 from ._wire import Wire
 
 _CONNECTED = State.CONNECTED
@@ -189,18 +191,27 @@ class Bus(BusBase):
         prefetch: int = 32,
         notices: bool = False,
         type: Any = None,
+        concurrency: int = 1,
+        key: Callable[[Message], Hashable] | None = None,
+        errors: Literal["log", "raise"] = "log",
     ) -> Subscription:
         """Receive what is published to topics that match *pattern*, from now on, and first what is kept of them (unless *retained* is
         false).
 
-        Iterate over the subscription, or give a *callback*, which runs on the bus's worker thread. Members of a *group* share the
-        messages; each gets at most *prefetch* that it has not handled. *window_bytes* is how much the bus sends ahead. Declared again
-        after a reconnect. Where messages are missing, or may be, ``lost`` and ``gaps`` count; with *notices* the stream also has Lost and
-        Reconnected objects, at the place of the gap. With a *type* (a dataclass, datetime, list[float], … any hint for what msgpack
-        carries) ``data`` of the messages is that, or raises PayloadError where a payload is something else. Raises BadName, RequestError,
-        ConnectionLost, Timeout, Closed; TypeError for a *type* that no payload can become.
+        Iterate over the subscription, or give a *callback*, which runs on the bus's worker thread, one message at a time. With a
+        *concurrency* (at most 1000) so many run at once, on threads of their own; then messages with the same *key* (a function of the
+        message) keep their order, and without a *key* none is promised. What it raises is logged and counted, with *errors* ``raise``
+        also raised by wait(). A callback may call every method; while it waits for the bus, those of others go on.
+
+        Members of a *group* share the messages; each gets at most *prefetch* that it has not handled: whose callback has not ended.
+        *window_bytes* is how much the bus sends ahead. Declared again after a reconnect. Where messages are missing, or may be, ``lost``
+        and ``gaps`` count; with *notices* the stream also has Lost and Reconnected objects, at the place of the gap (a *key* is not asked
+        about those). With a *type* (a dataclass, datetime, list[float], … any hint for what msgpack carries) ``data`` of the messages is
+        that, or raises PayloadError where a payload is something else. Raises BadName, RequestError, ConnectionLost, Timeout, Closed;
+        TypeError for a *type* that no payload can become.
         """
         _names.check_subscription(pattern, group, window_bytes, prefetch)
+        _names.check_handling(concurrency, key, errors)
         with self._lock:
             self._session.check_open()
             lane = Lane(
@@ -214,7 +225,7 @@ class Bus(BusBase):
             )
             if type is not None:
                 lane.has_type(type)
-            subscription = Subscription(self, lane, callback)
+            subscription = Subscription(self, lane, callback, concurrency=concurrency, key=key, errors=errors)
             self._declared(self._session.declarations.subscribe(lane), "subscribe", lane.number)
         return subscription
 
@@ -327,22 +338,37 @@ class Bus(BusBase):
         return open_stream(self, to, data, timeout, headers, window_bytes, None if type is None else converter(type))
 
     def respond(
-        self, to: str, handler: Callable[[Request], Any], *, mode: str = "exclusive", about: Mapping[str, Any] | None = None
+        self,
+        to: str,
+        handler: Callable[[Request], Any],
+        *,
+        mode: str = "exclusive",
+        about: Mapping[str, Any] | None = None,
+        concurrency: int | None = None,
+        key: Callable[[Request], Hashable] | None = None,
+        errors: Literal["log", "raise"] = "log",
     ) -> Responder:
         """Answer requests to ``name/method`` (``name/*``: any method) with what *handler* returns. Owns the name, in *mode*, where this
         program does not yet.
 
-        The handler runs on the bus's worker thread, one at a time. What it raises is logged and sent as an error with the exception's
-        class name as code; raise ServiceError to choose. A generator answers with its values: one by one, as fast as the requester takes
-        them, where that asked with stream(), and it is closed when nobody waits any more; else they are one list. *about* is a map for
-        introspect(): ``doc``, ``signature``, … (B-3). Declared again after a reconnect. Raises BadName, RequestError, ConnectionLost,
-        Timeout, Closed.
+        The handler runs on the bus's worker thread, one at a time; the next may begin while it waits for the bus, so it may call every
+        method, and also ask this service. With a *concurrency* (1 to 1000) at most so many run at once, on threads of their own, in no
+        order unless there is a *key*: requests for which that function returns the same run one after the other, as they came.
+
+        What it raises is logged and sent as an error with the exception's class name as code; raise ServiceError to choose. With
+        *errors* ``raise`` wait() raises it too, but for a ServiceError, which is an answer. A generator answers with its values:
+        one by one, as fast as the requester takes them, where that asked with stream(), and it is closed when nobody waits any more; else
+        they are one list. Its values are made on the worker thread in any case, and a *concurrency* counts the making of it only.
+        *about* is a map for introspect(): ``doc``, ``signature``, … (B-3). Declared again after a reconnect. Raises BadName, RequestError,
+        ConnectionLost, Timeout, Closed.
         """
         name, method = _names.check_service(to)
         _names.check_mode(mode)
+        _names.check_handling(concurrency, key, errors)
         with self._lock:
             self._session.check_open()
-            responder = Responder(self, name, method, handler, owns=self._session.declarations.declared("own", name) is None)
+            owns = self._session.declarations.declared("own", name) is None
+            responder = Responder(self, name, method, handler, owns=owns, concurrency=concurrency, key=key, errors=errors)
             self._session.services.add(name, method, responder)
             try:
                 if responder._owns:
@@ -473,34 +499,63 @@ class Bus(BusBase):
         with self._lock:
             self._fence(None if timeout is None else self._now() + timeout)
 
-    def close(self, timeout: float | None = 5.0) -> None:
-        """Leave the bus in order: no new messages, callbacks and handlers finish, everything is sent, BYE. Never takes longer than
-        *timeout*; None is as long as it takes. Idempotent.
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait until the bus is closed: what the main thread of a service ends with. Raises what user code with ``errors="raise"`` raised,
+        the first of it first, as it is (a SystemExit ends the program); who goes on after that may wait() again.
 
-        Every wait of other threads settles: iterations end after what was received, calls raise Closed.
+        Raises Timeout after *timeout* seconds (None: never), and what ended the bus where this program did not close it. An exception
+        from a signal handler, as KeyboardInterrupt, leaves the bus as it is, for ``with`` to close it.
+        """
+        _names.check_timeout(timeout)
+        session = self._session
+        with self._lock:
+            deadline = None if timeout is None else self._now() + timeout
+            self._worker.wait_end(lambda: session.failure is not None or session.state is State.CLOSED, deadline)
+            failure, session.failure = session.failure, None
+            if failure is not None:
+                raise failure
+            if session.state is not State.CLOSED:
+                raise Timeout(f"{self!r} was not closed within {timeout:g} s")
+            if session.error is not None:
+                raise session.error
+
+    def close(self, timeout: float | None = 5.0) -> Undelivered:
+        """Leave the bus in order: no new messages and requests, callbacks and handlers finish, everything is sent, BYE. Never takes longer
+        than *timeout*; None is as long as it takes. What it cuts off then is logged. Returns what was not delivered.
+
+        Idempotent, and legal anywhere: also in user code, for whose end it does not wait, and in a signal handler. Who closes it while
+        another thread does waits for that, at most for the own timeout, and then ends it. Every wait of other threads settles:
+        iterations end after what was received, calls raise Closed.
         """
         _names.check_timeout(timeout)
         if sys.is_finalizing():
             self._close_late()
-            return
-        deadline = None if timeout is None else self._now() + timeout
+            return self._session.undelivered()
+        started = self._now()
+        deadline = None if timeout is None else started + timeout
+        session, me = self._session, _thread.get_ident()
         with self._lock:
-            if self._closing or self._session.state is State.CLOSED:
-                self._wire.end()
-                return
-            self._closing = True
+            closer = self._closer
             try:
-                if timeout is None or timeout > 0:
-                    self._drain(deadline)
-            except (BusError, OSError):
-                pass  # what was not sent is counted and logged by the session
+                if not self._ended:
+                    if closer not in (0, me):
+                        self._worker.wait_end(lambda: self._ended, deadline)
+                    else:
+                        self._closer = me
+                        if timeout is None or timeout > 0:
+                            self._drain(deadline)
             finally:
-                self._session.bye()
+                self._closer = closer
+                session.bye()
                 self._wire.push()
                 self._wire.end()
+                if not self._ended:
+                    self._cut_off(started)
                 self._wire.keeper.wake()
                 _buses.discard(self)
+            undelivered = session.undelivered()
         self._wire.keeper.log()  # a short program would be gone before the keeper had written why something was refused
+        return undelivered
 
     def _close_late(self) -> None:
         """close() when the interpreter ends, in a __del__: no other thread runs any more, one of them perhaps has the lock for ever, and
@@ -565,7 +620,7 @@ def _at_exit() -> None:
         try:
             with bus._lock:
                 bus._wire.timeout = ORPHAN_S
-                if bus._outbox.waiting and not bus._closing:
+                if bus._outbox.waiting and not bus._closer:
                     bus._wire.wait_connected(bus._now() + ORPHAN_S)
                 bus._wire.publish_all()
         except BusError as error:

@@ -6,14 +6,16 @@ All of it happens under the lock of the bus. The same names in the same order as
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import _dial, _discovery, _names
 from ._blocking_state import StateHandle
-from ._calls import Call
+from ._calls import WARNING, Call
+from ._current import Request
 from ._dial import Target
-from ._errors import ConnectionLost, OutboxFull, Refused, Timeout, is_gone
+from ._errors import BusError, ConnectionLost, OutboxFull, Refused, Timeout, is_gone
 from ._gather import Answer, Asked, Gathering
 from ._session import Session
 from ._state import State
@@ -21,6 +23,9 @@ from ._waiter import Waiter
 from ._waiting import Waiting
 from ._wire import Wire
 from ._worker import Worker
+
+if TYPE_CHECKING:
+    from ._blocking_streams import Subscription
 
 
 class BusBase:
@@ -69,7 +74,10 @@ class BusBase:
         self._lock: threading.RLock = lock or self._wire.lock
         self._wire.lock = self._lock
         self._worker: Worker = make_worker(self._session, self._wire, repr(self))
-        self._closing = False
+        self._closer = 0  #: the thread that closes it
+        self._ended = False  #: by close(), to the last step
+        self._callers: weakref.WeakSet[Subscription] = weakref.WeakSet()  #: subscriptions with a callback
+        self._session.services.request_class = Request
         self._state_handles: set[StateHandle] = set()  #: of on_change()
 
     def _begin_again(self) -> None:
@@ -208,15 +216,38 @@ class BusBase:
         self._wait(self._session.ping(), deadline).result()
 
     def _drain(self, deadline: float | None) -> None:
+        """Let nothing new come, let what is at work finish, send everything. Each step also where one before it failed."""
         self._session.services.stop_producing()
-        for lane in list(self._session.lanes.values()):
-            self._session.declarations.withdraw("subscribe", lane.number)
-        if self._worker.started and not self._worker.is_current():
+        self._session.declarations.withdraw_all()
+        if self._worker.started:
             if self._session.state is State.CONNECTED:
-                self._fence(deadline)  # what the bus had sent before it heard of the unsubscription is here now
+                self._try_fence(deadline)  # what the bus had sent before it heard of the end of subscriptions and names is here now
             self._worker.wait_idle(deadline)
         if self._session.state is State.CONNECTED or self._outbox.waiting:
+            self._try_fence(deadline)
+
+    def _try_fence(self, deadline: float | None) -> None:
+        try:
             self._fence(deadline)
+        except (BusError, OSError):
+            pass  # what was not sent is counted and logged by the session
+
+    def _cut_off(self, since: float) -> None:
+        """The bus is closed: nothing more begins, and what is still at work is logged."""
+        waiting = sum(caller._drop() for caller in self._callers)
+        self._ended = True
+        self._worker.stop()
+        if waiting:
+            self._session.remark(WARNING, f"{self!r}: closed with {waiting} messages for which no callback has begun")
+        for what in self._worker.at_work():
+            after = self._now() - since
+            self._session.remark(WARNING, f"{self!r}: closed while {_name(what)} was at work, {after:.1f} s after close() began")
 
     def __repr__(self) -> str:
         return f"<Bus {self._address} {self._session.state.value}>"
+
+
+def _name(what: object) -> str:
+    if isinstance(what, Request):
+        return f"handler of {what.to}"
+    return f"callback or handler of {getattr(what, '__self__', what)!r}"

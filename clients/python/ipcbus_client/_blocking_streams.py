@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from ._current import Request
 from ._errors import Timeout
 from ._lanes import GRANT_S, Lane
 from ._log import log_exception
-from ._message import Message, Request
+from ._message import Message
 from ._names import check_timeout
 from ._state import State
+from ._turns import Key, Turns
 from ._waiter import Waiter
+from ._worker import Line
 
 if TYPE_CHECKING:
     from ._blocking import Bus
@@ -27,17 +31,33 @@ class Subscription:
     threads share the messages.
     """
 
-    def __init__(self, bus: Bus, lane: Lane, callback: Callable[[Message], Any] | None) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        lane: Lane,
+        callback: Callable[[Message], Any] | None,
+        *,
+        concurrency: int = 1,
+        key: Key | None = None,
+        errors: str = "log",
+    ) -> None:
         self._bus = bus
         self._lane = lane
         self._callback = callback
+        self._raises = errors == "raise"
+        self._line: Line | None = None
         self._waiters: list[Waiter] = []
         self._scheduled = False
         self._granted_at = 0.0
         self._given = False  #: group: get() handed out a message that counts as handled at the next
         # (what is iterated must not hold the bus object, which shall be closed when nobody else has it; a callback is a use of it)
-        lane.notify = partial(_wake, self._waiters) if callback is None else self._schedule
-        if callback is not None:
+        if callback is None:
+            lane.notify = partial(_wake, self._waiters)
+        else:
+            if concurrency > 1:
+                self._line = Line(Turns(lane.messages, concurrency, key, lane), self._take, self)
+            lane.notify = self._schedule if self._line is None else self._look
+            bus._callers.add(self)
             bus._worker.start()
 
     def __iter__(self) -> Iterator[Message]:
@@ -176,8 +196,7 @@ class Subscription:
                 try:
                     callback(message)
                 except BaseException as error:  # noqa: BLE001  # the border to user code: one message's trouble is not the next one's
-                    self._bus._session.counters["handler_errors"] += 1
-                    log_exception(f"callback of {self!r} raised {type(error).__name__}", error)
+                    self._failed(error)
                 if group is not None:
                     self._handled()
         except IndexError:
@@ -186,6 +205,43 @@ class Subscription:
             self._scheduled = False
             self._schedule()
             self._bus._session.grant(self._lane, idle=not messages)
+
+    def _look(self) -> None:
+        assert self._line is not None
+        self._bus._worker.look(self._line)
+
+    def _take(self, message: Message, failure: BaseException | None) -> None:
+        """On a hand: one message of what has a concurrency."""
+        bus, lane = self._bus, self._lane
+        assert self._callback is not None
+        try:
+            if failure is not None:
+                raise failure
+            self._callback(message)
+        except BaseException as error:  # noqa: BLE001  # the border to user code
+            self._failed(error)
+        if lane.group is not None:
+            self._handled()
+        elif not lane.messages or lane.held_bytes * 2 >= lane.window_bytes:
+            with bus._lock:
+                if bus._session.grant(lane, idle=not lane.messages):
+                    bus._wire.push()
+
+    def _drop(self) -> int:
+        """Nothing more begins; returns how many messages that leaves."""
+        if self._line is not None:
+            return self._line.turns.clear()
+        count = len(self._lane.messages)
+        self._lane.messages.clear()
+        return count
+
+    def _failed(self, error: BaseException) -> None:
+        session = self._bus._session
+        session.counters["handler_errors"] += 1
+        log_exception(f"callback of {self!r} raised {type(error).__name__}", error)
+        if self._raises:
+            with self._bus._lock:
+                session.user_raised(error)
 
 
 def _wake(waiters: list[Waiter]) -> None:
@@ -205,10 +261,26 @@ class Inbox(Subscription):
 class Responder:
     """A served method. close() ends it."""
 
-    def __init__(self, bus: Bus, name: str, method: str, handler: Callable[[Request], Any], *, owns: bool) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        name: str,
+        method: str,
+        handler: Callable[[Request], Any],
+        *,
+        owns: bool,
+        concurrency: int | None = None,
+        key: Key | None = None,
+        errors: str = "log",
+    ) -> None:
         self._bus = bus
         self._handler = handler
         self._owns = owns
+        self._raises = errors == "raise"
+        self._line: Line | None = None
+        if concurrency is not None:
+            self._line = Line(Turns(deque(), concurrency, key), self._take, self)
+            bus._worker.has_lines = True
         self.name = name
         self.method = method
 
@@ -234,3 +306,6 @@ class Responder:
 
     def _forget(self) -> bool:
         return self._bus._session.services.remove(self.name, self.method, self)
+
+    def _take(self, request: Request, failure: BaseException | None) -> None:
+        self._bus._worker.take(self, request, failure)

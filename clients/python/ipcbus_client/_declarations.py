@@ -97,6 +97,11 @@ class Declarations:
         }[declaration.method]
         return self._session.request(f"bus/{method}", told, None, _ANSWER_S)
 
+    def withdraw_all(self) -> None:
+        """Take everything back: the end of the session begins."""
+        for key in list(self._all):
+            self.withdraw(*key)
+
     def _take_out(self, key: Key) -> Declaration | None:
         self._refused.pop(key, None)
         declaration = self._all.pop(key, None)

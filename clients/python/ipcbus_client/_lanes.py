@@ -25,6 +25,7 @@ class Lane:
     __slots__ = (
         "_batches", "_came", "_handled", "_notices", "_taken", "_unhandled",
         "closed", "error", "gaps", "group", "held_bytes", "lost", "make", "make_large", "messages", "notices", "notify", "number",
+        "parked_bytes",
         "pattern", "prefetch", "retained", "window_bytes",
     )  # fmt: skip
 
@@ -56,6 +57,7 @@ class Lane:
         self.error: BusError | None = None  #: why it ended, where the program did not close it
         self.notify: Callable[[], None] | None = None  #: told when messages came, or the lane was closed
         self.held_bytes = 0  #: came and was not granted again
+        self.parked_bytes = 0  #: of what was taken out of ``messages`` and waits for its turn (_turns.py): not consumed yet
         self._came = 0  #: messages so far, and notices
         self._batches: deque[tuple[int, int]] = deque()  #: (messages that had come after it, its bytes), until consumed
         self._taken = 0  #: bytes consumed and not granted yet
@@ -133,12 +135,13 @@ class Lane:
         while batches and batches[0][0] <= done:
             self._taken += batches.popleft()[1]
         size = count = 0
-        if self._taken * 2 >= self.window_bytes:
-            size = self._taken
+        free = self._taken - self.parked_bytes
+        if free * 2 >= self.window_bytes - self.parked_bytes and free > 0:
+            size = free
         if self.group is not None and (idle or self._handled * 2 >= self.prefetch):
             count = self._handled
             if count:
-                size = self._taken  # the frame is sent anyway
+                size = max(free, 0)  # the frame is sent anyway
         if not size and not count:
             return 0, 0
         self._taken -= size
@@ -150,8 +153,9 @@ class Lane:
     def restart(self) -> tuple[int, int]:
         """The connection is a new one: the bytes and messages of credit to subscribe with, less what is still here from the old one."""
         self.grant(idle=True)
-        self.held_bytes -= self._taken
-        self._taken = 0
+        free = max(self._taken - self.parked_bytes, 0)
+        self.held_bytes -= free
+        self._taken -= free
         return max(self.window_bytes - self.held_bytes, 0), max(self.prefetch - self._unhandled, 0)
 
     def ended(self) -> BusError:

@@ -11,7 +11,7 @@ import asyncio
 import select
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from math import inf
 from time import monotonic
@@ -282,15 +282,14 @@ class LoopWire:
             if not self.started:
                 self.loop.time()  # any use of a LoopToBe starts what is to be started
             self.log_soon()
-        elif not outbox.batching:
-            if self.now() - self._sent_at < NEAR_S:
-                outbox.batching = True
-                self.push_soon()
-            else:
-                self.push()
-                self._sent_at = self.now()
+        elif not outbox.batching and self.now() - self._sent_at < NEAR_S:
+            outbox.batching = True
+            self.push_soon()
         elif self.push():
-            await asyncio.sleep(0)  # a loop that only publishes must not starve the others
+            if outbox.batching:
+                await asyncio.sleep(0)  # a loop that only publishes must not starve the others
+            else:
+                self._sent_at = self.now()
         else:
             deadline = None if self.timeout is None else self.loop.time() + self.timeout
             if not await self.wait(lambda: self._sock is None or not self.outbox.blocked, self._writable_waiters, deadline):
@@ -447,12 +446,14 @@ class LoopWire:
         self.session.opened(**opening)
         self.push()
 
-    async def ended(self) -> None:
-        """Wait until the keeper is gone, after end(): a round or two of the loop, also where it is connecting."""
+    async def ended(self, tasks: Sequence[asyncio.Task[None]] = ()) -> None:
+        """Wait until the keeper is gone, after end(), and *tasks* that were cancelled: a round or two of the loop, also where it is
+        connecting.
+        """
         wake(self.state_waiters)
         if self._keeper is not None and self._keeper is not asyncio.current_task():
             self._keeper.cancel()
-            await asyncio.wait([self._keeper], timeout=_END_S)
+            await asyncio.wait([self._keeper, *tasks], timeout=_END_S)
 
     # --- the log ---
 

@@ -147,6 +147,14 @@ class Request:
         """The headers that the requester gave (V-6); empty without any."""
         return headers_of(self.meta)
 
+    def when_cancelled(self, notify: Callable[[], object]) -> None:
+        """Have *notify* called when it is cancelled, besides who is told already."""
+        before = self.notify
+        if before is None:
+            self.notify = notify
+        else:
+            self.notify = lambda: (notify(), before())
+
     def cancel(self) -> None:
         """Mark it as not wanted any more. For the session."""
         if not self.cancelled:

@@ -15,6 +15,7 @@ from ipcbus.protocol.limits import Limits
 from ._errors import BadName, ConnectError, ConnectReason, Timeout, bad_name
 from ._heartbeat import LEAST_S
 from ._services import ANY
+from ._turns import CONCURRENCY_MAX
 
 _MODES = ("exclusive", "queue", "shared")
 LIBRARY = f"ipcbus-python/{__version__}"  #: what HELLO says
@@ -120,6 +121,16 @@ def check_window(window_bytes: int) -> None:
     """Raise ValueError unless so much credit can be given."""
     if not 1 <= window_bytes <= _CREDIT_MAX:
         raise ValueError(f"window_bytes of {window_bytes}: allowed are 1 to {_CREDIT_MAX}")
+
+
+def check_handling(concurrency: int | None, key: object, errors: str) -> None:
+    """Raise ValueError or TypeError unless user code can be run so."""
+    if concurrency is not None and not (type(concurrency) is int and 1 <= concurrency <= CONCURRENCY_MAX):
+        raise ValueError(f"concurrency of {concurrency!r}: allowed are 1 to {CONCURRENCY_MAX}")
+    if key is not None and not callable(key):
+        raise TypeError(f"key is a function of what is handled, not {type(key).__name__}")
+    if errors not in ("log", "raise"):
+        raise ValueError(f'errors={errors!r}: it is "log" or "raise"')
 
 
 def check_request(to: str) -> None:

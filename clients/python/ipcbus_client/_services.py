@@ -36,8 +36,9 @@ class Services:
 
     def __init__(self, session: Session) -> None:
         self._session = session
+        self.request_class: type[Any] = Request  #: a shell has one of its own, which can wait
         #: for the shell; bounded by the bus's limit of requests in flight at one callee
-        self.requests: deque[tuple[Any, Request]] = deque()
+        self.requests: deque[tuple[Any, Any]] = deque()
         self._handlers: dict[str, dict[str, Any]] = {}
         self._found: dict[str, Any] = {}  #: what find() said, until a handler comes or goes
         self._active: dict[tuple[int, int], Request] = {}
@@ -83,7 +84,7 @@ class Services:
 
     def take(self, envelope: tuple[Any, ...]) -> None:
         """A REQUEST came."""
-        request = Request(envelope, self._session.epoch)
+        request = self.request_class(envelope, self._session.epoch)
         self._active[request.sender, request.id] = request
         self._came_bytes += len(request.payload)
         if self._came_bytes > self.max_bytes and self._overloaded(request):

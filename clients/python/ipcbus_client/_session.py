@@ -68,6 +68,7 @@ class Session:
         self.receive = self.incoming.receive  #: what came from the bus
         self.state = State.CONNECTING
         self.error: BusError | None = None  #: why it is closed, where the program did not close it
+        self.failure: BaseException | None = None  #: what user code raised first, whose owner asked to be told
         self.hangup: str | None = None  #: the shell must drop this connection, and why
         self.said_bye: int | None = None  #: the code of the bus's BYE on this connection
         self.peer = 0
@@ -248,6 +249,12 @@ class Session:
         """Raise Closed, or the error that ended the bus, when it is closed."""
         if self.state is State.CLOSED:
             raise self.error.again() if self.error is not None else Closed("the bus was closed", who=self.address)
+
+    def user_raised(self, error: BaseException) -> None:
+        """User code with ``errors="raise"`` raised *error*: wait() of the bus raises it in the owner. Only the first one waits there."""
+        if self.failure is None and self.state is not State.CLOSED:
+            self.failure = error
+            self.on_state()
 
     def stats(self) -> dict[str, Any]:
         """Counters since the start and gauges of now."""

@@ -65,6 +65,8 @@ class Wire:
         self.last_bye: int | None = None
         self.leader_fd = -1
         self.state_waiters: list[Waiter] = []
+        self.begin_wait: Callable[[], object] = _never  #: of the worker; where it says so, end_wait() is called after
+        self.end_wait: Callable[[], object] = _never
         self.sock: socket.socket | None = None
         self._poller = select.poll()
         self._retired: list[socket.socket] = []  #: shut down, to be closed when nobody polls them
@@ -90,6 +92,7 @@ class Wire:
 
         Writes what is buffered first. Returns the last ready(). An exception from a signal handler leaves everything usable.
         """
+        lends = self.begin_wait()
         try:
             while True:
                 turns = self.turns
@@ -113,6 +116,8 @@ class Wire:
                 else:
                     self._follow(waiter, timeout)
         finally:
+            if lends:
+                self.end_wait()
             if self.leader is None or self.session.remarks:
                 self.hand_over()
 
@@ -464,3 +469,7 @@ class Wire:
 
 _SETTLED = (State.CONNECTED, State.CLOSED)
 _MANY = 2**30  #: more polls than there can be
+
+
+def _never() -> None:
+    """Nobody waits in user code."""

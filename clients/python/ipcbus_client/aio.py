@@ -7,12 +7,13 @@ message.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 import weakref
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Hashable, Iterable, Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 from . import _names
 from ._aio_base import BusBase
@@ -21,17 +22,18 @@ from ._aio_services import Proxy, ProxyMethod, Service, serve
 from ._aio_state import BusState, StateChanges, StateHandle
 from ._aio_streams import Inbox, Responder, Subscription
 from ._calls import Call
-from ._errors import BusError, ConnectionLost, Expired, OutboxFull, RequestError
+from ._current import Request, current_request
+from ._errors import ConnectionLost, Expired, OutboxFull, RequestError, Timeout
 from ._gather import Answer, listed, matching
 from ._lanes import INBOX, Lane
 from ._loop_wire import LoopToBe, LoopWire
-from ._message import Message, Request, converter, kept_message
+from ._message import Message, converter, kept_message
 from ._names import GRACE_S
 from ._notices import Lost, Reconnected
 from ._retries import Retries
 from ._session import INBOX_MAX_BYTES
 from ._state import State
-from ._waiting import OUTBOX_BYTES, OUTBOX_MESSAGES, Waiting
+from ._waiting import OUTBOX_BYTES, OUTBOX_MESSAGES, Undelivered, Waiting
 
 __all__ = [
     "Bus",
@@ -49,7 +51,9 @@ __all__ = [
     "StateChanges",
     "StateHandle",
     "Subscription",
+    "Undelivered",
     "connect",
+    "current_request",
 ]
 
 _CONNECTED = State.CONNECTED
@@ -184,13 +188,17 @@ class Bus(BusBase):
         prefetch: int = 32,
         notices: bool = False,
         type: Any = None,
+        concurrency: int = 1,
+        key: Callable[[Message], Hashable] | None = None,
+        errors: Literal["log", "raise"] = "log",
     ) -> Subscription:
         """Receive what is published to topics that match *pattern*. A *callback* may be a coroutine function; one message is handled at a
-        time.
+        time, or *concurrency*, each in a task of its own.
 
         As ipcbus_client.Bus.subscribe() in all else.
         """
         _names.check_subscription(pattern, group, window_bytes, prefetch)
+        _names.check_handling(concurrency, key, errors)
         self._session.check_open()
         lane = Lane(
             self._session.new_id(),
@@ -203,7 +211,7 @@ class Bus(BusBase):
         )
         if type is not None:
             lane.has_type(type)
-        subscription = Subscription(self, lane, callback)
+        subscription = Subscription(self, lane, callback, concurrency=concurrency, key=key, errors=errors)
         await self._declared(self._session.declarations.subscribe(lane), "subscribe", lane.number)
         return subscription
 
@@ -297,17 +305,29 @@ class Bus(BusBase):
         return await open_stream(self, to, data, timeout, headers, window_bytes, None if type is None else converter(type))
 
     async def respond(
-        self, to: str, handler: Callable[[Request], Any], *, mode: str = "exclusive", about: Mapping[str, Any] | None = None
+        self,
+        to: str,
+        handler: Callable[[Request], Any],
+        *,
+        mode: str = "exclusive",
+        about: Mapping[str, Any] | None = None,
+        concurrency: int | None = None,
+        key: Callable[[Request], Hashable] | None = None,
+        errors: Literal["log", "raise"] = "log",
     ) -> Responder:
         """Answer requests to ``name/method`` (``name/*``: any method) with what *handler* returns; it may be a coroutine function, or one
         that makes generators of either kind.
 
-        Each request is a task of its own, cancelled when nobody waits for the answer any more. As ipcbus_client.Bus.respond() in all else.
+        Each request is a task of its own, cancelled when nobody waits for the answer any more. Without a *concurrency* as many are at
+        work as the bus lets come: in both shells the next one may begin while a handler waits. As ipcbus_client.Bus.respond() in all
+        else.
         """
         name, method = _names.check_service(to)
         _names.check_mode(mode)
+        _names.check_handling(concurrency, key, errors)
         self._session.check_open()
-        responder = Responder(self, name, method, handler, owns=self._session.declarations.declared("own", name) is None)
+        owns = self._session.declarations.declared("own", name) is None
+        responder = Responder(self, name, method, handler, owns=owns, concurrency=concurrency, key=key, errors=errors)
         self._session.services.add(name, method, responder)
         self._session.on_requests = self._take_requests  # from now on what comes holds the bus object, also where the program dropped it
         self._session.services.on_generator = self._produce
@@ -422,33 +442,61 @@ class Bus(BusBase):
         _names.check_timeout(timeout)
         await self._fence(None if timeout is None else self._loop.time() + timeout)
 
-    async def close(self, timeout: float | None = 5.0) -> None:
-        """Leave the bus in order: no new messages, callbacks and handlers finish, everything is sent, BYE. Never takes longer than
-        *timeout*; None is as long as it takes. Idempotent.
+    async def wait(self, timeout: float | None = None) -> None:
+        """Wait until the bus is closed: what the main task of a service ends with. Raises what user code with ``errors="raise"`` raised,
+        the first of it first, as it is (a SystemExit ends the program); who goes on after that may wait() again.
 
-        Every wait of other tasks settles: iterations end after what was received, calls raise Closed. Cancelling it closes without the
-        rest.
+        As ipcbus_client.Bus.wait() in all else. A KeyboardInterrupt in user code also comes out of the event loop at once, as everywhere in
+        asyncio. Cancelling it changes nothing.
         """
         _names.check_timeout(timeout)
-        if self._closing or self._session.state is State.CLOSED or isinstance(self._loop, LoopToBe):
-            self._wire.end()
-            return
+        session = self._session
         deadline = None if timeout is None else self._loop.time() + timeout
-        self._closing = True
+        await self._wait_end(lambda: session.failure is not None or session.state is State.CLOSED, deadline)
+        failure, session.failure = session.failure, None
+        if failure is not None:
+            raise failure
+        if session.state is not State.CLOSED:
+            raise Timeout(f"{self!r} was not closed within {timeout:g} s")
+        if session.error is not None:
+            raise session.error
+
+    async def close(self, timeout: float | None = 5.0) -> Undelivered:
+        """Leave the bus in order: no new messages and requests, callbacks and handlers finish, everything is sent, BYE. Never takes longer
+        than *timeout*; None is as long as it takes. What is at work then is logged and cancelled. Returns what was not delivered.
+
+        Idempotent, and legal anywhere: also in user code, for whose end it does not wait. Who closes it while another task does waits
+        for that, at most for the own timeout, and then ends it. Every wait of other tasks settles: iterations end after what was
+        received, calls raise Closed. Cancelling it closes without the rest.
+        """
+        _names.check_timeout(timeout)
+        if isinstance(self._loop, LoopToBe):
+            self._wire.end()
+            return self._session.undelivered()
+        started = self._loop.time()
+        deadline = None if timeout is None else started + timeout
+        session, me = self._session, asyncio.current_task()
+        closer = self._closer
+        cut_off: list[asyncio.Task[None]] = []
         try:
-            if timeout is None or timeout > 0:
-                await self._drain(deadline)
-        except (BusError, OSError):
-            pass  # what was not sent is counted and logged by the session
+            if not self._ended:
+                if closer not in (None, me):
+                    await self._wait_end(lambda: self._ended, deadline)
+                else:
+                    self._closer = me
+                    if timeout is None or timeout > 0:
+                        await self._drain(deadline)
         finally:
-            self._session.bye()
+            self._closer = closer
+            session.bye()
             self._wire.push()
             self._wire.end()
-            for task in self._others():
-                task.cancel()
+            if not self._ended:
+                cut_off = self._cut_off(started)
             _buses.discard(self)
-        await self._wire.ended()
+        await self._wire.ended(cut_off)
         self._wire.log()
+        return session.undelivered()
 
     def __del__(self) -> None:
         wire = getattr(self, "_wire", None)  # (None where __init__ raised; a test kit closes its own)

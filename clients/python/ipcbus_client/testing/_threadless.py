@@ -155,7 +155,7 @@ class MemoryWorker(Worker):
         requests, lines = self._session.services.requests, getattr(self, "_lines", None)
         if lines:
             with self._lock:
-                self._run(False, self._take_turn, next(self._hand), lines.popleft())  # type: ignore[attr-defined]
+                self._run(False, self._take_turn, next(self._hand), lines.popleft())
         elif (requests or self._jobs) and self._serial == (self.lent if LENDS else 0):
             with self._lock:
                 if requests:
@@ -163,7 +163,7 @@ class MemoryWorker(Worker):
                     line = getattr(responder, "_line", None)
                     if line is not None:
                         line.turns.source.append(request)
-                        self.look(line)  # type: ignore[attr-defined]
+                        self.look(line)
                         return True
                     job = partial(self._handle, responder, request)
                 else:
