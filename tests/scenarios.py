@@ -245,6 +245,40 @@ async def asking_again_where_it_does_no_harm(world: World) -> None:
     await other.close()
 
 
+async def a_stream_of_values_at_the_pace_of_who_takes_them(world: World) -> None:
+    bus, other = await world.connect(), await world.connect()
+    made: list[int] = []
+    ended: list[str] = []
+
+    def count(request: Any) -> Any:
+        try:
+            for n in range(request.data):
+                made.append(n)
+                yield bytes([n % 250]) * 1000
+            return "all of them"
+        finally:
+            ended.append("closed")
+
+    await bus.respond("counter/count", count)
+    stream = other.stream("counter/count", 300, window_bytes=20_000, timeout=WAIT_S)
+    stream = await stream if inspect.isawaitable(stream) else stream
+    values = [value async for value in stream]
+    assert [value[0] for value in values] == [n % 250 for n in range(300)]
+    assert stream.result == "all of them"
+    made.clear()
+    stream = other.stream("counter/count", 100_000, window_bytes=20_000)
+    stream = await stream if inspect.isawaitable(stream) else stream
+    async for value in stream:
+        assert value[0] == 0
+        break
+    await world.sleep(0.2)
+    assert 1 <= len(made) < 1000, "it was made faster than it was taken"
+    await stream.close()
+    await world.until(lambda: len(ended) == 2, "the generator was not closed")
+    await bus.close()
+    await other.close()
+
+
 async def a_group_shares_the_work(world: World) -> None:
     buses = [await world.connect() for _ in range(3)]
     done: list[list[int]] = [[], [], []]
@@ -310,6 +344,7 @@ SCENARIOS: list[Callable[[World], Awaitable[None]]] = [
     a_handler_that_asks_another_service,
     a_service_and_its_proxy,
     asking_again_where_it_does_no_harm,
+    a_stream_of_values_at_the_pace_of_who_takes_them,
     a_group_shares_the_work,
     the_bus_is_killed_and_comes_back,
     close_settles_every_wait,
