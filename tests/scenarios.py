@@ -147,6 +147,21 @@ async def messages_and_retained_values(world: World) -> None:
     await other.close()
 
 
+async def messages_larger_than_what_a_socket_holds(world: World) -> None:
+    bus, other = await world.connect(), await world.connect()
+    sub = await other.subscribe("large", window_bytes=32 * 1024 * 1024)
+    for n in range(5):
+        await bus.publish("large", bytes([n]) * 3_000_000)
+        await bus.publish("large", n)
+    for n in range(5):
+        assert (await sub.get(WAIT_S)).data == bytes([n]) * 3_000_000
+        assert (await sub.get(WAIT_S)).data == n
+    await other.respond("echo/it", lambda request: request.data)
+    assert await bus.request("echo/it", b"x" * 5_000_000, timeout=WAIT_S) == b"x" * 5_000_000
+    await bus.close()
+    await other.close()
+
+
 async def requests_and_their_errors(world: World) -> None:
     bus, other = await world.connect(), await world.connect()
 
@@ -340,6 +355,7 @@ async def nobody_listens(world: World) -> None:
 
 SCENARIOS: list[Callable[[World], Awaitable[None]]] = [
     messages_and_retained_values,
+    messages_larger_than_what_a_socket_holds,
     requests_and_their_errors,
     a_handler_that_asks_another_service,
     a_service_and_its_proxy,

@@ -342,6 +342,25 @@ def test_frames_of_every_size_go_through_the_pipes_and_are_found_in_them(size: i
         assert [sub.get(1).data for _ in range(5)] == [bytes([n]) * size for n in range(5)]
 
 
+def test_who_does_not_read_loses_by_the_contract_and_on_the_virtual_clock() -> None:
+    async def body(world: Any) -> None:
+        bus, slow = await world.connect(), await world.connect()
+        sub = await slow.subscribe("t", window_bytes=65_536)
+        begun = world.kit.now
+        for _ in range(100):
+            await bus.publish("t", b"x" * 100_000)
+        await bus.flush(60)
+        assert world.kit.now - begun >= 5.0, "publishers are held for the stall time (L-7)"
+        await bus.publish("t", "the last")
+        got = 0
+        while (await sub.get(1)).data != "the last":
+            got += 1
+        assert sub.lost > 0
+        assert got + sub.lost == 100
+
+    both(body)
+
+
 def test_a_stop_in_order_is_told_and_a_bus_that_is_away_is_away() -> None:
     async def body(world: Any) -> None:
         kit = world.kit
