@@ -365,3 +365,67 @@ def test_many_streams_at_once(connect: Connect, daemon: RunningDaemon, kind: str
         await bus.close()
 
     run(body())
+
+
+def test_streams_over_many_deaths_of_the_daemon(connect: Connect, daemon_factory: DaemonFactory, kind: str) -> None:
+    """Each time the streams end with ConnectionLost and their generators are closed, and new ones begin when the bus is back."""
+
+    async def body() -> None:
+        daemon = daemon_factory()
+        handler = Handler(1_000_000, value=bytes(100))
+        callee, bus = await serve(daemon.address, kind, handler), await connect(daemon.address)
+        for turn in range(1, 5):
+            streams = []
+            while len(streams) < 3:
+                stream = await bus.stream("svc/values", window_bytes=2_000, timeout=LATE_S)
+                try:
+                    await stream.get(WAIT_S)
+                except ipcbus_client.NoSuchName:  # the service is not back yet
+                    await asyncio.sleep(0.01)
+                else:
+                    streams.append(stream)
+            consumers = [asyncio.create_task(rest_of(stream)) for stream in streams[:2]]  # the third is not read
+            await asyncio.sleep(0)
+            daemon.kill()
+            for consumer in consumers:
+                with pytest.raises(ipcbus_client.ConnectionLost):
+                    await consumer
+            with pytest.raises(ipcbus_client.ConnectionLost):
+                await rest_of(streams[2])
+            await until(lambda turn=turn: handler.closed == 3 * turn, "a generator was not closed")  # type: ignore[misc]
+            daemon = daemon_factory(at=daemon.directory)
+        assert bus.stats_local()["requests"] == 0
+        assert callee.stats_local()["handling"] == 0
+        await callee.close()
+        await bus.close()
+
+    run(body())
+
+
+def test_requests_that_wait_at_a_stuck_handler_are_bounded(connect: Connect, daemon: RunningDaemon) -> None:
+    async def body() -> None:
+        callee, bus = await connect(daemon.address), await connect(daemon.address)
+        go = threading.Event()
+
+        def stuck(request: ipcbus_client.Request) -> str:
+            go.wait(WAIT_S)
+            return "done"
+
+        async def stuck_async(request: ipcbus_client.Request) -> str:
+            await until(go.is_set)
+            return "done"
+
+        await callee.respond("svc/stuck", stuck if isinstance(callee, Threaded) else stuck_async)
+        payload = bytes(15 << 20)
+        asked = [asyncio.create_task(bus.request("svc/stuck", payload, timeout=WAIT_S)) for _ in range(6)]
+        await until(lambda: callee.stats_local()["overloaded"] == 2)
+        go.set()
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        refused = [answer for answer in answers if isinstance(answer, ipcbus_client.ServiceError)]
+        assert [error.code for error in refused] == ["overloaded"] * 2
+        assert sum(answer == "done" for answer in answers) == 4
+        assert await bus.request("svc/stuck", payload, timeout=WAIT_S) == "done"
+        await callee.close()
+        await bus.close()
+
+    run(body())

@@ -314,7 +314,7 @@ def test_a_generator_is_told_from_other_answers() -> None:
 
 @pytest.mark.parametrize(("size", "refused"), [(299, False), (300, False), (301, True)])
 def test_requests_that_wait_are_bounded_in_bytes(size: int, refused: bool) -> None:
-    session = connected()
+    session = connected(max_payload_bytes=500)
     session.services.max_bytes = 1000
     first = request(session, 1, bytes(700), 1)
     session.receive(encode_with_payload(bytes(size), Kind.REQUEST, 9, "svc/m", 2, 1000, 1))
@@ -325,21 +325,45 @@ def test_requests_that_wait_are_bounded_in_bytes(size: int, refused: bool) -> No
         return
     (frame,) = answers
     assert (frame.kind, frame.elements[3:5]) == (Kind.ERROR, (2, "overloaded"))
-    assert "700 bytes" in frame.elements[5]
+    assert "700 bytes are at work" in frame.elements[5]
     assert not session.services.requests
-    session.services.reply(first, None)  # there is room again
+    session.services.reply(first, None)
+    sent(session)  # there is room again
     assert request(session, 1, bytes(1000), 3).id == 3
     assert session.counters["overloaded"] == 1
 
 
-def test_one_request_alone_may_be_larger_and_what_was_answered_does_not_count() -> None:
-    session = connected()
+@pytest.mark.parametrize(("size", "refused"), [(-1, False), (0, False), (1, True)])
+def test_answers_that_the_bus_does_not_take_count_too(size: int, refused: bool) -> None:
+    session = connected(max_payload_bytes=5000)
+    session.services.max_bytes = 10_000
+    session.services.reply(request(session, 1, b"", 1), bytes(4000))
+    session.receive(encode_with_payload(bytes(6000 + size), Kind.REQUEST, 9, "svc/m", 2, 1000, 1))
+    assert session.counters["overloaded"] == refused
+    assert len(session.services.requests) == (not refused)
+    sent(session)
+    session.services.lost()
+    assert request(session, 1, bytes(9000), 3).id == 3  # it was taken
+
+
+@pytest.mark.parametrize(("size", "refused"), [(599, False), (600, False), (601, True)])
+def test_two_of_the_largest_requests_may_always_wait(size: int, refused: bool) -> None:
+    session = connected(max_payload_bytes=600)
+    session.services.max_bytes = 1000
+    request(session, 1, bytes(600), 1)
+    session.receive(encode_with_payload(bytes(size), Kind.REQUEST, 9, "svc/m", 2, 1000, 1))
+    assert session.counters["overloaded"] == refused
+
+
+def test_what_was_answered_does_not_count() -> None:
+    session = connected(max_payload_bytes=500)
     session.services.max_bytes = 1000
     for identity in range(1, 20):
-        asked = request(session, 1, bytes(5000), identity)
-        session.services.reply(asked, None)
+        session.services.reply(request(session, 1, bytes(900), identity), None)
+        sent(session)
     for identity in range(20, 30):
         session.services.refuse(request(session, 1, bytes(900), identity), ServiceError("no", "no"))
+        sent(session)
     for identity in range(30, 40):
         request(session, 1, bytes(900), identity)
         session.receive(encode(Kind.CANCEL, 9, "svc/m", identity))

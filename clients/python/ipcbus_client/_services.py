@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from ._session import Session
 
 TRACEBACK_MAX_BYTES = 32 * 1024  #: of a remote traceback
-#: Payloads of requests that came and were not answered: a handler that is stuck must not fill the memory. One request may be larger.
+#: Payloads of requests that came and were not answered, and answers that are not sent: neither a handler that is stuck nor a bus that does
+#: not read may fill the memory. Where the bus carries larger payloads than half of it, it is two of those.
 REQUESTS_MAX_BYTES = 64 * 1024 * 1024
 ANY = "*"  #: the method that serves every method without a handler of its own
 
@@ -43,7 +44,7 @@ class Services:
         self._found: dict[str, Any] = {}  #: what find() said, until a handler comes or goes
         self._active: dict[tuple[int, int], Request] = {}
         self._heads: dict[int, Head] = {}  #: of REPLYs, by requester
-        self._came_bytes = 0  #: payloads of the requests at work, at most
+        self._came_bytes = 0  #: of requests at work and of answers that are not sent, at most; made exact when it reaches the limit
         self.max_bytes = REQUESTS_MAX_BYTES
         #: for the shell: a handler returned a generator as its answer
         self.on_generator: Callable[[Request, Any], None] = _nobody
@@ -102,18 +103,23 @@ class Services:
         self.requests.append((handler, request))
 
     def _overloaded(self, request: Request) -> bool:
-        """Whether *request* has to be refused, because it is too much beside what is at work (the handlers are stuck, or slow)."""
-        self._came_bytes = sum(len(other.payload) for other in self._active.values())
-        if self._came_bytes <= self.max_bytes or len(self._active) == 1:
+        """Whether *request* has to be refused, because it is too much beside what is here: requests whose handlers are stuck, or slow, and
+        answers that the bus does not take.
+        """
+        session = self._session
+        size = len(request.payload)
+        at_work = sum(len(other.payload) for other in self._active.values()) - size
+        unsent = session.outbox.unsent_bytes
+        self._came_bytes = at_work + unsent + size
+        allowed = max(self.max_bytes, 2 * session.outbox.max_payload_bytes)  # the largest request is served, also beside another
+        if self._came_bytes <= allowed:
             return False
-        counters = self._session.counters
-        if not counters["overloaded"]:
-            self._session.remark(
-                WARNING, f"requests of {self._came_bytes} bytes wait for handlers, {self.max_bytes} may: more are refused and counted"
-            )
-        counters["overloaded"] += 1
-        self._came_bytes -= len(request.payload)
-        self.fail(request, "overloaded", f"requests of {self._came_bytes} bytes are at work here already, {self.max_bytes} may be")
+        text = f"requests of {at_work} bytes are at work here, answers of {unsent} bytes wait to be sent, and {allowed} may be"
+        if not session.counters["overloaded"]:
+            session.remark(WARNING, f"a request to {request.to} is refused, as further ones will be, which are only counted: {text}")
+        session.counters["overloaded"] += 1
+        self._came_bytes -= size
+        self.fail(request, "overloaded", text)
         return True
 
     def allow(self, envelope: tuple[Any, ...]) -> None:
@@ -169,6 +175,7 @@ class Services:
             head = self._heads[sender] = call_head(identity, Kind.REPLY, session.peer, peer_address(sender))
         pack, before, _, _, base, after, after_raw, _ = head
         del self._active[key]
+        self._came_bytes += size
         frame = pack(0xCE, base + size, before, identity, after_raw if meta else after, size), payload
         out = outbox.out
         out += frame
@@ -220,6 +227,7 @@ class Services:
 
     def _put(self, request: Request, payload: bytes, kind: Kind, *rest: Any) -> None:
         del self._active[request.sender, request.id]
+        self._came_bytes += len(payload)
         session = self._session
         session.outbox.put(encode_with_payload(payload, kind, session.peer, peer_address(request.sender), request.id, *rest))
 
