@@ -108,10 +108,10 @@ def test_without_a_message_between_them_they_are_one() -> None:
     for _ in range(3):
         reconnect(session, b"j")
         session.receive(lost(lane, 2))
-    assert stream(lane) == [Lost(12, "too_slow", "a.>"), Reconnected(3, True, "a.>")]
-    lane.messages.popleft()
+    assert stream(lane) == [Lost(6, "expired", "a.>"), Reconnected(3, True, "a.>"), Lost(6, "too_slow", "a.>")]
+    lane.messages.pop()
     session.receive(lost(lane, 7))
-    assert stream(lane) == [Reconnected(3, True, "a.>"), Lost(7, "too_slow", "a.>")]
+    assert stream(lane) == [Lost(6, "expired", "a.>"), Reconnected(3, True, "a.>"), Lost(7, "too_slow", "a.>")]
     lane.messages.clear()
     reconnect(session, b"j")
     session.receive(lost(lane, 1))

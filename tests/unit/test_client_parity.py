@@ -16,7 +16,7 @@ from ipcbus_client import _aio_streams, _blocking, _blocking_streams, aio
 DUNDERS = {"__enter__": "__aenter__", "__exit__": "__aexit__", "__iter__": "__aiter__"}
 CLASSES = [
     "Bus", "BusState", "Inbox", "Responder", "StateChanges", "StateHandle", "Subscription", "ReplyStream", "Service", "Proxy",
-    "ProxyMethod",
+    "ProxyMethod", "Watch",
 ]  # fmt: skip
 #: what waits for nothing, in neither shell
 PLAIN = {

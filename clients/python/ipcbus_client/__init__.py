@@ -13,6 +13,7 @@ from ._blocking_replies import ReplyStream
 from ._blocking_services import Proxy, ProxyMethod, Service
 from ._blocking_state import BusState, StateChanges, StateHandle
 from ._blocking_streams import Inbox, Responder, Subscription
+from ._blocking_watch import Watch
 from ._current import Request, current_request
 from ._errors import (
     BadArguments,
@@ -37,6 +38,7 @@ from ._gather import Answer
 from ._message import Message
 from ._notices import Lost, Reconnected
 from ._waiting import Undelivered
+from ._watching import Change
 
 use_clock(time)
 
@@ -48,6 +50,7 @@ __all__ = [
     "Bus",
     "BusError",
     "BusState",
+    "Change",
     "Closed",
     "ConnectError",
     "ConnectionLost",
@@ -78,6 +81,7 @@ __all__ = [
     "Subscription",
     "Timeout",
     "Undelivered",
+    "Watch",
     "connect",
     "current_request",
 ]

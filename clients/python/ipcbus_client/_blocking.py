@@ -13,12 +13,13 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Literal
 
-from . import _names
+from . import _blocking_watch, _names
 from ._blocking_base import BusBase
 from ._blocking_replies import ReplyStream, open_stream
 from ._blocking_services import Proxy, Service, serve
 from ._blocking_state import BusState
 from ._blocking_streams import Inbox, Responder, Subscription
+from ._blocking_watch import Watch
 from ._calls import Call
 from ._current import Request
 from ._errors import BusError, ConnectionLost, Expired, OutboxFull, RequestError, Timeout
@@ -228,6 +229,16 @@ class Bus(BusBase):
             subscription = Subscription(self, lane, callback, concurrency=concurrency, key=key, errors=errors)
             self._declared(self._session.declarations.subscribe(lane), "subscribe", lane.number)
         return subscription
+
+    def watch(self, pattern: str, *, type: Any = None) -> Watch:
+        """What is retained under topics that match *pattern*, and how it changes: iterate over the Watch for Change objects, or read its
+        ``state``, which is complete when this returns. *type* as in subscribe().
+
+        No change falls between the two. After a reconnect come the changes that happened meanwhile, removals too; so it is where messages
+        were lost. A bus that was started anew has nothing retained until its publishers come back. Raises BadName, RequestError,
+        ConnectionLost, Timeout, Closed; TypeError for a *type* that no payload can become.
+        """
+        return _blocking_watch.watch(self, pattern, type)
 
     def request(
         self,
@@ -448,6 +459,14 @@ class Bus(BusBase):
         with self._lock:
             self._session.check_open()
             self._settled(self._session.declarations.withdraw("own", name))
+
+    def wait_for_name(self, name: str, timeout: float | None = None) -> int:
+        """Wait until somebody owns *name*; returns the peer id of the owner (of a shared name, of one). No window is between looking and
+        waiting, also over reconnects.
+
+        Raises Timeout after *timeout* seconds (None: never; the first look takes as long as the bus needs to answer), BadName, Closed.
+        """
+        return _blocking_watch.wait_for_name(self, name, timeout)
 
     # --- the bus itself ---
 

@@ -46,6 +46,17 @@ class Declarations:
         self._session.lanes[lane.number] = lane
         return self._declare(("subscribe", lane.number), "subscribe", arguments, lane)
 
+    def subscribe_anew(self, lane: Lane) -> None:
+        """Subscribe *lane*, which is declared, under another number: what is kept comes again, all else on its way is dropped."""
+        declaration = self._take_out(("subscribe", lane.number))
+        session = self._session
+        session.lanes.pop(lane.number, None)
+        if declaration is not None and declaration.said:
+            session.request("bus/unsubscribe", {"lane": lane.number}, None, _ANSWER_S)
+        lane.renumber(session.new_id())
+        call = self.subscribe(lane)
+        call.notify = lambda: lane.close(call.error) if call.error is not None else None
+
     def own(self, name: str, mode: str, replace: bool, allow_replace: bool) -> Call:
         """Claim *name*."""
         arguments: dict[str, Any] = {"name": name, "mode": mode, "replace": replace, "allow_replace": allow_replace}
@@ -199,6 +210,8 @@ class Declarations:
             if declaration.method == "own":
                 result = self._session.map_of(meta, payload)
                 declaration.owner = bool(result.get("owner"))
+            elif declaration.lane is not None:
+                declaration.lane.accepted(self._session.epoch, self._session.map_of(meta, payload).get("retained", 0))
             declaration.refused = False
             declaration.settle(meta, payload)
         elif first:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ._errors import BusError, Closed
 from ._message import LargeMessage, Message, converter, typed_message
-from ._notices import Lost, Notice, Reconnected, merged
+from ._notices import Lost, Notice, Reconnected, Snapshot, merged
 
 #: A member of a group that was busy for longer tells the bus at once what it has handled: the others' shares depend on it.
 GRANT_S = 0.01
@@ -25,8 +25,7 @@ class Lane:
     __slots__ = (
         "_batches", "_came", "_handled", "_notices", "_taken", "_unhandled",
         "closed", "error", "gaps", "group", "held_bytes", "lost", "make", "make_large", "messages", "notices", "notify", "number",
-        "parked_bytes",
-        "pattern", "prefetch", "retained", "window_bytes",
+        "parked_bytes", "pattern", "prefetch", "retained", "snapshots", "window_bytes",
     )  # fmt: skip
 
     def __init__(
@@ -47,6 +46,7 @@ class Lane:
         self.window_bytes = window_bytes
         self.prefetch = prefetch
         self.notices = notices
+        self.snapshots = False  #: its stream also has a Snapshot for each time it was subscribed: for a Watch
         self.make: type[Message] = Message  #: the class of its messages
         self.make_large: type[Message] = LargeMessage  #: the class of those that come in reads of over MAX_ELEMENTS bytes
         #: consumers take from its left, without a lock; with ``notices`` there are a few among the messages
@@ -91,21 +91,31 @@ class Lane:
         self.gaps += 1
         self._say(Reconnected(epoch, restarted, self.pattern))
 
+    def accepted(self, epoch: int, retained: int) -> None:
+        """The bus accepted the subscription, and sent or will send *retained* messages first."""
+        if self.snapshots:
+            self._say(Snapshot(epoch, retained))
+
+    def renumber(self, number: int) -> None:
+        """It begins anew, under another number, with nothing in it."""
+        self.number = number
+        self.messages.clear()
+
     def _say(self, notice: Notice) -> None:
-        """Put *notice* at its place. It costs no credit. One of its kind with no message between them gives its place to it: so there are
-        at most two a message, and memory stays within the window's.
+        """Put *notice* at its place. It costs no credit. One of its kind with no message between them gives its place to it, but nothing
+        moves before a reconnection: so there are at most a few a message, and memory stays within the window's.
         """
         if not self.notices:
             return
         messages: deque[Any] = self.messages
         kind = type(notice)
         try:
-            for place in (-1, -2):  # consumers take from the other end: what is there stays there, or is taken
+            for place in (-1, -2, -3):  # consumers take from the other end: what is there stays there, or is taken
                 there = messages[place]
                 if type(there) is kind:
                     messages[place] = merged(there, notice)
                     return
-                if not isinstance(there, Notice):
+                if not isinstance(there, Notice) or type(there) is Reconnected:
                     break
         except IndexError:
             pass  # it is the only one, or a consumer was faster

@@ -25,11 +25,22 @@ class Lost(NamedTuple):
     pattern: str  #: the subscription's
 
 
-Notice = Reconnected | Lost
+class Snapshot(NamedTuple):
+    """For a Watch only, which shows it to nobody: the bus accepted the subscription, on the connection of *epoch*, and of the lane's
+    messages on it the first *retained* are what it keeps (L-8).
+    """
+
+    epoch: int
+    retained: int
+
+
+Notice = Reconnected | Lost | Snapshot
 
 
 def merged(earlier: Any, later: Notice) -> Notice:
     """One in the place of two of a kind."""
     if isinstance(later, Lost):
         return later._replace(count=earlier.count + later.count)
+    if isinstance(later, Snapshot):
+        return later
     return later._replace(restarted=earlier.restarted or later.restarted)

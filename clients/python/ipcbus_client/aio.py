@@ -15,12 +15,13 @@ from collections.abc import Callable, Generator, Hashable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Literal
 
-from . import _names
+from . import _aio_watch, _names
 from ._aio_base import BusBase
 from ._aio_replies import ReplyStream, open_stream
 from ._aio_services import Proxy, ProxyMethod, Service, serve
 from ._aio_state import BusState, StateChanges, StateHandle
 from ._aio_streams import Inbox, Responder, Subscription
+from ._aio_watch import Watch
 from ._calls import Call
 from ._current import Request, current_request
 from ._errors import ConnectionLost, Expired, OutboxFull, RequestError, Timeout
@@ -34,10 +35,12 @@ from ._retries import Retries
 from ._session import INBOX_MAX_BYTES
 from ._state import State
 from ._waiting import OUTBOX_BYTES, OUTBOX_MESSAGES, Undelivered, Waiting
+from ._watching import Change
 
 __all__ = [
     "Bus",
     "BusState",
+    "Change",
     "Inbox",
     "Lost",
     "Message",
@@ -52,6 +55,7 @@ __all__ = [
     "StateHandle",
     "Subscription",
     "Undelivered",
+    "Watch",
     "connect",
     "current_request",
 ]
@@ -214,6 +218,16 @@ class Bus(BusBase):
         subscription = Subscription(self, lane, callback, concurrency=concurrency, key=key, errors=errors)
         await self._declared(self._session.declarations.subscribe(lane), "subscribe", lane.number)
         return subscription
+
+    async def watch(self, pattern: str, *, type: Any = None) -> Watch:
+        """What is retained under topics that match *pattern*, and how it changes: iterate over the Watch for Change objects, or read its
+        ``state``, which is complete when this returns. *type* as in subscribe().
+
+        No change falls between the two. After a reconnect come the changes that happened meanwhile, removals too; so it is where messages
+        were lost. A bus that was started anew has nothing retained until its publishers come back. Raises BadName, RequestError,
+        ConnectionLost, Timeout, Closed; TypeError for a *type* that no payload can become.
+        """
+        return await _aio_watch.watch(self, pattern, type)
 
     async def request(
         self,
@@ -393,6 +407,14 @@ class Bus(BusBase):
         _names.check_name(name)
         self._session.check_open()
         await self._settled(self._session.declarations.withdraw("own", name))
+
+    async def wait_for_name(self, name: str, timeout: float | None = None) -> int:
+        """Wait until somebody owns *name*; returns the peer id of the owner (of a shared name, of one). No window is between looking and
+        waiting, also over reconnects.
+
+        Raises Timeout after *timeout* seconds (None: never; the first look takes as long as the bus needs to answer), BadName, Closed.
+        """
+        return await _aio_watch.wait_for_name(self, name, timeout)
 
     # --- the bus itself ---
 

@@ -1,0 +1,173 @@
+"""``watch()`` and ``wait_for_name()`` of an asyncio `Bus`. The same names in the same order as _blocking_watch.py; what decides is in
+_watching.py and _owners.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from . import _names
+from ._aio_streams import Subscription
+from ._errors import Closed, ConnectionLost, Timeout
+from ._lanes import Lane
+from ._message import Message
+from ._owners import names_query, owner_in, owner_told, owner_topic
+from ._watching import Change, Watching
+
+if TYPE_CHECKING:
+    from .aio import Bus
+
+#: What the bus sends ahead. It only sends more when this was read, whatever it keeps.
+WINDOW_BYTES = 1024 * 1024
+
+
+class Watch:
+    """The state of what is retained under a pattern: ``async for change in watch`` gives what there is, then each change. It ends when it
+    or the bus is closed. Several tasks share the changes.
+
+    The memory that it needs is that of what the bus keeps for the pattern, and at most twice that while publishers fill a bus that keeps no
+    more.
+    """
+
+    def __init__(self, bus: Bus, lane: Lane) -> None:
+        self._bus = bus
+        self._lane = lane
+        self._stream = Subscription(bus, lane, None)
+        self._watching = Watching(bus._session.epoch)
+
+    async def __aiter__(self) -> AsyncIterator[Change]:
+        while True:
+            try:
+                change = await self.get()
+            except Closed:
+                if self._lane.error is not None:
+                    raise
+                return
+            yield change
+
+    async def get(self, timeout: float | None = None) -> Change:
+        """The next change. Raises Timeout after *timeout* seconds (None: never), Closed or what ended the watch when nothing more will
+        come. Cancelling it loses none.
+        """
+        _names.check_timeout(timeout)
+        deadline = None if timeout is None else self._bus._loop.time() + timeout
+        while (change := self._change()) is None:
+            await self._more(deadline)
+        return change
+
+    async def close(self) -> None:
+        """End it. Idempotent."""
+        await self._stream.close()
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What is retained, by topic: complete from the beginning, then with every change that was taken (and perhaps those that follow at
+        once, as after a reconnect). A copy. Raises PayloadError where one of the values is not what it should be; ``messages`` has them
+        undecoded.
+        """
+        return {topic: message.data for topic, message in self.messages.items()}
+
+    @property
+    def messages(self) -> dict[str, Message]:
+        """As ``state``, with the messages that the values came with."""
+        return dict(self._watching.state)
+
+    @property
+    def pattern(self) -> str:
+        """The pattern watched."""
+        return self._lane.pattern
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing more will come."""
+        return self._lane.closed
+
+    async def __aenter__(self) -> Watch:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"<Watch {self._lane.pattern!r}>"
+
+    # --- inside ---
+
+    async def _begin(self, deadline: float) -> None:
+        """Subscribe, and take in what there is."""
+        bus = self._bus
+        await bus._declared(bus._session.declarations.subscribe(self._lane), "subscribe", self._lane.number)
+        while not self._watching.complete:
+            if not self._take():
+                await self._more(deadline)
+
+    def _change(self) -> Change | None:
+        """The next change where there is one."""
+        while not self._watching.changes and self._take():
+            pass
+        return self._watching.changes.popleft() if self._watching.changes else None
+
+    def _take(self) -> bool:
+        """Take in one item of the stream, if there is one."""
+        bus, lane = self._bus, self._lane
+        if not lane.messages:
+            return False
+        self._watching.take(lane.messages.popleft())
+        if self._watching.uncertain and not lane.closed:
+            self._watching.begin(bus._session.epoch)
+            bus._session.declarations.subscribe_anew(lane)
+            bus._wire.push()
+        return True
+
+    async def _more(self, deadline: float | None) -> None:
+        """Wait for more of the stream; raises at the deadline or the end."""
+        bus, lane, stream = self._bus, self._lane, self._stream
+        stream._grant()
+        if not await bus._wire.wait(lambda: lane.messages or lane.closed, stream._waiters, deadline):
+            raise Timeout(f"no change under {lane.pattern!r} in time")
+        if not lane.messages:
+            raise lane.error or Closed(f"{self!r} is closed")
+
+
+async def watch(bus: Bus, pattern: str, type: Any) -> Watch:
+    """Bus.watch()."""
+    _names.check_subscription(pattern, None, WINDOW_BYTES, 1)
+    bus._session.check_open()
+    lane = Lane(bus._session.new_id(), pattern, window_bytes=WINDOW_BYTES, notices=True)
+    lane.snapshots = True
+    if type is not None:
+        lane.has_type(type)
+    made = Watch(bus, lane)
+    try:
+        await made._begin(bus._loop.time() + bus._patience())
+    except BaseException:
+        await made.close()
+        raise
+    return made
+
+
+async def wait_for_name(bus: Bus, name: str, timeout: float | None) -> int:
+    """Bus.wait_for_name(). It listens before it looks, and looks again where it may have missed something."""
+    _names.check_name(name)
+    _names.check_timeout(timeout)
+    deadline = None if timeout is None else bus._loop.time() + timeout
+    told = await bus.subscribe(owner_topic(name), notices=True)
+    try:
+        while True:
+            try:
+                owner = owner_in(await bus.request("bus/names", names_query(name), timeout=bus._patience()), name)
+            except ConnectionLost:
+                owner = None  # the stream will say when it is back
+            while owner is None:
+                item: Any = await told.get(None if deadline is None else max(deadline - bus._loop.time(), 0.0))
+                if not isinstance(item, Message):
+                    break
+                owner = owner_told(item)
+            if owner is not None:
+                return owner
+    except Timeout:
+        raise Timeout(f"nobody owned {name!r} within {timeout} s") from None
+    finally:
+        await told.close()
