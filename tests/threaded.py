@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
@@ -95,6 +96,7 @@ def run(body: Awaitable[Any], limit_s: float = 120.0) -> None:
     """Run the body of a test, for at most *limit_s* seconds."""
 
     async def bounded() -> None:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(32))
         await asyncio.wait_for(body, limit_s)
 
     asyncio.run(bounded())

@@ -123,6 +123,11 @@ class Process:
         # the clock id of a process, as clock_getcpuclockid(3) makes it
         return time.clock_gettime((~self.pid << 3) | 2)
 
+    def wakeups(self) -> int:
+        """How often it went to sleep and was woken: the voluntary context switches of /proc/PID/status."""
+        lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt_switches"))
+
     def memory_bytes(self) -> dict[str, int]:
         """``Rss`` and ``Pss`` from /proc/PID/smaps_rollup."""
         found = {}

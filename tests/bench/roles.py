@@ -236,6 +236,26 @@ def idle_holder(stage: Stage, address: str, connections: int) -> None:
         connection.close()
 
 
+def sleepers(stage: Stage, address: str, blocking: int, asyncio_: int) -> None:
+    """Hold that many connections of each shell, with a subscription each, as a program has them; nothing is ever published to them."""
+    buses = [ipcbus_client.connect(address) for _ in range(blocking)]
+    for number, bus in enumerate(buses):
+        bus.subscribe(f"idle.{number}.>")
+
+    async def hold() -> None:
+        held = [await aio.connect(address) for _ in range(asyncio_)]
+        for number, one in enumerate(held):
+            await one.subscribe(f"idle.{number}.>")
+        stage.ready()
+        await asyncio.to_thread(stage.wait_end)
+        for one in held:
+            await one.close()
+
+    asyncio.run(hold())
+    for bus in buses:
+        bus.close()
+
+
 def lane_holder(stage: Stage, address: str, lanes: int, peers: int) -> None:
     """Hold *lanes* subscriptions over *peers* connections, half of them wildcards, that nothing matches."""
     held = []

@@ -24,6 +24,7 @@ EPILOG = """workloads:
   wild       1000 topics in turn, 100 wildcard subscriptions in 4 processes; control: the relay 1 to 1
   rpc        requests one at a time, blocking and asyncio, and 64 in flight; control: ping-pong over a socketpair
   idle       4000 connections: memory of each, and what a message to one of them costs; control: one connection
+  wakeups    how often an idle daemon wakes up beside 100 subscribers
   unrelated  what a publish costs beside 10 to 100 000 subscriptions of others; control: beside 10
 
 examples:

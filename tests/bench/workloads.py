@@ -34,9 +34,10 @@ class Sizes:
     paced: int = 1_000  #: messages with their one-way time taken
     unrelated: int = 200_000  #: messages beside unrelated subscriptions
     new_topics: int = 50_000  #: of them to a topic of their own each
+    asleep_s: int = 30  #: of watching an idle daemon
 
 
-QUICK = Sizes(40_000, 10_000, 20, 1_000, 2_000, 400, 200, 20_000, 10_000)
+QUICK = Sizes(40_000, 10_000, 20, 1_000, 2_000, 400, 200, 20_000, 10_000, 5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +217,17 @@ def idle(sizes: Sizes) -> Measured:
     return found
 
 
+def wakeups(sizes: Sizes) -> Measured:
+    """How often an idle daemon wakes up beside 100 subscribers of our own clients, heartbeats included."""
+    with Cast() as cast:
+        daemon, address = cast.daemon()
+        cast.role("roles.sleepers", address=address, blocking=50, asyncio_=50)
+        time.sleep(1)
+        before = daemon.wakeups()
+        time.sleep(sizes.asleep_s)
+        return {"wakeups": (daemon.wakeups() - before) / sizes.asleep_s}
+
+
 def _settled_memory(daemon: Process) -> dict[str, int]:
     """The daemon's memory when it no longer changes (or after 5 s)."""
     last = daemon.memory_bytes()
@@ -251,6 +263,7 @@ WORKLOADS: dict[str, Callable[[Sizes], Measured]] = {
     "wild": wild,
     "rpc": rpc,
     "idle": idle,
+    "wakeups": wakeups,
     "unrelated": unrelated,
 }
 
@@ -292,6 +305,7 @@ ROWS: dict[str, tuple[Row, ...]] = {
         Row("  p99", "crowd_p99", "µs", "alone_p99"),
         Row("  daemon CPU in an idle second", "crowd_quiet_ms", "ms"),
     ),
+    "wakeups": (Row("wake-ups of an idle daemon, 100 subscribers", "wakeups", "/s", None, "<=", 1.0),),
     "unrelated": (
         *(Row(f"one topic, beside {lanes}", f"one_{lanes}", "msg/s", "one_10") for lanes in UNRELATED),
         Row("  daemon CPU, beside 100000 / 10", "one_100000_cpu", "s/M", "one_10_cpu", "<=", 1.1),
