@@ -199,6 +199,96 @@ def test_callbacks_run_in_the_wait_of_whoever_waits_one_at_a_time_and_may_wait_t
         assert kit.now == 0.0
 
 
+def test_a_service_that_asks_itself_is_answered_within_its_own_wait() -> None:
+    with testing.FakeBus() as kit:
+        bus, user = kit.connect(), kit.connect()
+        bus.respond("a/down", lambda request: request.data and 1 + bus.request("a/down", request.data - 1))
+        assert user.request("a/down", 20) == 20
+        assert kit.now == 0.0
+        with pytest.raises(ipcbus_client.Expired):
+            user.request("a/down", 1000)
+        kit.advance(60)
+        assert user.request("a/down", 3) == 3
+
+
+def test_one_handler_at_a_time_unless_it_waits_or_there_is_a_concurrency() -> None:
+    with testing.FakeBus() as kit:
+        bus, other, user = kit.connect(), kit.connect(), kit.connect()
+        elsewhere = other.subscribe("never")
+        story: list[str] = []
+
+        def slow(what: str) -> Any:
+            def handle(item: Any) -> None:
+                story.append(f"{what} {item.data} begins")
+                with pytest.raises(ipcbus_client.Timeout):
+                    elsewhere.get(1)  # no wait of the bus that it serves
+                story.append(f"{what} {item.data} ends")
+
+            return handle
+
+        bus.subscribe("serial", slow("serial"))
+        bus.subscribe("pool", slow("pool"), concurrency=2)
+        bus.respond("a/pool", slow("request"), concurrency=3, key=lambda request: request.data)
+        for n in range(3):
+            user.publish("serial", n)
+        kit.advance(10)
+        assert story == [f"serial {n} {what}" for n in range(3) for what in ("begins", "ends")]
+        story.clear()
+        for n in range(4):
+            user.publish("pool", n)
+        kit.advance(10)
+        assert story[:2] == ["pool 0 begins", "pool 1 begins"]
+        assert sorted(story) == sorted(f"pool {n} {what}" for n in range(4) for what in ("begins", "ends"))
+        story.clear()
+        assert user.request("a/pool", 7) is None
+        assert story == ["request 7 begins", "request 7 ends"]
+
+
+def test_a_handler_sees_that_nobody_waits_any_more() -> None:
+    with testing.FakeBus() as kit:
+        bus, user = kit.connect(), kit.connect()
+        seen: list[Any] = []
+
+        def handle(request: ipcbus_client.Request) -> None:
+            assert ipcbus_client.current_request() is request
+            seen.append((request.wait_cancelled(1.0), kit.now))
+            seen.append((request.wait_cancelled(), kit.now))
+
+        bus.respond("a/b", handle)
+        with pytest.raises(ipcbus_client.Expired):
+            user.request("a/b", timeout=3.0)
+        assert seen == [(False, 1.0), (True, 3.0)]
+        assert ipcbus_client.current_request() is None
+
+
+def test_a_callback_that_closes_its_own_bus_and_one_that_another_waits_for() -> None:
+    with testing.FakeBus() as kit:
+        bus, other, user = kit.connect(), kit.connect(), kit.connect()
+        bus.subscribe("t", lambda message: bus.close())
+        user.publish("t")
+        kit.run()
+        assert bus.state.value == "closed"
+        assert kit.now == 0.0
+        other.subscribe("u", lambda message: other.request("closer/now", timeout=60))
+        user.respond("closer/now", lambda request: other.close(2.0))
+        user.publish("u")
+        kit.advance(10)
+        assert other.state.value == "closed"
+
+
+def test_wait_ends_with_what_a_handler_raised_or_when_nothing_will_come() -> None:
+    with testing.FakeBus(patience=600) as kit:
+        bus, user = kit.connect(), kit.connect()
+        with pytest.raises(testing.StuckError):
+            bus.wait()
+        bus.subscribe("t", lambda message: 1 / message.data, errors="raise")
+        kit.call_later(5, lambda: user.publish("t", 0))
+        with pytest.raises(ZeroDivisionError):
+            bus.wait()
+        kit.call_later(5, user.close)
+        user.wait()
+
+
 def test_blocking_and_asyncio_clients_meet() -> None:
     async def main(kit: testing.FakeBus) -> None:
         service = kit.connect()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import copy_context
-from functools import partial
 from itertools import count
 from typing import Any
 
-from .. import _worker
+from .._current import Request
 from .._keeper import Keeper
+from .._names import check_timeout
 from .._state import State
 from .._waiter import Waiter
 from .._wire import Wire
@@ -19,8 +19,20 @@ from ._engine import Engine
 #: So often at most what is due is looked at, as the keeper's poll() has it.
 _TICK_S = 0.001
 _MOMENT_S = 1e-9
-#: Whether a worker whose user code waits lends its place.
-LENDS = hasattr(_worker, "LENT_MAX")
+#: So deep handlers may wait for each other, each within the wait of another: what is deeper waits as if all threads were at work.
+NESTED_MAX = 40
+
+
+class MemoryRequest(Request):
+    """A request whose handler runs in a wait of somebody else."""
+
+    __slots__ = ()
+    engine: Engine
+
+    def wait_cancelled(self, timeout: float | None = None) -> bool:
+        """As everywhere, on the virtual clock; meanwhile everything else goes on."""
+        check_timeout(timeout)
+        return self.engine.wait(lambda: self.cancelled, None if timeout is None else self.engine.now + timeout)
 
 
 class MemoryKeeper(Keeper):
@@ -70,6 +82,7 @@ class MemoryWire(Wire):
     def start(self) -> None:
         """Begin to connect."""
         self.engine.shells.append(self)
+        self.session.services.request_class = type("Request", (MemoryRequest,), {"__slots__": (), "engine": self.engine})
         super().start()
 
     def wait(self, ready: Callable[[], object], waiter: Waiter, deadline: float | None) -> bool:
@@ -152,40 +165,41 @@ class MemoryWorker(Worker):
 
     def step(self) -> bool:
         """Run one, where one may begin; whether there was something to do."""
-        requests, lines = self._session.services.requests, getattr(self, "_lines", None)
-        if lines:
+        requests = self._session.services.requests
+        if len(self._engine.running) >= NESTED_MAX:
+            return False
+        if self._lines:
             with self._lock:
-                self._run(False, self._take_turn, next(self._hand), lines.popleft())
-        elif (requests or self._jobs) and self._serial == (self.lent if LENDS else 0):
+                line = self._lines.popleft()
+                self._run(line.what, False, self._take_turn, next(self._hand), line)
+        elif (requests or self._jobs) and self._serial == self.lent:
             with self._lock:
                 if requests:
-                    responder, request = requests.popleft()
-                    line = getattr(responder, "_line", None)
-                    if line is not None:
-                        line.turns.source.append(request)
-                        self.look(line)
-                        return True
-                    job = partial(self._handle, responder, request)
+                    self._begin(*requests.popleft())
                 else:
-                    job = partial(self._do, self._jobs.popleft())
-                self._serial += 1
-                try:
-                    self._run(True, job)
-                finally:
-                    self._serial -= 1
-                    self._busy = bool(self._serial)
+                    job = self._jobs.popleft()
+                    self._run(job, True, self._do, job)
         else:
             return False
         self._engine.moves += 1
         return True
 
-    def _run(self, serial: bool, job: Callable[..., object], *arguments: Any) -> None:
+    def _begin(self, responder: Any, request: Any) -> None:
+        if responder._line is None:
+            self._run(request, True, self._handle, responder, request)
+        else:
+            responder._line.turns.source.append(request)
+            self.look(responder._line)
+
+    def _run(self, what: object, serial: bool, work: Callable[..., object], *arguments: Any) -> None:
         """Run user code, in a context of its own, as a thread has one."""
         self._engine.running.append((self, serial))
-        self._at_work.append(job)
+        self._at_work.append(what)
+        self._serial += serial
         try:
-            copy_context().run(job, *arguments)
+            copy_context().run(work, *arguments)
         finally:
+            self._serial -= serial
             self._at_work.pop()
             self._engine.running.pop()
 
