@@ -429,3 +429,76 @@ def test_requests_that_wait_at_a_stuck_handler_are_bounded(connect: Connect, dae
         await bus.close()
 
     run(body())
+
+
+def test_a_generator_is_a_handler_like_others(connect: Connect, daemon: RunningDaemon, kind: str) -> None:
+    """It knows its request, may ask its own program, shares a concurrency, and what it raises reaches the owner that asked for it."""
+
+    async def body() -> None:
+        bus = await connect(daemon.address)
+        callee = await serve(daemon.address, kind, Handler())
+        blocking = kind == "blocking"
+
+        def plain(request: ipcbus_client.Request) -> Iterator[Any]:
+            for _ in range(3):
+                assert ipcbus_client.current_request() is request
+                yield callee.inner.request("svc/alive", timeout=WAIT_S) if blocking else "yes"
+            raise KeyError("the end")
+
+        async def asynchronous(request: ipcbus_client.Request) -> AsyncIterator[Any]:
+            for _ in range(3):
+                assert ipcbus_client.current_request() is request
+                yield await callee.request("svc/alive", timeout=WAIT_S)
+            raise KeyError("the end")
+
+        handler = asynchronous if kind == "aio-asynchronous" else plain
+        for method, options in {"one": {}, "several": {"concurrency": 2, "errors": "raise"}}.items():
+            await callee.respond(f"svc/{method}", handler, **options)
+            stream, values = await bus.stream(f"svc/{method}", window_bytes=1), []
+            with pytest.raises(ipcbus_client.ServiceError, match="the end"):
+                await rest_of(stream, values)
+            assert values == ["yes"] * 3
+        with pytest.raises(KeyError, match="the end"):
+            await callee.wait(WAIT_S)
+        assert await bus.request("svc/alive", timeout=WAIT_S) == "yes"
+        await callee.close()
+        await bus.close()
+
+    run(body())
+
+
+def test_a_generator_may_close_its_bus(connect: Connect, daemon: RunningDaemon, kind: str) -> None:
+    async def body() -> None:
+        bus = await connect(daemon.address)
+        callee = await serve(daemon.address, kind, Handler())
+        closed: list[str] = []
+
+        def plain(request: ipcbus_client.Request) -> Iterator[int]:
+            try:
+                yield 1
+                if kind == "blocking":
+                    callee.inner.close()
+                else:
+                    asyncio.get_running_loop().create_task(callee.close())
+                yield 2
+                yield 3
+            finally:
+                closed.append("closed")
+
+        async def asynchronous(request: ipcbus_client.Request) -> AsyncIterator[int]:
+            try:
+                yield 1
+                await callee.close()
+                yield 2
+            finally:
+                closed.append("closed")
+
+        await callee.respond("svc/end", asynchronous if kind == "aio-asynchronous" else plain)
+        stream = await bus.stream("svc/end", window_bytes=1)
+        with pytest.raises(ipcbus_client.ResponderDied):
+            await rest_of(stream)
+        await until(lambda: closed == ["closed"])
+        await callee.close()
+        await bus.close()
+
+    run(body())

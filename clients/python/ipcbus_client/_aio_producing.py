@@ -12,6 +12,7 @@ from typing import Any
 
 from ._aio_streams import is_ours
 from ._calls import ERROR
+from ._current import enter
 from ._log import log_exception
 from ._loop_wire import LoopWire, Waiters, wake
 from ._message import Request
@@ -36,6 +37,7 @@ class Producing:
 
     async def run(self) -> None:
         """The task."""
+        enter(self.request)
         try:
             self._end(await self._go_on())
         except BaseException as error:  # the border to user code: it becomes an ERROR
@@ -79,6 +81,9 @@ class Producing:
         self._wire.push()
         if text is not None:
             log_exception(text, error)
+            responder = self._services.find(self.request.to)
+            if responder is not None and responder._raises:
+                self._session.user_raised(error)
 
     async def _close(self) -> None:
         """End the generator, which may be user code too."""

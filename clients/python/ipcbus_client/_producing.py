@@ -10,6 +10,7 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 from ._calls import ERROR
+from ._current import enter
 from ._log import log_exception
 from ._message import Request
 
@@ -48,6 +49,7 @@ class Producing:
     def _go_on(self) -> None:
         """On the worker, without the lock: some values, then let others have a turn."""
         production, request, generator, lock = self._production, self.request, self._generator, self._lock
+        enter(request)
         try:
             for _ in range(_TURN):
                 if request.cancelled or not production.ready:
@@ -62,6 +64,8 @@ class Producing:
             self._fail(error)
         else:
             self._pause()
+        finally:
+            enter(None)
 
     def _pause(self) -> None:
         """No credit, enough for one turn, or the end, where nobody waits any more."""
@@ -88,6 +92,10 @@ class Producing:
             self._wire.push()
         if text is not None:
             log_exception(text, error)
+            responder = self._services.find(self.request.to)
+            if responder is not None and responder._raises:
+                with self._lock:
+                    self._session.user_raised(error)
         self._close()
 
     def _close(self) -> None:
