@@ -6,8 +6,10 @@ import asyncio
 import copy
 import dataclasses
 import datetime
+import inspect
 import pickle
 import sys
+import threading
 import types
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -455,6 +457,79 @@ async def left_early(bus: Any, method: Any) -> None:
     stream = await asyncio.to_thread(method.inner.with_(window_bytes=1000).stream, 1_000_000)
     assert (await asyncio.to_thread(stream.get, 20))["celsius"] == 0.0
     await asyncio.to_thread(stream.close)
+
+
+class Accounts:
+    def __init__(self) -> None:
+        self.log: list[str] = []
+        self.gate = threading.Event()
+
+    def pay_in(self, account: str) -> None:
+        self.log.append(f"in {account} begins")
+        assert self.gate.wait(20)
+        self.log.append(f"in {account} ends")
+
+    def pay_out(self, account: str) -> None:
+        self.log.append(f"out {account}")
+
+
+class AccountsLater(Accounts):
+    async def pay_in(self, account: str) -> None:  # type: ignore[override]  # the same, asynchronous
+        self.log.append(f"in {account} begins")
+        while not self.gate.is_set():
+            await asyncio.sleep(0.005)
+        self.log.append(f"in {account} ends")
+
+
+async def handling(bus: Any) -> int:
+    """How many requests are at work at *bus*."""
+    stats = bus.stats_local()
+    return int((await stats if inspect.isawaitable(stats) else stats)["handling"])
+
+
+def test_a_key_keeps_its_order_over_all_methods(connect: Connect, daemon: RunningDaemon) -> None:
+    async def body() -> None:
+        bus, asker = await connect(daemon.address), await connect(daemon.address)
+        accounts = AccountsLater() if isinstance(bus, aio.Bus) else Accounts()
+        service = await bus.serve("accounts", accounts, concurrency=4, key=lambda request: request.data[0])
+        proxy = asker.proxy("accounts", timeout=30)
+        first = asyncio.ensure_future(proxy.pay_in("a"))
+        await until(lambda: accounts.log)
+        second = asyncio.ensure_future(proxy.pay_out("a"))
+        async with asyncio.timeout(20):
+            while await handling(bus) < 2:
+                await asyncio.sleep(0.01)
+        await proxy.pay_out("b")
+        assert accounts.log == ["in a begins", "out b"]
+        accounts.gate.set()
+        await asyncio.gather(first, second)
+        assert accounts.log == ["in a begins", "out b", "in a ends", "out a"]
+        await service.close()
+        with pytest.raises(ValueError, match="concurrency of 0"):
+            await bus.serve("accounts", accounts, concurrency=0)
+        with pytest.raises(ipcbus_client.NoSuchName):
+            await proxy.pay_out("a")
+        await asker.close()
+        await bus.close()
+
+    run(body())
+
+
+def test_what_a_method_raises_is_raised_by_wait_too_where_asked(connect: Connect, daemon: RunningDaemon) -> None:
+    async def body() -> None:
+        bus = await connect(daemon.address)
+        await bus.serve("t", Thermostat(), errors="raise")
+        for wrong in (bus.proxy("t").set_target("warm"), bus.proxy("t").set_target(99)):
+            with pytest.raises(ipcbus_client.ServiceError):  # answers, and no fault of the service
+                await wrong
+        with pytest.raises(ValueError, match="bad"):
+            await bus.proxy("t").fail("value")
+        with pytest.raises(ValueError, match="bad") as caught:
+            await bus.wait(20)
+        assert type(caught.value) is ValueError
+        await bus.close()
+
+    run(body())
 
 
 class Awaiting:

@@ -9,6 +9,7 @@ from . import _names
 from ._aio_streams import Responder
 from ._arguments import payload_of
 from ._log import trace_text
+from ._state import State
 
 if TYPE_CHECKING:
     from ._aio_replies import ReplyStream
@@ -18,19 +19,22 @@ if TYPE_CHECKING:
 class Service:
     """An object whose methods are served under a name. Made by serve(); close() ends it, as the end of an ``async with`` does."""
 
-    def __init__(self, name: str, responders: list[Responder]) -> None:
-        self.name = name
-        self._responders = responders
-
-    @property
-    def methods(self) -> list[str]:
-        """The names of its methods."""
-        return [responder.method for responder in self._responders]
+    def __init__(self, bus: Bus, responder: Responder, methods: list[str]) -> None:
+        self._bus = bus
+        self._responder = responder  #: of all methods, so that they share a concurrency and the order by key
+        self.name = responder.name
+        self.methods = methods  #: their names
 
     async def close(self) -> None:
         """Serve it no more, and give up the name where serve() had claimed it and nothing else is served under it. Idempotent."""
-        for responder in reversed(self._responders):  # the first one owns the name: with it everything is given up
-            await responder.close()
+        bus, responder = self._bus, self._responder
+        services, declarations = bus._session.services, bus._session.declarations
+        for method in self.methods[1:]:
+            if services.has(self.name, method, responder):
+                services.remove(self.name, method, responder)
+                if bus._session.state is not State.CLOSED:
+                    await bus._settled(declarations.withdraw("serve", self.name, method))
+        await responder.close()  # the last one: with it the name is given up
 
     async def __aenter__(self) -> Service:
         return self
@@ -105,12 +109,17 @@ async def serve(bus: Bus, name: str, service: Any, tracebacks: bool, options: di
     from ._methods import methods_of  # here: it reads hints and signatures, which most programs never need
 
     methods = methods_of(service)
-    responders: list[Responder] = []
+    handlers = {method.name: method.handler(trace_text if tracebacks else None) for method in methods}
+    first, *others = methods
+    responder = await bus.respond(f"{name}/{first.name}", lambda request: handlers[request.method](request), about=first.about(), **options)
+    made = Service(bus, responder, [first.name])
+    services, declarations = bus._session.services, bus._session.declarations
     try:
-        for method in methods:
-            handler = method.handler(trace_text if tracebacks else None)
-            responders.append(await bus.respond(f"{name}/{method.name}", handler, about=method.about(), **options))
+        for method in others:
+            services.add(name, method.name, responder)
+            made.methods.append(method.name)
+            await bus._declared(declarations.serve(name, method.name, method.about()), "serve", name, method.name)
     except BaseException:
-        await Service(name, responders).close()
+        await made.close()
         raise
-    return Service(name, responders)
+    return made

@@ -392,7 +392,17 @@ class Bus(BusBase):
             self._worker.start()
         return responder
 
-    def serve(self, name: str, service: Any, *, mode: str = "exclusive", tracebacks: bool = False) -> Service:
+    def serve(
+        self,
+        name: str,
+        service: Any,
+        *,
+        mode: str = "exclusive",
+        concurrency: int | None = None,
+        key: Callable[[Request], Hashable] | None = None,
+        errors: Literal["log", "raise"] = "log",
+        tracebacks: bool = False,
+    ) -> Service:
         """Serve the public methods of *service*, an object or a module, under *name*, which is owned in *mode* where it is not yet.
 
         A method is one whose name begins with no underscore and that has annotations. A request's payload is its arguments: none, a map by
@@ -402,10 +412,12 @@ class Bus(BusBase):
         that has one for it (ServiceError says how), with *tracebacks* also the traceback. Signatures and docstrings are what introspect()
         gives of *name*. All of it is declared again after a reconnect.
 
-        Methods are handlers, as those of respond(). Raises TypeError where there is nothing to serve or a hint that no payload can
-        become, and what respond() raises.
+        Methods are handlers, as that of respond(); *concurrency* and *key* are for all of them together, so what has the same *key* keeps
+        its order over different methods. Raises TypeError where there is nothing to serve or a hint that no payload can become, and what
+        respond() raises.
         """
-        return serve(self, name, service, tracebacks, {"mode": mode})
+        options: dict[str, Any] = {"mode": mode, "concurrency": concurrency, "key": key, "errors": errors}
+        return serve(self, name, service, tracebacks, options)
 
     def proxy(self, name: str, interface: Any = None, *, timeout: float | None = 5.0, idempotent: bool = False) -> Proxy:
         """The service *name* (or a peer, ``:42``, or ``bus``) as an object: ``bus.proxy("thermostat").set_target(21.5)`` calls its method.

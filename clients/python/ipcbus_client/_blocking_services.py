@@ -9,6 +9,7 @@ from . import _names
 from ._arguments import payload_of
 from ._blocking_streams import Responder
 from ._log import trace_text
+from ._state import State
 
 if TYPE_CHECKING:
     from ._blocking import Bus
@@ -18,19 +19,23 @@ if TYPE_CHECKING:
 class Service:
     """An object whose methods are served under a name. Made by serve(); close() ends it, as the end of a ``with`` statement does."""
 
-    def __init__(self, name: str, responders: list[Responder]) -> None:
-        self.name = name
-        self._responders = responders
-
-    @property
-    def methods(self) -> list[str]:
-        """The names of its methods."""
-        return [responder.method for responder in self._responders]
+    def __init__(self, bus: Bus, responder: Responder, methods: list[str]) -> None:
+        self._bus = bus
+        self._responder = responder  #: of all methods, so that they share a concurrency and the order by key
+        self.name = responder.name
+        self.methods = methods  #: their names
 
     def close(self) -> None:
         """Serve it no more, and give up the name where serve() had claimed it and nothing else is served under it. Idempotent."""
-        for responder in reversed(self._responders):  # the first one owns the name: with it everything is given up
-            responder.close()
+        bus, responder = self._bus, self._responder
+        with bus._lock:
+            services, declarations = bus._session.services, bus._session.declarations
+            for method in self.methods[1:]:
+                if services.has(self.name, method, responder):
+                    services.remove(self.name, method, responder)
+                    if bus._session.state is not State.CLOSED:
+                        bus._settled(declarations.withdraw("serve", self.name, method))
+        responder.close()  # the last one: with it the name is given up
 
     def __enter__(self) -> Service:
         return self
@@ -108,12 +113,18 @@ def serve(bus: Bus, name: str, service: Any, tracebacks: bool, options: dict[str
     for method in methods:
         if method.is_async:
             raise TypeError(f"{method.name} is asynchronous: serve it with ipcbus_client.aio")
-    responders: list[Responder] = []
+    handlers = {method.name: method.handler(trace_text if tracebacks else None) for method in methods}
+    first, *others = methods
+    responder = bus.respond(f"{name}/{first.name}", lambda request: handlers[request.method](request), about=first.about(), **options)
+    made = Service(bus, responder, [first.name])
+    services, declarations = bus._session.services, bus._session.declarations
     try:
-        for method in methods:
-            handler = method.handler(trace_text if tracebacks else None)
-            responders.append(bus.respond(f"{name}/{method.name}", handler, about=method.about(), **options))
+        for method in others:
+            with bus._lock:
+                services.add(name, method.name, responder)
+                made.methods.append(method.name)
+                bus._declared(declarations.serve(name, method.name, method.about()), "serve", name, method.name)
     except BaseException:
-        Service(name, responders).close()
+        made.close()
         raise
-    return Service(name, responders)
+    return made

@@ -354,12 +354,23 @@ class Bus(BusBase):
             raise
         return responder
 
-    async def serve(self, name: str, service: Any, *, mode: str = "exclusive", tracebacks: bool = False) -> Service:
+    async def serve(
+        self,
+        name: str,
+        service: Any,
+        *,
+        mode: str = "exclusive",
+        concurrency: int | None = None,
+        key: Callable[[Request], Hashable] | None = None,
+        errors: Literal["log", "raise"] = "log",
+        tracebacks: bool = False,
+    ) -> Service:
         """Serve the methods of *service* under *name*; they may be coroutine functions and asynchronous generators.
 
         As ipcbus_client.Bus.serve() in all else.
         """
-        return await serve(self, name, service, tracebacks, {"mode": mode})
+        options: dict[str, Any] = {"mode": mode, "concurrency": concurrency, "key": key, "errors": errors}
+        return await serve(self, name, service, tracebacks, options)
 
     def proxy(self, name: str, interface: Any = None, *, timeout: float | None = 5.0, idempotent: bool = False) -> Proxy:
         """The service *name* as an object: ``await bus.proxy("thermostat").set_target(21.5)``.
