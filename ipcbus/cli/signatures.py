@@ -149,7 +149,7 @@ def _check(value: Any, to: str, about: About, parameters: Mapping[str, Mapping[s
 
 
 def _arguments(value: Any) -> tuple[list[Any], dict[str, Any]]:
-    """The arguments that a payload means (PROTOCOL.md B-5)."""
+    """The arguments that a payload means (PROTOCOL.md, end of section 8)."""
     if value is None:
         return [], {}
     if isinstance(value, list):

@@ -1,5 +1,5 @@
 """The arguments of a call, as a payload: no payload is no arguments, a map is keyword arguments, an array positional ones, a map with the
-key ``*`` both, and anything else is the one positional argument (PROTOCOL.md B-5). For proxies and services.
+key ``*`` both, and anything else is the one positional argument (PROTOCOL.md, end of section 8). For proxies and services.
 """
 
 from __future__ import annotations
