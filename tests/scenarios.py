@@ -243,6 +243,26 @@ async def a_service_and_its_proxy(world: World) -> None:
     await other.close()
 
 
+async def what_is_bound_goes_with_its_owner_and_a_will_only_where_there_was_no_goodbye(world: World) -> None:
+    bus, other = await world.connect(), await world.connect()
+    watch = await other.watch("presence.>")
+    await bus.will("presence.will", "gone", retain=True)
+    await bus.publish("presence.bound", "here", retain=True, bound=True)
+    await bus.publish("presence.kept", "here", retain=True, confirm=True)
+    changes = [await watch.get(WAIT_S) for _ in range(2)]
+    assert [(change.topic, change.data, change.removed) for change in changes] == [
+        ("presence.bound", "here", False),
+        ("presence.kept", "here", False),
+    ]
+    await bus.close()
+    change = await watch.get(WAIT_S)
+    assert (change.topic, change.removed) == ("presence.bound", True)
+    await other.publish("presence.end", 1, retain=True)
+    assert (await watch.get(WAIT_S)).topic == "presence.end"
+    assert watch.state == {"presence.kept": "here", "presence.end": 1}
+    await other.close()
+
+
 async def asking_again_where_it_does_no_harm(world: World) -> None:
     bus, other = await world.connect(), await world.connect()
     asked: list[int] = []
@@ -359,6 +379,7 @@ SCENARIOS: list[Callable[[World], Awaitable[None]]] = [
     requests_and_their_errors,
     a_handler_that_asks_another_service,
     a_service_and_its_proxy,
+    what_is_bound_goes_with_its_owner_and_a_will_only_where_there_was_no_goodbye,
     asking_again_where_it_does_no_harm,
     a_stream_of_values_at_the_pace_of_who_takes_them,
     a_group_shares_the_work,

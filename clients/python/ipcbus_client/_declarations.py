@@ -109,9 +109,10 @@ class Declarations:
         return self._session.request(f"bus/{method}", told, None, _ANSWER_S)
 
     def withdraw_all(self) -> None:
-        """Take everything back: the end of the session begins."""
+        """Take back what lets something come in: the end of the session begins. Wills and bound values end with the connection itself."""
         for key in list(self._all):
-            self.withdraw(*key)
+            if key[0] not in ("bind", "will"):
+                self.withdraw(*key)
 
     def _take_out(self, key: Key) -> Declaration | None:
         self._refused.pop(key, None)
