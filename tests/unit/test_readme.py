@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+import ipcbus_client
 from ipcbus_client import testing
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,3 +49,10 @@ def test_the_users_test_in_it_passes() -> None:
     with testing.FakeBus() as kit:
         found["test_alarm"](kit)
         assert kit.now >= 3600
+
+
+def test_the_tour_runs_to_its_end(capsys: pytest.CaptureFixture[str]) -> None:
+    program = next(block for block in _blocks("python") if "class Heater" in block)
+    with testing.FakeBus() as kit, kit.patched():
+        exec(program, {"ipcbus_client": ipcbus_client, "Iterator": Iterator})
+    assert capsys.readouterr().out.splitlines()[:3] == ["20.0", "21.0", "room.hall.temp 20.5 False"]

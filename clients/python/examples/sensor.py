@@ -22,8 +22,9 @@ def main() -> None:
         n = 0
         while not options.count or n < options.count:
             reading = {"celsius": round(21 + 5 * math.sin(n / 5), 1), "at": time.time()}
-            # The bus keeps the last reading for those who come later. While the bus is away, readings wait and follow in order.
-            bus.publish(topic, reading, retain=True)
+            # The bus keeps the last reading for those who come later, as long as this program is connected, however that ends. While
+            # the bus is away, readings wait, and follow in order.
+            bus.publish(topic, reading, retain=True, bound=True)
             n += 1
             time.sleep(options.every)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import threading
 
 import ipcbus_client
 
@@ -40,7 +39,7 @@ def main() -> None:
     with ipcbus_client.connect(options.address, program="thermostat") as bus:
         bus.serve("thermostat", Thermostat())
         print("serving", flush=True)
-        threading.Event().wait()  # methods run on the bus's own thread
+        bus.wait()  # for ever: methods run on threads of the bus
 
 
 if __name__ == "__main__":
