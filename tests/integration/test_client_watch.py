@@ -12,7 +12,7 @@ import pytest
 import ipcbus_client
 from tests.conftest import DaemonFactory
 from tests.daemons import RunningDaemon
-from tests.threaded import WAIT_S, Connect, connecting, run
+from tests.threaded import WAIT_S, Connect, connecting, run, until
 
 
 @pytest.fixture(params=["blocking", "aio"])
@@ -177,5 +177,82 @@ def test_wait_for_name(connect: Connect, daemon_factory: DaemonFactory) -> None:
         with pytest.raises(ipcbus_client.Closed):
             await waiting
         await owner.close()
+
+    run(body())
+
+
+def test_from_a_callback(connect: Connect, daemon: RunningDaemon) -> None:
+    async def body() -> None:
+        bus = await connect(daemon.address, name="me")
+        await bus.publish("s.a", 1, retain=True)
+        found: list[Any] = []
+        if hasattr(bus, "inner"):
+
+            def look(message: Any) -> None:
+                with bus.inner.watch("s.*") as watch:
+                    found.append((watch.state, watch.get(WAIT_S).topic))
+                found.append(bus.inner.wait_for_name("me", WAIT_S))
+                found.append(bus.inner.state.wait_for("connected", WAIT_S))
+
+            await bus.subscribe("go", look)
+        else:
+
+            async def look_async(message: Any) -> None:
+                async with await bus.watch("s.*") as watch:
+                    found.append((watch.state, (await watch.get(WAIT_S)).topic))
+                found.append(await bus.wait_for_name("me", WAIT_S))
+                found.append(await bus.state.wait_for("connected", WAIT_S))
+
+            await bus.subscribe("go", look_async)
+        await bus.publish("go")
+        await until(lambda: len(found) == 3)
+        assert found == [({"s.a": 1}, "s.a"), bus.peer_id, "connected"]
+        await bus.close()
+
+    run(body())
+
+
+def test_several_share_the_changes(connect: Connect, daemon: RunningDaemon) -> None:
+    async def body() -> None:
+        bus = await connect(daemon.address)
+        watch = await bus.watch("s")
+        seen: list[list[int]] = [[], [], []]
+
+        async def take(into: list[int]) -> None:
+            async for change in watch:
+                into.append(change.data)
+
+        takers = [asyncio.create_task(take(into)) for into in seen]
+        for n in range(300):
+            await bus.publish("s", n, retain=True)
+        await until(lambda: sum(map(len, seen)) == 300)
+        assert sorted(n for into in seen for n in into) == list(range(300))
+        assert all(into == sorted(into) for into in seen)
+        assert watch.state == {"s": 299}
+        await watch.close()
+        await asyncio.gather(*takers)
+        await bus.close()
+
+    run(body())
+
+
+def test_a_cancelled_wait_loses_no_change(daemon: RunningDaemon) -> None:
+    async def body() -> None:
+        async with ipcbus_client.aio.connect(daemon.address) as bus, await bus.watch("s") as watch:
+            changes = bus.state.changes()
+            assert await anext(changes) == "connected"
+            for n in range(100):
+                waits = [asyncio.create_task(watch.get()), asyncio.create_task(anext(changes))]
+                for _ in range(n % 4):
+                    await asyncio.sleep(0)
+                await bus.publish("s", n, retain=True)
+                if n % 2:
+                    await bus.flush()
+                taken = []
+                for wait in waits:
+                    wait.cancel()
+                    (one,) = await asyncio.gather(wait, return_exceptions=True)
+                    taken += [one] if isinstance(one, ipcbus_client.Change) else []
+                assert [change.data for change in taken or [await watch.get(WAIT_S)]] == [n]
 
     run(body())

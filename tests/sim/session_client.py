@@ -94,7 +94,7 @@ class SessionClient:
         self.label = label
         self.acting = True
         self.link: Link | None = None
-        self.session = Session(program=label, library="sim")
+        self.session = Session(program=label, library="sim", heartbeat=1.5)
         self.session.use_clock(lambda: world.now)
         self.session.on_requests = self._requests_came
         self.session.inbox = Lane(INBOX, "", window_bytes=1 << 24)
@@ -178,7 +178,12 @@ class SessionClient:
                 return
 
     def _tick(self) -> None:
-        self.session.declarations.tick(self.world.now)
+        if self.session.state is State.CONNECTED:
+            self.session.tick(self.world.now, lambda: False)  # (what is on its way is not in a socket yet)
+            if self.session.hangup is not None:
+                self.world.note(f"{self.label} hangs up: {self.session.hangup}")
+                assert self.link is not None
+                self.link.die()
         self._push()
         self.world.after(0.5, self._tick)
 
