@@ -62,6 +62,10 @@ def test_a_service_error_of_the_program_has_its_code_on_both_sides() -> None:
     assert type(made) is TooHot
     assert (made.code, made.text, made.to, made.who) == ("too_hot_here", "31.5 °C", "svc/do", "svc/do")
     assert type(request_error("ByName", "", "x")) is ByName
+    by_name = ipcbus_client.ServiceError(code="c", text="t", to="x/y", hint="h")
+    for named in (by_name, ipcbus_client.ServiceError("c", "t", to="x/y", hint="h")):
+        assert (named.code, named.text, named.to, named.hint) == ("c", "t", "x/y", "h")
+    assert (ByName(text="t", who="w").text, ByName(text="t", who="w").who) == ("t", "w")
     assert ByName("text").code == "ByName"
     for error in (made, raised):
         again = pickle.loads(pickle.dumps(error))

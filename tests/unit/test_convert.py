@@ -8,6 +8,7 @@ import datetime
 import decimal
 import enum
 import pathlib
+import pickle
 import typing
 import uuid
 from typing import Any, NamedTuple, TypedDict
@@ -197,6 +198,8 @@ def test_a_typed_lane_makes_messages_that_convert_and_others_are_untouched() -> 
     assert isinstance(message, Message)
     assert (message.data, message.topic, message.payload) == (Point(1.0, 2.0), "t", envelope[4])
     assert plain.make(envelope).data == [1, 2]
+    again = pickle.loads(pickle.dumps(message))
+    assert (type(again), again.data, tuple(again)) == (Message, [1, 2], envelope)
     assert plain.make(envelope).as_type(tuple[int, int]) == (1, 2)
     with pytest.raises(PayloadError, match=r"^\$\[0\]: expected str, got int 1$"):
         plain.make(envelope).as_type(list[str])

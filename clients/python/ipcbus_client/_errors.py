@@ -186,9 +186,10 @@ class ServiceError(RequestError):
         cls.code = code
         ServiceError.by_code[code] = cls
 
-    def __init__(self, *words: str, who: str = "", what: str = "", hint: str = "") -> None:
+    def __init__(self, *words: str, **named: str) -> None:
+        """*words* are code, text and to, of a subclass text and to; by name also ``who``, ``what`` and ``hint``."""
         own = getattr(type(self), "code", None)
-        super().__init__(*(words if own is None else (own, *words)), who=who, what=what, hint=hint)
+        super().__init__(*(words if own is None else (own, *words)), **named)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return service_error, (self.code, self.text, self.to), self.__dict__

@@ -98,7 +98,10 @@ def typed_message(convert: Callable[[Any], Any]) -> type[Message]:
     def data(self: Message) -> Any:
         return convert(decode_value(self[3], self[4]))
 
-    return type("Message", (Message,), {"__slots__": (), "__doc__": Message.__doc__, "data": property(data)})
+    def reduce(self: Message) -> tuple[Any, ...]:
+        return Message, (tuple(self),)  # in another process it is a plain one: this class is of one subscription
+
+    return type("Message", (Message,), {"__slots__": (), "__doc__": Message.__doc__, "data": property(data), "__reduce__": reduce})
 
 
 def kept_message(found: Mapping[str, Any] | None, hint: Any) -> Message | None:
