@@ -22,21 +22,24 @@ WAIT_S = 20.0
 
 @pytest.mark.parametrize(("policy", "left"), [("drop_oldest", [3, 4]), ("drop_newest", [0, 1])])
 def test_what_is_published_without_a_bus_is_dropped_by_the_policy(
-    connect: Connect, daemon_factory: DaemonFactory, policy: str, left: list[int]
+    connect: Connect, daemon_factory: DaemonFactory, caplog: pytest.LogCaptureFixture, policy: str, left: list[int]
 ) -> None:
     async def body() -> None:
         daemon = daemon_factory()
         bus = await connect(daemon.address, outbox=policy, outbox_messages=2)
         sub = await bus.subscribe("t", retained=False)
         daemon.kill()
-        await until(lambda: bus.peer_id and bus.stats_local()["waiting"] == 0 and _is_down(bus))
+        await until(lambda: _is_down(bus))
         for n in range(5):
             await bus.publish("t", n)
         assert (bus.stats_local()["waiting"], bus.stats_local()["outbox_dropped"]) == (2, 3)
+        await until(lambda: f"outbox='{policy}'" in caplog.text)
         daemon_factory(at=daemon.directory)
         assert [(await sub.get(WAIT_S)).data for _ in left] == left
         await bus.flush(WAIT_S)
         assert bus.stats_local()["unsent"] == 3
+        await until(lambda: "3 messages were dropped from the full outbox" in caplog.text)
+        assert caplog.text.count("the outbox is full") == 1
         await bus.close()
 
     run(body())
@@ -366,4 +369,16 @@ def start(coroutine: Any, bus: Any) -> Any:
     """Have it run meanwhile: a task, or for the blocking shell a thread."""
     if not hasattr(bus, "inner"):
         return asyncio.ensure_future(coroutine)
-    return asyncio.ensure_future(asyncio.to_thread(asyncio.run, coroutine))
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[Any] = loop.create_future()
+
+    def work() -> None:  # (a thread for each: an executor has few, and one that waits for ever would hold up the end of a failed test)
+        try:
+            result = asyncio.run(coroutine)
+        except BaseException as error:  # noqa: BLE001  # whoever awaits it gets it
+            loop.call_soon_threadsafe(done.set_exception, error)
+        else:
+            loop.call_soon_threadsafe(done.set_result, result)
+
+    threading.Thread(target=work, daemon=True).start()
+    return done

@@ -264,10 +264,12 @@ def test_every_wait_settles_when_the_connection_ends(connect: Connect, daemon_fa
                 bus.request(":5/do", timeout=None, headers={"h": 1}),
                 bus.flush(None),
                 bus.ping(),
+                bus.publish("t", 1, confirm=True),
+                bus.publish("t", 1, confirm=True, retain=True, ttl=60.0),
             )
         ]
         many = start(bus.request_all(["svc/do", "other/do"], timeout=None), bus)
-        await until(lambda: bus.stats_local()["requests"] == 6)
+        await until(lambda: bus.stats_local()["requests"] == 8)
         daemon.kill()
         for wait in waits:
             with pytest.raises(client.ConnectionLost):

@@ -410,6 +410,11 @@ class SessionClient:
         numbers = [int(payload.split(b"#")[1]) for payload in arrived]
         if numbers != sorted(set(numbers)):
             raise ViolationError(f"{self.label}: publications came twice or out of order")
-        for payload in mine.difference(arrived, self.mortal):
+        missing = mine.difference(arrived, self.mortal)
+        unsent, unknown = self.session.undelivered()
+        unsent -= self.session.outbox.waiting.expired
+        if unsent or len(missing) > unknown:
+            raise ViolationError(f"{self.label}: {len(missing)} publications did not arrive, it says {unsent} unsent and {unknown} unknown")
+        for payload in missing:
             if b"#".join(payload.split(b"#")[:2]) + b"#" not in self.excused:
                 raise ViolationError(f"{self.label}: {payload[:20]!r} was published and never reached a bus or a cut connection")

@@ -161,7 +161,7 @@ class Bus(BusBase):
         Raises BadName, RequestError, ConnectionLost, Expired, Closed; without a connection it waits for one, for the connect timeout.
         """
         _names.check_topic(topic, "get")
-        return kept_message(self.request("bus/get", {"topic": topic}, timeout=self._patience()), type)
+        return kept_message(self.request("bus/get", {"topic": topic}, timeout=self._patience(), idempotent=True), type)
 
     def will(self, topic: str, data: Any = None, *, retain: bool = False, headers: Mapping[str, Any] | None = None) -> None:
         """Have the bus publish *data* to *topic* when this program's connection goes without close(): when it crashes, is killed, or is

@@ -168,7 +168,7 @@ class Bus(BusBase):
     async def get(self, topic: str, *, type: Any = None) -> Message | None:
         """The retained message of *topic*, as the bus has it now, or None. As ipcbus_client.Bus.get()."""
         _names.check_topic(topic, "get")
-        return kept_message(await self.request("bus/get", {"topic": topic}, timeout=self._patience()), type)
+        return kept_message(await self.request("bus/get", {"topic": topic}, timeout=self._patience(), idempotent=True), type)
 
     async def will(self, topic: str, data: Any = None, *, retain: bool = False, headers: Mapping[str, Any] | None = None) -> None:
         """Have the bus publish *data* to *topic* when this program's connection goes without close(). As ipcbus_client.Bus.will()."""
