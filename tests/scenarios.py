@@ -333,6 +333,7 @@ async def the_bus_is_killed_and_comes_back(world: World) -> None:
     bus, other = await world.connect(name="thermostat"), await world.connect()
     sub = await other.subscribe("t")
     await bus.respond("thermostat/get", lambda request: 21)
+    await bus.publish("kept", 20.5, retain=True, confirm=True)
     epoch = other.epoch
     world.kill()
     await world.until(lambda: (bus.state.value, other.state.value) == ("reconnecting",) * 2, "the loss was not seen")
@@ -345,6 +346,8 @@ async def the_bus_is_killed_and_comes_back(world: World) -> None:
     assert sub.gaps == 1
     await other.flush()
     assert await other.request("thermostat/get", timeout=WAIT_S) == 21
+    await bus.flush(WAIT_S)
+    assert (await other.get("kept")).data == 20.5, "the next bus was told what the one before had kept"
     await bus.publish("t", "after")
     while (await sub.get(WAIT_S)).data != "after":
         pass

@@ -417,6 +417,22 @@ def test_a_publication_arrives_twice_only_where_it_was_asked_for() -> None:
         assert got == ["x", "room.a", "room.a", "room.a", "y", "y", "y"]
         with pytest.raises(ipcbus_client.Timeout):
             await sub.get(1)
+        kit.duplicate("confirmed")
+        assert await bus.publish("confirmed", 1, confirm=True) == 1
+        assert [(await sub.get(1)).topic for _ in range(2)] == ["confirmed"] * 2
+        assert await bus.publish("confirmed", 2, confirm=True) == 1
+
+    both(body)
+
+
+def test_a_will_is_published_when_the_connection_is_dropped() -> None:
+    async def body(world: Any) -> None:
+        bus, other = await world.connect(reconnect=False), await world.connect()
+        sub = await other.subscribe("presence.*")
+        await bus.will("presence.hall", "gone")
+        world.kit.drop(getattr(bus, "inner", bus))
+        assert (await sub.get(1)).data == "gone"
+        await world.until(lambda: bus.state.value == "closed", "it was not closed")
 
     both(body)
 
