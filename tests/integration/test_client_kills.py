@@ -48,6 +48,7 @@ class Traffic:
         called = self.streams["callback"] = []
         await self.service.subscribe("t.n", lambda message: called.append(message.data))
         await self.service.respond("svc/echo", lambda request: request.data)
+        await self._watch("watch", await self.service.watch("kept.*"))
         self._spawn(self._publish())
         self._spawn(self._ask())
 
@@ -60,12 +61,26 @@ class Traffic:
 
         self._spawn(iterate())
 
+    async def _watch(self, name: str, watch: Any) -> None:
+        seen = self.streams[name] = []
+
+        async def iterate() -> None:
+            async for change in watch:
+                if change.removed:  # a new bus knows nothing until the publisher is back
+                    assert change.topic == "kept.n"
+                elif not seen or change.data != seen[-1]:  # it says again what was there before
+                    seen.append(change.data)
+
+        self._spawn(iterate())
+
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         self._tasks.append(asyncio.create_task(work))
 
     async def _publish(self) -> None:
         while not self._stopped:
             await self.client.publish("t.n", self.published)
+            if self.published % 10 == 0:
+                await self.client.publish("kept.n", self.published, retain=True)
             self.published += 1
             await asyncio.sleep(0.001)
 
@@ -81,7 +96,7 @@ class Traffic:
     async def flows(self) -> None:
         """Wait until everything that is published and asked from now on comes."""
         published, answered = self.published, self.answered
-        for name in ("iteration", "own", "callback"):
+        for name in ("iteration", "own", "callback", "watch"):
             await until(lambda seen=self.streams[name]: seen and seen[-1] > published + 10, f"{name} delivers no more")
         members = self.streams["member 1"], self.streams["member 2"]
         await until(lambda: all(seen and seen[-1] > published for seen in members), "the group delivers no more")
