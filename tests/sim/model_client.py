@@ -240,7 +240,7 @@ class ModelClient:
         for _ in range(self.random.choice([1, 1, 6])):
             number = next(self._numbers)
             to = f"{self._target()}/{self.random.choice(METHODS)}"
-            timeout_ms = self.random.choice([20, 200, 2_000, 5_000])
+            timeout_ms = self.random.choice([20, 200, 2_000, 2_500])  # less than the linger of who is done sending (H-11)
             self._requests[number] = to
             meta: object = 1
             if self.random.random() < 0.4:

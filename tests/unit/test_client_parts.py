@@ -325,7 +325,7 @@ def test_requests_that_wait_are_bounded_in_bytes(size: int, refused: bool) -> No
         return
     (frame,) = answers
     assert (frame.kind, frame.elements[3:5]) == (Kind.ERROR, (2, "overloaded"))
-    assert "700 bytes are at work" in frame.elements[5]
+    assert "1001 at work" in frame.elements[5]
     assert not session.services.requests
     session.services.reply(first, None)
     sent(session)  # there is room again
@@ -344,6 +344,22 @@ def test_answers_that_the_bus_does_not_take_count_too(size: int, refused: bool) 
     sent(session)
     session.services.lost()
     assert request(session, 1, bytes(9000), 3).id == 3  # it was taken
+
+
+@pytest.mark.parametrize(("size", "refused"), [(299, False), (300, False), (301, True)])
+def test_lists_of_values_that_are_being_made_count_too(size: int, refused: bool) -> None:
+    session = connected(max_payload_bytes=500)
+    session.services.max_bytes = 1000
+    first, second = (session.services.production(request(session, None, b"\xc0", identity)) for identity in (1, 2))
+    first.put(bytes(397))  # packed, 400
+    second.put(bytes(295))  # 298, and the two requests' payloads, of a byte each
+    third = session.services.production(request(session, None, b"", 3))
+    if refused:
+        with pytest.raises(ServiceError, match="overloaded"):
+            third.put(bytes(size - 3))
+    else:
+        third.put(bytes(size - 3))
+    assert session.counters["overloaded"] == refused
 
 
 @pytest.mark.parametrize(("size", "refused"), [(599, False), (600, False), (601, True)])

@@ -371,8 +371,10 @@ class Bus(BusBase):
         *errors* ``raise`` wait() raises it too, but for a ServiceError, which is an answer. A generator answers with its values:
         one by one, as fast as the requester takes them, where that asked with stream(), and it is closed when nobody waits any more; else
         they are one list. Its values are made on the worker thread in any case, and a *concurrency* counts the making of it only.
-        *about* is a map for introspect(): ``doc``, ``signature``, … (B-3). Declared again after a reconnect. Raises BadName, RequestError,
-        ConnectionLost, Timeout, Closed.
+
+        What waits for all handlers of the program, and of their answers to be sent, is at most 64 MiB: a request above it is refused with
+        the code ``overloaded``, and counted in stats_local(). *about* is a map for introspect(): ``doc``, ``signature``, … (B-3). Declared
+        again after a reconnect. Raises BadName, RequestError, ConnectionLost, Timeout, Closed.
         """
         name, method = _names.check_service(to)
         _names.check_mode(mode)

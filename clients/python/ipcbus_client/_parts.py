@@ -117,7 +117,7 @@ class Production:
         self._streams = type(request.meta) is dict and request.meta.get(HEADER) is True
         self._sequence = 0
         self._values: list[bytes] = []  #: packed, where they become one list
-        self._size = 0
+        self.held_bytes = 0  #: of them
         self.credit = 0  #: bytes; below 0 by what the last part overdrew
         self.wake: Callable[[], None] | None = None  #: told when there is credit, or the request is cancelled
 
@@ -155,10 +155,11 @@ class Production:
         if meta is not None:
             packed = pack(packed)
         self._values.append(packed)
-        self._size += len(packed)
+        self.held_bytes += len(packed)
+        self._session.services.keep(len(packed), self._request.to)
         limit = self._session.outbox.max_payload_bytes - HEADER_BYTES  # an array's header
-        if self._size > limit or len(self._values) >= MAX_ELEMENTS:
-            how_much = f"{len(self._values)} values of {self._size} bytes"
+        if self.held_bytes > limit or len(self._values) >= MAX_ELEMENTS:
+            how_much = f"{len(self._values)} values of {self.held_bytes} bytes"
             raise PayloadError(f"{how_much} are more than one reply carries ({limit} bytes, {MAX_ELEMENTS} elements): ask with stream()")
 
     def end(self, result: Any) -> str | None:

@@ -103,24 +103,38 @@ class Services:
         self.requests.append((handler, request))
 
     def _overloaded(self, request: Request) -> bool:
-        """Whether *request* has to be refused, because it is too much beside what is here: requests whose handlers are stuck, or slow, and
-        answers that the bus does not take.
-        """
-        session = self._session
-        size = len(request.payload)
-        at_work = sum(len(other.payload) for other in self._active.values()) - size
-        unsent = session.outbox.unsent_bytes
-        self._came_bytes = at_work + unsent + size
-        allowed = max(self.max_bytes, 2 * session.outbox.max_payload_bytes)  # the largest request is served, also beside another
-        if self._came_bytes <= allowed:
+        """Whether *request* has to be refused, because it is too much beside what is here."""
+        text = self._too_much(request.to)
+        if text is None:
             return False
-        text = f"requests of {at_work} bytes are at work here, answers of {unsent} bytes wait to be sent, and {allowed} may be"
-        if not session.counters["overloaded"]:
-            session.remark(WARNING, f"a request to {request.to} is refused, as further ones will be, which are only counted: {text}")
-        session.counters["overloaded"] += 1
-        self._came_bytes -= size
+        self._came_bytes -= len(request.payload)
         self.fail(request, "overloaded", text)
         return True
+
+    def keep(self, size: int, to: str) -> None:
+        """So many bytes more of a list of values are kept for the answer to a request; raises ServiceError where it is too much."""
+        self._came_bytes += size
+        if self._came_bytes > self.max_bytes:
+            text = self._too_much(to)
+            if text is not None:
+                raise ServiceError("overloaded", text)
+
+    def _too_much(self, to: str) -> str | None:
+        """What is here, where it is more than may be: requests whose handlers are stuck, or slow, with what is kept of their answers, and
+        answers that the bus does not take. Counts, and makes the sum exact.
+        """
+        session = self._session
+        at_work = sum(len(other.payload) + (other.production.held_bytes if other.production else 0) for other in self._active.values())
+        unsent = session.outbox.unsent_bytes
+        self._came_bytes = at_work + unsent
+        allowed = max(self.max_bytes, 2 * session.outbox.max_payload_bytes)  # the largest request is served, also beside another
+        if self._came_bytes <= allowed:
+            return None
+        text = f"{allowed} bytes of requests and answers may be here; with this there would be {at_work} at work and {unsent} to be sent"
+        if not session.counters["overloaded"]:
+            session.remark(WARNING, f"a request to {to} is refused, as further ones will be, which are only counted: {text}")
+        session.counters["overloaded"] += 1
+        return text
 
     def allow(self, envelope: tuple[Any, ...]) -> None:
         """ALLOW came (R-6): credit for the parts of an answer, perhaps before its handler began."""
