@@ -389,7 +389,9 @@ class Bus(BusBase):
                     self._declared(self._session.declarations.own(name, mode, False, False), "own", name)
                 self._declared(self._session.declarations.serve(name, method, about), "serve", name, method)
             except BaseException:
-                responder._forget()
+                if responder._forget() and responder._owns:
+                    self._session.declarations.withdraw("own", name)  # it was ours already, or still waits for the answer
+                    self._wire.push()
                 raise
             self._worker.start()
         return responder

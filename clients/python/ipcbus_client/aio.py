@@ -350,7 +350,9 @@ class Bus(BusBase):
                 await self._declared(self._session.declarations.own(name, mode, False, False), "own", name)
             await self._declared(self._session.declarations.serve(name, method, about), "serve", name, method)
         except BaseException:
-            responder._forget()
+            if responder._forget() and responder._owns:
+                self._session.declarations.withdraw("own", name)  # it was ours already, or still waits for the answer
+                self._wire.push()
             raise
         return responder
 
