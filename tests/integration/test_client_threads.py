@@ -79,6 +79,26 @@ def test_nothing_keeps_the_process_alive(daemon: RunningDaemon, hangs: bool) -> 
     assert subprocess.run([sys.executable, "-c", program, daemon.address], env=environment(), timeout=WAIT_S, check=False).returncode == 0
 
 
+def test_an_exception_in_the_middle_of_a_connections_end_leaves_it_ended(daemon: RunningDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal handler may raise anywhere: also between the end of the socket and that of the session's connection."""
+
+    def interrupted(why: str, *, again: bool) -> None:
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    with ipcbus_client.connect(daemon.address) as bus:
+        sub = bus.subscribe("t")
+        monkeypatch.setattr(bus._session, "lost", interrupted)
+        with pytest.raises(KeyboardInterrupt), bus._lock:
+            bus._wire.drop("the test says so")
+        until = time.monotonic() + WAIT_S
+        while bus.epoch == 0:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        bus.publish("t", 1)
+        assert sub.get(WAIT_S).data == 1
+
+
 # --- threads ---
 
 

@@ -202,6 +202,9 @@ class Keeper:
     def _redial(self) -> None:
         """Wait as long as the backoff says, then try once. Under the lock, which is free meanwhile."""
         wire, session = self._wire, self._session
+        if session.state is State.CONNECTED:
+            session.lost("interrupted while the connection ended", again=session.error is None and wire.reconnect)
+            return
         due = 0.0
         if wire.last_failure:
             due = wire.now() + self._backoff.delay_s(self._attempt, wire.jitter())

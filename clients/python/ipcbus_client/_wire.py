@@ -382,20 +382,22 @@ class Wire:
         sock, self.sock = self.sock, None
         if sock is None:
             return
-        connected_s = self.now() - self.opened_at if self.session.state is State.CONNECTED else None
-        self.keeper.lost(connected_s)
-        self._poller.unregister(sock)
         try:
-            sock.shutdown(socket.SHUT_RDWR)  # ends the poll() of whoever is in it; the number must not be free before that
-        except OSError:
-            pass  # the other end was faster
-        self._retired.append(sock)
-        self.close_retired()
-        self.last_failure, self.last_bye = why, self.session.said_bye
-        self.last_reason = "timeout" if self.last_bye is None else "refused"
-        first = self.session.state is State.CONNECTING
-        self.session.lost(why, again=self.session.error is None and (first or self.reconnect))
-        self.keeper.wake()
+            connected_s = self.now() - self.opened_at if self.session.state is State.CONNECTED else None
+            self.keeper.lost(connected_s)
+            self._poller.unregister(sock)
+            try:
+                sock.shutdown(socket.SHUT_RDWR)  # ends the poll() of whoever is in it; the number must not be free before that
+            except OSError:
+                pass  # the other end was faster
+            self._retired.append(sock)
+            self.close_retired()
+            self.last_failure, self.last_bye = why, self.session.said_bye
+            self.last_reason = "timeout" if self.last_bye is None else "refused"
+            first = self.session.state is State.CONNECTING
+            self.session.lost(why, again=self.session.error is None and (first or self.reconnect))
+        finally:
+            self.keeper.wake()  # it ends what an exception from a signal handler left undone here
 
     def polled(self) -> None:
         """A poll() with the socket is over."""
