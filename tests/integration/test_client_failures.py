@@ -110,7 +110,6 @@ async def a_service_that_goes(at: Place) -> None:
     async def close() -> None:
         await at.other.close(0)
 
-    import asyncio
     import threading
 
     release, asked = threading.Event(), threading.Event()
@@ -121,9 +120,7 @@ async def a_service_that_goes(at: Place) -> None:
         return handler(request)
 
     await at.other.respond("svc/do", handle)
-    asking = asyncio.ensure_future(
-        asyncio.to_thread(asyncio.run, at.bus.request("svc/do")) if hasattr(at.bus, "inner") else at.bus.request("svc/do")
-    )
+    asking = start(at.bus.request("svc/do"), at.bus)
     await until(asked.is_set)
     await close()
     release.set()
@@ -170,6 +167,8 @@ WAYS: list[tuple[str, Way, type[client.BusError], type[BaseException], str, str]
     ("a bad service", lambda at: at.bus.respond("svc", print), client.BadName, ValueError, "svc", "respond"),
     ("bad targets", lambda at: at.bus.request_all("a.*"), client.BadName, ValueError, "a.*", "request_all"),
     ("what cannot be packed", lambda at: at.bus.publish("t", object()), client.PayloadError, ValueError, "t", "publish"),
+    ("a bad retained value", lambda at: at.bus.publish("t", object(), retain=True), client.PayloadError, ValueError, "t", "publish"),
+    ("a bad will", lambda at: at.bus.will("t", object()), client.PayloadError, ValueError, "t", "will"),
     ("bad headers", lambda at: at.bus.send("n", 1, headers={"": 1}), client.PayloadError, ValueError, "n", "send"),
     ("too large", lambda at: at.bus.request("s/do", bytes(17 << 20)), client.PayloadError, ValueError, "s/do", "request"),
     ("no such name", lambda at: at.bus.request("nobody/do"), client.NoSuchName, LookupError, "nobody/do", "request"),

@@ -68,7 +68,7 @@ class Streams:
         session = self._session
         if FEATURE not in session.features:
             raise Refused(Code.UNSUPPORTED, "this bus has no streamed replies (feature `parts`); use request(), or update it", to)
-        meta, payload = session.outbox.encode(data, {**(headers or {}), HEADER: True})
+        meta, payload = session.outbox.encode(data, {**(headers or {}), HEADER: True}, to, "stream")
         window = min(window_bytes, session.limits.get("max_credit_bytes", window_bytes))
         call = Parted(session.new_id(), to, window, convert)
         session.put_request(call, meta, payload, timeout_s)
@@ -143,7 +143,7 @@ class Production:
             self._keep(value)
             return False
         outbox = session.outbox
-        meta, payload = outbox.encode(value, None)
+        meta, payload = outbox.encode(value, None, request.to, "reply")
         frame = encode_with_payload(payload, Kind.PART, session.peer, peer_address(request.sender), request.id, self._sequence, meta)
         self._sequence += 1
         self.credit -= len(frame)

@@ -83,7 +83,7 @@ class Posts:
             if not 0 < ttl <= TTL_MAX_S:
                 raise ValueError(f"a ttl of {ttl} s: it must be above 0 and at most {TTL_MAX_S:.0f}")
             deadline = session.clock() + ttl
-        meta, payload = session.outbox.encode(data, headers)
+        meta, payload = session.outbox.encode(data, headers, topic, "publish")
         if bound:
             _check_argument(payload, "bound value")
         if ttl is not None:
@@ -116,7 +116,7 @@ class Posts:
     def will(self, topic: str, data: Any, retain: bool, headers: Mapping[str, Any] | None) -> Call:
         """Declare what the bus publishes when the connection goes without BYE (W-1)."""
         check_topic(topic)
-        meta, payload = self._session.outbox.encode(data, headers)
+        meta, payload = self._session.outbox.encode(data, headers, topic, "will")
         _check_argument(payload, "will")
         return self._session.declarations.will(topic, meta, payload, bool(retain))
 
