@@ -173,12 +173,17 @@ class Wire:
             self.leader = waiter
             if self.turns == turns:
                 self.pollers += 1
-                self.lock.release()
                 try:
+                    self.lock.release()
                     events = poller.poll(timeout_ms if timeout_ms is None or timeout_ms < _POLL_MAX_MS else _POLL_MAX_MS)
                 finally:
-                    self.lock.acquire()
-                    self.pollers -= 1
+                    try:
+                        self.lock.acquire()
+                    except BaseException:
+                        self._regain()
+                        raise
+                    finally:
+                        self.pollers -= 1
                     if self._retired or keeper.finished:
                         self.close_retired()
         finally:
@@ -200,13 +205,23 @@ class Wire:
             self.start()
         waiter.follow()
         self._followers[waiter] = None
-        self.lock.release()
         try:
+            self.lock.release()
             waiter.sleep(timeout)
         finally:
+            try:
+                self.lock.acquire()
+            except BaseException:
+                self._regain()
+                raise
+            finally:
+                waiter.state = IDLE
+                self._followers.pop(waiter, None)
+
+    def _regain(self) -> None:
+        """A signal handler raised while this thread waited for the lock, or just when it had it: who called us holds it in any case."""
+        if not self.lock._is_owned():  # type: ignore[attr-defined]  # of RLock since it is there; Condition relies on it too
             self.lock.acquire()
-            waiter.state = IDLE
-            self._followers.pop(waiter, None)
 
     def hand_over(self) -> None:
         """Somebody stopped waiting: if nobody leads, have a follower do it, or the keeper soon."""
@@ -364,12 +379,17 @@ class Wire:
                 poller = select.poll()
                 poller.register(self.sock, POLLOUT)
                 self.pollers += 1
-                self.lock.release()
                 try:
+                    self.lock.release()
                     events = poller.poll(None if timeout is None else int(min(timeout, WAIT_MAX_S) * 1000) + 1)
                 finally:
-                    self.lock.acquire()
-                    self.polled()
+                    try:
+                        self.lock.acquire()
+                    except BaseException:
+                        self._regain()
+                        raise
+                    finally:
+                        self.polled()
                 if events:
                     self.push()
         finally:
