@@ -315,6 +315,39 @@ def test_introspection_and_what_is_declared_again(connect: Connect, daemon_facto
     run(body())
 
 
+def test_who_sees_the_name_finds_every_method(connect: Connect, daemon: RunningDaemon) -> None:
+    async def body() -> None:
+        bus, asker = await connect(daemon.address), await connect(daemon.address)
+        for number in range(20):
+            name = f"t{number}"
+            seen = asyncio.ensure_future(asker.wait_for_name(name, 20))
+            serving = asyncio.ensure_future(bus.serve(name, Thermostat()))
+            assert await seen == bus.peer_id
+            answers = await asyncio.gather(asker.proxy(name).whoami(), asker.proxy(name).echo(), asker.proxy(name).set_target(1))
+            assert answers[0] == [asker.peer_id, 0]
+            await (await serving).close()
+        await asker.close()
+        await bus.close()
+
+    run(body())
+
+
+def test_a_method_that_is_refused_leaves_nothing_behind(connect: Connect, daemon: RunningDaemon) -> None:
+    async def body() -> None:
+        bus = await connect(daemon.address)
+        with pytest.raises(ipcbus_client.Refused, match="over_limit"):
+            await bus.respond("big/do", lambda request: 1, about={"doc": "x" * 70_000})
+        assert await bus.names() == []
+        await bus.respond("big/other", lambda request: 1)
+        with pytest.raises(ipcbus_client.Refused, match="over_limit"):
+            await bus.respond("big/do", lambda request: 1, about={"doc": "x" * 70_000})
+        assert [(item["name"], item["methods"]) for item in await bus.names()] == [("big", ["other"])]
+        assert await bus.proxy("big").other() == 1
+        await bus.close()
+
+    run(body())
+
+
 class Half:
     def first(self) -> int:
         return 1

@@ -608,8 +608,35 @@ def test_requests_find_their_handlers() -> None:
     request = session.services.requests[0][1]
     assert (request.data, request.sender, request.timeout, request.headers, request.to) == (5, 9, 1.5, {}, "svc/do")
     assert elements(session) == [(15, 7, ":9", 4, "NoSuchMethod", "other/do is not served any more", None)]
-    assert session.services.remove("svc", "do", "exact") is False
-    assert session.services.remove("svc", "*", "any") is True
+
+
+def test_methods_are_said_to_the_bus_with_their_name_at_once_and_taken_back_so() -> None:
+    session = connected()
+    services, declarations = session.services, session.declarations
+    calls = services.begin("svc", {"do": {"doc": "Do."}, "undo": None}, "h", "exclusive")
+    said = [(frame[2], msgpack.unpackb(frame[-1])) for frame in elements(session)]
+    assert said == [
+        ("bus/own", {"name": "svc", "mode": "exclusive", "replace": False, "allow_replace": False}),
+        ("bus/serve", {"name": "svc", "methods": ["do"], "about": {"do": {"doc": "Do."}}}),
+        ("bus/serve", {"name": "svc", "methods": ["undo"]}),
+    ]
+    assert [call.to for call in calls] == ["bus/own", "bus/serve", "bus/serve"]
+    services.begin("svc", {"undo": None}, "other", None)  # another handler takes one of them over
+    elements(session)
+    assert [call.to for call in services.end("svc", ["do", "undo"], "h", True)] == ["bus/unserve"]  # and the name stays, for it
+    assert services.find("svc/undo") == "other"
+    assert services.end("svc", ["do", "undo"], "h", True) == []
+    assert [call.to for call in services.end("svc", ["undo"], "other", True)] == ["bus/release"]
+    assert declarations.declared("own", "svc") is None
+    assert services.find("svc/undo") is None
+    with pytest.raises(PayloadError):
+        services.begin("svc", {"do": None, "undo": {"doc": object()}}, "h", "exclusive")
+    assert [call.to for call in services.end("svc", ["do", "undo"], "h", True)] == ["bus/release"]
+    assert declarations.declared("serve", "svc", "do") is None
+    services.begin("svc", {"do": None}, "h", "exclusive")
+    session.bye()
+    session.lost("gone", again=False)
+    assert services.end("svc", ["do"], "h", True) == []
 
 
 def test_answers() -> None:

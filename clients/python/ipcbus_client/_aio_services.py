@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -9,32 +10,24 @@ from . import _names
 from ._aio_streams import Responder
 from ._arguments import payload_of
 from ._log import trace_text
-from ._state import State
 
 if TYPE_CHECKING:
     from ._aio_replies import ReplyStream
+    from ._current import Request
     from .aio import Bus
 
 
 class Service:
     """An object whose methods are served under a name. Made by serve(); close() ends it, as the end of an ``async with`` does."""
 
-    def __init__(self, bus: Bus, responder: Responder, methods: list[str]) -> None:
-        self._bus = bus
+    def __init__(self, responder: Responder) -> None:
         self._responder = responder  #: of all methods, so that they share a concurrency and the order by key
         self.name = responder.name
-        self.methods = methods  #: their names
+        self.methods = responder.methods  #: their names
 
     async def close(self) -> None:
         """Serve it no more, and give up the name where serve() had claimed it and nothing else is served under it. Idempotent."""
-        bus, responder = self._bus, self._responder
-        services, declarations = bus._session.services, bus._session.declarations
-        for method in self.methods[1:]:
-            if services.has(self.name, method, responder):
-                services.remove(self.name, method, responder)
-                if bus._session.state is not State.CLOSED:
-                    await bus._settled(declarations.withdraw("serve", self.name, method))
-        await responder.close()  # the last one: with it the name is given up
+        await self._responder.close()
 
     async def __aenter__(self) -> Service:
         return self
@@ -108,18 +101,39 @@ async def serve(bus: Bus, name: str, service: Any, tracebacks: bool, options: di
     """Bus.serve()."""
     from ._methods import methods_of  # here: it reads hints and signatures, which most programs never need
 
+    _names.check_name(name, "serve")
     methods = methods_of(service)
     handlers = {method.name: method.handler(trace_text if tracebacks else None) for method in methods}
-    first, *others = methods
-    responder = await bus.respond(f"{name}/{first.name}", lambda request: handlers[request.method](request), about=first.about(), **options)
-    made = Service(bus, responder, [first.name])
-    services, declarations = bus._session.services, bus._session.declarations
+    said = {method.name: method.about() for method in methods}
+    return Service(await respond(bus, name, said, lambda request: handlers[request.method](request), **options))
+
+
+async def respond(
+    bus: Bus,
+    name: str,
+    said: Mapping[str, Mapping[str, Any] | None],
+    handler: Callable[[Request], Any],
+    *,
+    mode: str,
+    concurrency: int | None,
+    key: Callable[[Request], Hashable] | None,
+    errors: str,
+) -> Responder:
+    """Bus.respond(), for as many methods as *said* has."""
+    _names.check_mode(mode)
+    _names.check_handling(concurrency, key, errors)
+    session = bus._session
+    session.check_open()
+    owns = session.declarations.declared("own", name) is None
+    responder = Responder(bus, name, list(said), handler, owns=owns, concurrency=concurrency, key=key, errors=errors)
+    session.on_requests = bus._take_requests  # from now on what comes holds the bus object, also where the program dropped it
+    session.services.on_generator = bus._produce
     try:
-        for method in others:
-            services.add(name, method.name, responder)
-            made.methods.append(method.name)
-            await bus._declared(declarations.serve(name, method.name, method.about()), "serve", name, method.name)
+        deadline = bus._loop.time() + bus._patience()
+        for call in session.services.begin(name, said, responder, mode if owns else None):
+            (await bus._wait(call, deadline)).result()
     except BaseException:
-        await made.close()
+        responder._end_serving()
+        bus._wire.push()
         raise
-    return made
+    return responder

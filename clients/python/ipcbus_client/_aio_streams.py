@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from ._calls import ERROR
+from ._calls import ERROR, Call
 from ._current import Request, enter
 from ._errors import Closed, Timeout
 from ._lanes import GRANT_S, Lane
@@ -265,13 +265,13 @@ class Inbox(Subscription):
 
 
 class Responder:
-    """A served method. close() ends it."""
+    """Served methods. close() ends them."""
 
     def __init__(
         self,
         bus: Bus,
         name: str,
-        method: str,
+        methods: Sequence[str],
         handler: Callable[[Request], Any],
         *,
         owns: bool,
@@ -287,17 +287,12 @@ class Responder:
         self._is_coroutine = inspect.iscoroutinefunction(handler)
         self._owns = owns
         self.name = name
-        self.method = method
+        self.methods = list(methods)
 
     async def close(self) -> None:
-        """Serve the method no more, and give up the name where respond() had claimed it and nothing else is served under it. Idempotent."""
-        bus = self._bus
-        if not bus._session.services.has(self.name, self.method, self):
-            return
-        last = self._forget()
-        if bus._session.state is not State.CLOSED:
-            withdraw = bus._session.declarations.withdraw
-            await bus._settled(withdraw("own", self.name) if last and self._owns else withdraw("serve", self.name, self.method))
+        """Serve them no more, and give up the name where respond() had claimed it and nothing else is served under it. Idempotent."""
+        for call in self._end_serving():
+            await self._bus._settled(call)
 
     async def __aenter__(self) -> Responder:
         return self
@@ -306,10 +301,10 @@ class Responder:
         await self.close()
 
     def __repr__(self) -> str:
-        return f"<Responder {self.name}/{self.method}>"
+        return f"<Responder {self.name}/{', '.join(self.methods)}>"
 
-    def _forget(self) -> bool:
-        return self._bus._session.services.remove(self.name, self.method, self)
+    def _end_serving(self) -> list[Call]:
+        return self._bus._session.services.end(self.name, self.methods, self, self._owns)
 
     def _handle(self, request: Request) -> Coroutine[Any, Any, None] | None:
         """One request. A handler that has to be awaited goes on in the coroutine that is returned, for a task; any other is done."""

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from . import _blocking_watch, _names
 from ._blocking_base import BusBase
 from ._blocking_replies import ReplyStream, open_stream
-from ._blocking_services import Proxy, Service, serve
+from ._blocking_services import Proxy, Service, respond, serve
 from ._blocking_state import BusState
 from ._blocking_streams import Inbox, Responder, Subscription
 from ._blocking_watch import Watch
@@ -377,24 +377,7 @@ class Bus(BusBase):
         again after a reconnect. Raises BadName, RequestError, ConnectionLost, Timeout, Closed.
         """
         name, method = _names.check_service(to)
-        _names.check_mode(mode)
-        _names.check_handling(concurrency, key, errors)
-        with self._lock:
-            self._session.check_open()
-            owns = self._session.declarations.declared("own", name) is None
-            responder = Responder(self, name, method, handler, owns=owns, concurrency=concurrency, key=key, errors=errors)
-            self._session.services.add(name, method, responder)
-            try:
-                if responder._owns:
-                    self._declared(self._session.declarations.own(name, mode, False, False), "own", name)
-                self._declared(self._session.declarations.serve(name, method, about), "serve", name, method)
-            except BaseException:
-                if responder._forget() and responder._owns:
-                    self._session.declarations.withdraw("own", name)  # it was ours already, or still waits for the answer
-                    self._wire.push()
-                raise
-            self._worker.start()
-        return responder
+        return respond(self, name, {method: about}, handler, mode=mode, concurrency=concurrency, key=key, errors=errors)
 
     def serve(
         self,

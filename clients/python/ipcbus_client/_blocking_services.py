@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -9,33 +10,24 @@ from . import _names
 from ._arguments import payload_of
 from ._blocking_streams import Responder
 from ._log import trace_text
-from ._state import State
 
 if TYPE_CHECKING:
     from ._blocking import Bus
     from ._blocking_replies import ReplyStream
+    from ._current import Request
 
 
 class Service:
     """An object whose methods are served under a name. Made by serve(); close() ends it, as the end of a ``with`` statement does."""
 
-    def __init__(self, bus: Bus, responder: Responder, methods: list[str]) -> None:
-        self._bus = bus
+    def __init__(self, responder: Responder) -> None:
         self._responder = responder  #: of all methods, so that they share a concurrency and the order by key
         self.name = responder.name
-        self.methods = methods  #: their names
+        self.methods = responder.methods  #: their names
 
     def close(self) -> None:
         """Serve it no more, and give up the name where serve() had claimed it and nothing else is served under it. Idempotent."""
-        bus, responder = self._bus, self._responder
-        with bus._lock:
-            services, declarations = bus._session.services, bus._session.declarations
-            for method in self.methods[1:]:
-                if services.has(self.name, method, responder):
-                    services.remove(self.name, method, responder)
-                    if bus._session.state is not State.CLOSED:
-                        bus._settled(declarations.withdraw("serve", self.name, method))
-        responder.close()  # the last one: with it the name is given up
+        self._responder.close()
 
     def __enter__(self) -> Service:
         return self
@@ -109,22 +101,42 @@ def serve(bus: Bus, name: str, service: Any, tracebacks: bool, options: dict[str
     """Bus.serve()."""
     from ._methods import methods_of  # here: it reads hints and signatures, which most programs never need
 
+    _names.check_name(name, "serve")
     methods = methods_of(service)
     for method in methods:
         if method.is_async:
             raise TypeError(f"{method.name} is asynchronous: serve it with ipcbus_client.aio")
     handlers = {method.name: method.handler(trace_text if tracebacks else None) for method in methods}
-    first, *others = methods
-    responder = bus.respond(f"{name}/{first.name}", lambda request: handlers[request.method](request), about=first.about(), **options)
-    made = Service(bus, responder, [first.name])
-    services, declarations = bus._session.services, bus._session.declarations
-    try:
-        for method in others:
-            with bus._lock:
-                services.add(name, method.name, responder)
-                made.methods.append(method.name)
-                bus._declared(declarations.serve(name, method.name, method.about()), "serve", name, method.name)
-    except BaseException:
-        made.close()
-        raise
-    return made
+    said = {method.name: method.about() for method in methods}
+    return Service(respond(bus, name, said, lambda request: handlers[request.method](request), **options))
+
+
+def respond(
+    bus: Bus,
+    name: str,
+    said: Mapping[str, Mapping[str, Any] | None],
+    handler: Callable[[Request], Any],
+    *,
+    mode: str,
+    concurrency: int | None,
+    key: Callable[[Request], Hashable] | None,
+    errors: str,
+) -> Responder:
+    """Bus.respond(), for as many methods as *said* has."""
+    _names.check_mode(mode)
+    _names.check_handling(concurrency, key, errors)
+    with bus._lock:
+        session = bus._session
+        session.check_open()
+        owns = session.declarations.declared("own", name) is None
+        responder = Responder(bus, name, list(said), handler, owns=owns, concurrency=concurrency, key=key, errors=errors)
+        try:
+            deadline = bus._now() + bus._patience()
+            for call in session.services.begin(name, said, responder, mode if owns else None):
+                bus._wait(call, deadline).result()
+        except BaseException:
+            responder._end_serving()
+            bus._wire.push()
+            raise
+        bus._worker.start()
+    return responder

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from ._worker import Line
 
 if TYPE_CHECKING:
     from ._blocking import Bus
+    from ._calls import Call
 
 #: Callbacks of one subscription that run before the worker looks at what else there is.
 _TURN = 100
@@ -259,13 +260,13 @@ class Inbox(Subscription):
 
 
 class Responder:
-    """A served method. close() ends it."""
+    """Served methods. close() ends them."""
 
     def __init__(
         self,
         bus: Bus,
         name: str,
-        method: str,
+        methods: Sequence[str],
         handler: Callable[[Request], Any],
         *,
         owns: bool,
@@ -282,18 +283,13 @@ class Responder:
             self._line = Line(Turns(deque(), concurrency, key), self._take, self)
             bus._worker.has_lines = True
         self.name = name
-        self.method = method
+        self.methods = list(methods)
 
     def close(self) -> None:
-        """Serve the method no more, and give up the name where respond() had claimed it and nothing else is served under it. Idempotent."""
-        bus = self._bus
-        with bus._lock:
-            if not bus._session.services.has(self.name, self.method, self):
-                return
-            last = self._forget()
-            if bus._session.state is not State.CLOSED:
-                withdraw = bus._session.declarations.withdraw
-                bus._settled(withdraw("own", self.name) if last and self._owns else withdraw("serve", self.name, self.method))
+        """Serve them no more, and give up the name where respond() had claimed it and nothing else is served under it. Idempotent."""
+        with self._bus._lock:
+            for call in self._end_serving():
+                self._bus._settled(call)
 
     def __enter__(self) -> Responder:
         return self
@@ -302,10 +298,10 @@ class Responder:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<Responder {self.name}/{self.method}>"
+        return f"<Responder {self.name}/{', '.join(self.methods)}>"
 
-    def _forget(self) -> bool:
-        return self._bus._session.services.remove(self.name, self.method, self)
+    def _end_serving(self) -> list[Call]:
+        return self._bus._session.services.end(self.name, self.methods, self, self._owns)
 
     def _take(self, request: Request, failure: BaseException | None) -> None:
         self._bus._worker.take(self, request, failure)

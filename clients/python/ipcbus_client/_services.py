@@ -8,7 +8,7 @@ gives back the answer.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ipcbus.protocol.limits import ERROR_CODE_MAX_BYTES
@@ -16,11 +16,12 @@ from ipcbus.protocol.messages import Kind, clip_text, encode_with_payload
 from ipcbus.protocol.payloads import PayloadError, encode_value
 from ipcbus.protocol.topics import is_name, peer_address
 
-from ._calls import WARNING
+from ._calls import WARNING, Call
 from ._errors import ServiceError
 from ._heads import HEADS_MAX, Head, call_head
 from ._message import Request
 from ._parts import Production, is_generator
+from ._state import State
 
 if TYPE_CHECKING:
     from ._session import Session
@@ -54,19 +55,35 @@ class Services:
         self._found.clear()
         self._handlers.setdefault(name, {})[method] = handler
 
-    def remove(self, name: str, method: str, handler: Any) -> bool:
-        """*handler* takes no more requests; whether it was the last one under *name*."""
-        self._found.clear()
-        methods = self._handlers.get(name, {})
-        if methods.get(method) is handler:
-            del methods[method]
-        if not methods:
-            self._handlers.pop(name, None)
-        return not methods
+    def begin(self, name: str, said: Mapping[str, Mapping[str, Any] | None], handler: Any, claim: str | None) -> list[Call]:
+        """Requests to the methods of *name* of which *said* has what introspection shows are for *handler* from now on; the calls that tell
+        the bus, with *claim* first that the name is owned in that mode. They are made without waiting for each other's answers: a caller
+        who sees the name finds its methods. Raises PayloadError; then, and where a call fails, it is for end() to take back the rest.
+        """
+        for method in said:
+            self.add(name, method, handler)
+        declarations = self._session.declarations
+        calls = [] if claim is None else [declarations.own(name, claim, False, False)]
+        calls += [declarations.serve(name, method, about) for method, about in said.items()]
+        return calls
 
-    def has(self, name: str, method: str, handler: Any) -> bool:
-        """Whether *handler* takes the requests to ``name/method``."""
-        return self._handlers.get(name, {}).get(method) is handler
+    def end(self, name: str, methods: Iterable[str], handler: Any, claimed: bool) -> list[Call]:
+        """*handler* takes no more requests to *methods* of *name*; the calls that tell the bus. A name that begin() *claimed* is given up
+        where nothing else is served under it. Idempotent; what another handler took over is not touched.
+        """
+        self._found.clear()
+        handlers = self._handlers.get(name, {})
+        ours = [method for method in methods if handlers.get(method) is handler]
+        for method in ours:
+            del handlers[method]
+        if not handlers:
+            self._handlers.pop(name, None)
+        if not ours or self._session.state is State.CLOSED:
+            return []
+        withdraw = self._session.declarations.withdraw
+        calls = [withdraw("own", name)] if claimed and not handlers else []
+        calls += [withdraw("serve", name, method) for method in ours]  # (the bus, and withdraw(), have forgotten those of a name given up)
+        return [call for call in calls if call is not None]
 
     def find(self, to: str) -> Any:
         """The handler for a REQUEST's *to*, or None. A peer address means any name (R-1)."""

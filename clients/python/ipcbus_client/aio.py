@@ -18,7 +18,7 @@ from typing import Any, Literal
 from . import _aio_watch, _names
 from ._aio_base import BusBase
 from ._aio_replies import ReplyStream, open_stream
-from ._aio_services import Proxy, ProxyMethod, Service, serve
+from ._aio_services import Proxy, ProxyMethod, Service, respond, serve
 from ._aio_state import BusState, StateChanges, StateHandle
 from ._aio_streams import Inbox, Responder, Subscription
 from ._aio_watch import Watch
@@ -337,24 +337,7 @@ class Bus(BusBase):
         else.
         """
         name, method = _names.check_service(to)
-        _names.check_mode(mode)
-        _names.check_handling(concurrency, key, errors)
-        self._session.check_open()
-        owns = self._session.declarations.declared("own", name) is None
-        responder = Responder(self, name, method, handler, owns=owns, concurrency=concurrency, key=key, errors=errors)
-        self._session.services.add(name, method, responder)
-        self._session.on_requests = self._take_requests  # from now on what comes holds the bus object, also where the program dropped it
-        self._session.services.on_generator = self._produce
-        try:
-            if responder._owns:
-                await self._declared(self._session.declarations.own(name, mode, False, False), "own", name)
-            await self._declared(self._session.declarations.serve(name, method, about), "serve", name, method)
-        except BaseException:
-            if responder._forget() and responder._owns:
-                self._session.declarations.withdraw("own", name)  # it was ours already, or still waits for the answer
-                self._wire.push()
-            raise
-        return responder
+        return await respond(self, name, {method: about}, handler, mode=mode, concurrency=concurrency, key=key, errors=errors)
 
     async def serve(
         self,
