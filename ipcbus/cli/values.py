@@ -72,7 +72,7 @@ def plain(value: Any) -> Any:
             return value if value - value == 0 else {"$float": str(value)}
         case bytes() | bytearray() | memoryview():
             return _plain_bytes(bytes(value))
-        case list():
+        case list() | tuple() if type(value) in (list, tuple):  # (an extension is a tuple of another class)
             return [plain(item) for item in value]
         case dict():
             if all(isinstance(key, str) for key in value) and not (len(value) == 1 and TAGS & value.keys()):

@@ -43,7 +43,7 @@ def encoding_of(meta: Meta) -> int | None:
 
 
 def decode_value(meta: Meta, payload: bytes) -> Any:
-    """The value of a payload. An empty msgpack payload is None.
+    """The value of a payload. An empty msgpack payload is None; arrays are lists, but tuples where they are keys of maps.
 
     Raises PayloadError where the bytes are not what *meta* says, are nested too deeply, or have over a million elements.
     """
@@ -54,7 +54,7 @@ def decode_value(meta: Meta, payload: bytes) -> Any:
         if encoding is None:
             if len(payload) > MAX_ELEMENTS and _has_more_elements(payload, MAX_ELEMENTS):
                 raise PayloadError(f"payload has more than {MAX_ELEMENTS} elements")
-            return _unpack(payload, strict_map_key=False) if payload else None
+            return _unpacked(payload) if payload else None
         if encoding == TEXT:
             return payload.decode()
         if encoding == JSON:
@@ -69,6 +69,26 @@ def decode_value(meta: Meta, payload: bytes) -> Any:
     except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
         raise PayloadError(f"payload cannot be decoded: {error or type(error).__name__}") from error
     raise PayloadError(f"payload has encoding {encoding}, which this program does not know; its bytes are in .payload")
+
+
+def _unpacked(payload: bytes) -> Any:
+    """The value of a msgpack object. Keys of maps that are arrays become tuples, for a list cannot be a key."""
+    try:
+        return _unpack(payload, strict_map_key=False)
+    except TypeError:  # (looked for only here: a hook costs every map)
+        return _unpack(payload, strict_map_key=False, object_pairs_hook=_map_of)
+
+
+def _map_of(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    return {_key(key): value for key, value in pairs}
+
+
+def _key(key: Any) -> Any:
+    if type(key) is list:
+        return tuple(map(_key, key))
+    if type(key) is dict:
+        raise ValueError("a map has a map as a key")
+    return key
 
 
 def _has_more_elements(payload: bytes, limit: int) -> bool:

@@ -11,6 +11,7 @@ import pytest
 
 from ipcbus.cli.failures import CommandError, Exit
 from ipcbus.cli.values import dump, parse, plain, render, undecodable
+from ipcbus.protocol.payloads import decode_value
 
 
 @pytest.mark.parametrize(
@@ -79,3 +80,9 @@ def test_what_is_not_json_says_what_to_do(text: str | bytes) -> None:
 def test_json_in() -> None:
     assert parse('{"t": [21.5, null, true, "é"]}') == {"t": [21.5, None, True, "é"]}
     assert parse(b'"x"', "stdin") == "x"
+
+
+def test_a_key_that_is_an_array_is_printed_as_one() -> None:
+    assert render(decode_value(None, msgpack.packb({(1, (2,)): [3], msgpack.ExtType(5, b"x"): 4}))) == (
+        '{"$map": [[[1, [2]], [3]], [{"$ext": [5, "eA=="]}, 4]]}'
+    )

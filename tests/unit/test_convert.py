@@ -17,7 +17,7 @@ import msgpack
 import pytest
 
 from ipcbus.protocol.messages import Kind
-from ipcbus.protocol.payloads import PayloadError
+from ipcbus.protocol.payloads import PayloadError, decode_value
 from ipcbus_client._convert import converter
 from ipcbus_client._hints import text_of
 from ipcbus_client._lanes import Lane
@@ -205,3 +205,41 @@ def test_a_typed_lane_makes_messages_that_convert_and_others_are_untouched() -> 
         plain.make(envelope).as_type(list[str])
     with pytest.raises(TypeError):
         plain.has_type(complex)
+
+
+class Corner(NamedTuple):
+    x: int
+    y: int
+
+
+@pytest.mark.parametrize(
+    ("hint", "value"),
+    [
+        (dict[tuple[int, int], str], {(1, 2): "a"}),
+        (dict[Corner, Any], {Corner(1, 2): [3]}),
+        (dict[tuple[tuple[int, ...], str], int], {((1, 2), "a"): 3}),
+        (dict[frozenset[int], list[int]], {frozenset({1, 2}): [3]}),
+        (dict[Any, int], {(1, 2): 3}),
+        (dict, {(1, 2): 3}),
+    ],
+)
+def test_keys_that_are_arrays(hint: Any, value: Any) -> None:
+    found = converter(hint)(decode_value(None, pack_typed(value)))
+    assert found == value
+    assert [type(key) for key in found] == [type(key) for key in value]
+
+
+def test_keys_that_cannot_be_keys() -> None:
+    with pytest.raises(PayloadError, match=r"expected dict\[list\[int\], int\]: unhashable"):
+        converter(dict[list[int], int])({(1,): 1})
+    with pytest.raises(PayloadError, match="expected int, got str"):
+        converter(dict[tuple[int, int], str])({(1, "a"): "b"})
+
+
+class Unknown(typing.TypedDict):
+    x: Nowhere  # type: ignore[name-defined]  # noqa: F821
+
+
+def test_a_typed_dict_with_unknown_names_is_no_good_hint() -> None:
+    with pytest.raises(TypeError, match="Unknown: name 'Nowhere' is not defined"):
+        converter(Unknown)

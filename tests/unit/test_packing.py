@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import ctypes
 import dataclasses
 import datetime
 import decimal
@@ -201,3 +202,26 @@ def test_a_scalar_of_numpy_is_a_number_and_its_array_bytes() -> None:
     numpy = pytest.importorskip("numpy", reason="numpy is not installed")
     assert msgpack.unpackb(pack_typed([numpy.int64(3), numpy.float32(0.5)])) == [3, 0.5]
     assert msgpack.unpackb(pack_typed(numpy.arange(3, dtype="u1"))) == b"\0\1\2"
+
+
+def test_the_bytes_of_a_buffer_of_objects_are_no_value() -> None:
+    for kind in (ctypes.py_object, ctypes.c_void_p, ctypes.c_char_p, ctypes.POINTER(ctypes.c_int)):
+        with pytest.raises(PayloadError, match=r"^\$\.frame: cannot pack .*_Array_2 of objects"):
+            pack_typed({"frame": (kind * 2)()})
+    assert msgpack.unpackb(pack_typed((ctypes.c_uint8 * 2)(1, 2))) == b"\1\2"
+
+
+@pytest.mark.parametrize("options", [{"retain": True}, {"headers": {"a": 1}}, {"retain": False, "headers": None}])
+def test_a_value_is_packed_once_by_its_forms(options: dict[str, Any]) -> None:
+    class Place:
+        asked = 0
+
+        def __fspath__(self) -> str:
+            self.asked += 1
+            return "/a"
+
+    place = Place()
+    outbox = Outbox()
+    outbox.opened(7, 1 << 20)
+    outbox.publish("a", [place], **{"retain": False, "headers": None, **options})
+    assert place.asked == 1

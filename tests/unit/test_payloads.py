@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgpack
 import pytest
 
 from ipcbus.protocol.payloads import JSON, MAX_ELEMENTS, RAW, TEXT, PayloadError, decode_value, encode_value, encoding_of
@@ -80,7 +81,7 @@ def test_decoding(meta: Any, payload: bytes, value: Any) -> None:
         (None, b"\xdf\xff\xff\xff\xff"),
         (None, b"\xc6\xff\xff\xff\xff"),
         (None, b"\x91" * 5000 + b"\xc0"),
-        (None, b"\x81\x90\x01"),
+        (None, b"\x81\x80\x01"),
         (TEXT, b"\xff"),
         (JSON, b""),
         (JSON, b"{"),
@@ -193,3 +194,14 @@ def test_large_json_is_counted_before_it_is_decoded(monkeypatch: pytest.MonkeyPa
                 decode_value(3, bomb)
     assert decode_value(3, b'["' + b"x" * MAX_ELEMENTS + b'", 1]') == ["x" * MAX_ELEMENTS, 1]
     assert len(decode_value(3, b"[" + b"0, " * (MAX_ELEMENTS // 2 - 2) + b"0]")) == MAX_ELEMENTS // 2 - 1
+
+
+def test_arrays_are_keys_of_maps_as_tuples() -> None:
+    value = {(1, 2): [3], ((1, ()), "a"): {(b"x",): [(4,)]}, "text": 5}
+    assert decode_value(None, msgpack.packb(value)) == {(1, 2): [3], ((1, ()), "a"): {(b"x",): [[4]]}, "text": 5}
+    for payload in (b"\x81\x80\x01", b"\x81\x91\x80\x01"):  # {{}: 1} and {[{}]: 1}
+        with pytest.raises(PayloadError, match="a map has a map as a key"):
+            decode_value(None, payload)
+    deep = b"\x81" + b"\x91" * 5000 + b"\x01\x01"
+    with pytest.raises(PayloadError):
+        decode_value(None, deep)

@@ -333,9 +333,20 @@ def _map(key: Convert, item: Convert, what: str) -> Convert:
             raise expected(what, value)
         if key is _anything and item is _anything:
             return value
-        return {_at(name, key, name): _at(name, item, one) for name, one in value.items()}
+        if key is _anything:
+            return {name: _at(name, item, one) for name, one in value.items()}
+        found = [(_at(name, key, _as_item(name)), _at(name, item, one)) for name, one in value.items()]
+        try:
+            return dict(found)
+        except TypeError as error:
+            raise MismatchError(f"expected {what}: {error}") from error
 
     return convert
+
+
+def _as_item(key: Any) -> Any:
+    """A map's key as it would be anywhere else: an array came as a tuple there."""
+    return list(map(_as_item, key)) if type(key) is tuple else key
 
 
 # --- classes with fields ---
@@ -347,7 +358,7 @@ def _fields(cls: Any, names: list[str]) -> Callable[[], dict[str, Convert]]:
 
     def fields() -> dict[str, Convert]:
         if not made:
-            hints = typing.get_type_hints(cls, include_extras=True)
+            hints = _hints(cls)
             made.update({name: checker(hints.get(name, Any)) for name in names})
         return made
 
@@ -359,12 +370,17 @@ def _whole(cls: Any, convert: Convert, fields: Callable[[], dict[str, Convert]])
     _made[cls] = convert
     try:
         fields()
-    except BaseException as error:
+    except BaseException:
         _made.pop(cls, None)
-        if isinstance(error, NameError):
-            raise TypeError(f"{text_of(cls)}: {error}") from error
         raise
     return convert
+
+
+def _hints(cls: Any) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(cls, include_extras=True)
+    except NameError as error:
+        raise TypeError(f"{text_of(cls)}: {error}") from error
 
 
 def _dataclass(cls: Any) -> Convert:
@@ -377,7 +393,7 @@ def _dataclass(cls: Any) -> Convert:
 def _typed_dict(cls: Any) -> Convert:
     fields = _fields(cls, [*cls.__required_keys__, *cls.__optional_keys__])
     needed = set(cls.__required_keys__)
-    for name, hint in typing.get_type_hints(cls, include_extras=True).items():  # (the class itself did not see those in text)
+    for name, hint in _hints(cls).items():  # (the class itself did not see those in text)
         origin = typing.get_origin(hint)
         if origin in (typing.Required, typing.NotRequired):
             (needed.add if origin is typing.Required else needed.discard)(name)

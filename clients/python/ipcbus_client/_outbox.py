@@ -86,6 +86,8 @@ class Outbox:
 
         Raises BadName, PayloadError or OutboxFull; then nothing was sent.
         """
+        if retain or headers is not None:
+            return self._publish_slowly(topic, data, retain, headers)
         shape = type(data)
         if shape is bytes:
             payload = data
@@ -98,8 +100,6 @@ class Outbox:
             except CANNOT:
                 payload = _pack_typed(data, topic)
             heads = self._value
-        if retain or headers is not None:
-            return self._publish_slowly(topic, data, retain, headers)
         try:
             head, enough = heads[topic][len(payload)]
         except (KeyError, TypeError):

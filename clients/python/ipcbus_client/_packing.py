@@ -115,11 +115,14 @@ def _buffer(value: Any) -> Any:
         view = memoryview(value)
     except TypeError:
         raise PayloadError(f"cannot pack {type(value).__name__}") from None
+    if view.format.lstrip("<>=@!^")[:1] in _ADDRESSES:
+        raise PayloadError(f"cannot pack {type(value).__name__} of objects: its bytes are addresses in this program")
     if not view.ndim and hasattr(value, "item"):
         return value.item()  # a number of numpy
     return view if view.c_contiguous else view.tobytes()
 
 
+_ADDRESSES = frozenset("O&PzX")  #: buffer formats of objects, and of C's pointers
 _NATIVE = frozenset({type(None), bool, int, float, str, bytes, list, tuple, dict, msgpack.Timestamp, msgpack.ExtType})
 _BY_NAME: dict[str, Form] = {
     "datetime.datetime": _timestamp,
