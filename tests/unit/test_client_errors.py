@@ -282,3 +282,30 @@ def test_addresses_come_from_arguments_then_the_environment(monkeypatch: pytest.
     assert _discovery.find_secret_path(None, "lab").endswith("/lab.secret")
     monkeypatch.setenv("IPCBUS_SECRET_FILE", "/env.secret")
     assert _discovery.find_secret_path(None, None) == "/env.secret"
+
+
+def test_of_several_classes_with_one_code_each_catches_it() -> None:
+    def library(name: str, base: type = ipcbus_client.ServiceError) -> Any:
+        return type("NotFound", (base,), {"__module__": name, "__qualname__": "NotFound", "code": "tests.not_found"})
+
+    one, two = library("one"), library("two")
+    made = request_error("tests.not_found", "text", "x/y")
+    assert isinstance(made, one)
+    assert isinstance(made, two)
+    assert str(made) == "x/y: tests.not_found: text"
+    assert isinstance(pickle.loads(pickle.dumps(made)), one)
+    again = library("one")  # the module is loaded again
+    made = request_error("tests.not_found", "text", "x/y")
+    assert not isinstance(made, one)
+    assert isinstance(made, again)
+    assert isinstance(made, two)
+    narrower = library("three", two)
+    made = request_error("tests.not_found", "text", "x/y")
+    assert isinstance(made, narrower)
+    assert isinstance(made, again)
+
+
+def test_where_nothing_can_be_an_instance_of_each_it_is_of_the_last() -> None:
+    type("Missing", (ipcbus_client.ServiceError, ImportError), {"__module__": "one", "code": "tests.missing"})
+    last = type("Missing", (ipcbus_client.ServiceError, OSError), {"__module__": "two", "code": "tests.missing"})
+    assert type(request_error("tests.missing", "text", "x/y")) is last

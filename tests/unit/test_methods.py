@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 import math
 import sys
+import threading
+import typing
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -66,9 +69,6 @@ class Thermostat:
     @classmethod
     def of_class(cls, anything: Any = math.inf) -> str:
         return cls.__name__
-
-    def plain(self):  # type: ignore[no-untyped-def]  # without annotations: not served
-        return 1
 
     def _hidden(self) -> None: ...
 
@@ -262,8 +262,78 @@ def test_what_an_interface_says_of_results() -> None:
     assert returns_of(Thermostat, "rooms") == (list[Room], None)
     assert returns_of(Thermostat, "count") == (list[int], int)
     assert returns_of(Thermostat, "count_later") == (list[int], int)
-    assert returns_of(Thermostat, "plain") == (None, None)
+    assert returns_of(Forgetful, "later") == (None, None)
     assert returns_of(Interface, "count") == (list[int], int)
     assert returns_of(Interface, "one") == (Room, None)
     with pytest.raises(AttributeError):
         returns_of(Thermostat, "missing")
+
+
+class Forgetful:
+    def now(self) -> str:
+        return "now"
+
+    @functools.cache  # noqa: B019  # what is decorated is served too
+    def slow(self, x: int) -> int:
+        return 2 * x
+
+    @functools.wraps(now)
+    def wrapped(self, *arguments: Any) -> Any:
+        return self.now(*arguments)
+
+    def later(self):  # type: ignore[no-untyped-def]
+        return "later"
+
+    def _own(self):  # type: ignore[no-untyped-def]
+        return "own"
+
+
+class Thread(threading.Thread):
+    def now(self) -> str:
+        return "now"
+
+
+def test_what_has_no_annotations_is_warned_of() -> None:
+    with pytest.warns(UserWarning, match=r"^later of <.*Forgetful object.*> will not be served: annotate .*-> None") as caught:
+        assert [method.name for method in methods_of(Forgetful())] == ["now", "slow", "wrapped"]
+    assert len(caught) == 1
+    served = [method.name for method in methods_of(Thread())]  # what it inherits is not its own, and nobody is warned
+    assert "now" in served
+    assert "join" not in served
+
+
+def test_decorated_methods() -> None:
+    with pytest.warns(UserWarning, match="later"):
+        methods = {method.name: method for method in methods_of(Forgetful())}
+    assert methods["slow"].signature == "slow(x: int) -> int"
+    assert methods["slow"].handler(None)(request([4])) == 8
+    assert methods["wrapped"].signature == "wrapped() -> str"
+
+
+def test_iterators_that_do_not_say_of_what() -> None:
+    class Streams:
+        def typed(self) -> typing.Iterator: ...  # type: ignore[type-arg,empty-body]
+        def plain(self) -> Iterator: ...  # type: ignore[type-arg,empty-body]
+        def of_ints(self) -> Iterator[int]: ...  # type: ignore[empty-body]
+        def none(self) -> None: ...
+
+    assert returns_of(Streams, "typed") == returns_of(Streams, "plain") == (list[Any], Any)
+    assert returns_of(Streams, "of_ints") == (list[int], int)
+    assert returns_of(Streams, "none") == (type(None), None)
+    assert [(method.name, method.streams) for method in methods_of(Streams())] == [
+        ("none", False), ("of_ints", True), ("plain", True), ("typed", True),
+    ]  # fmt: skip
+
+
+def test_a_long_signature_leaves_room_for_what_is_wrong() -> None:
+    class Long:
+        def say(self, text: str = "x" * 100_000, more: typing.Literal[tuple(map(str, range(1000)))] = "1") -> None:  # type: ignore[valid-type]
+            """Say it."""
+
+    (method,) = methods_of(Long())
+    assert method.signature.startswith(f"say(text: str = '{'x' * 59}…, more: '0' | '1' | ")
+    assert len(encode_value({"say": method.about()})[1]) < 65_536
+    with pytest.raises(BadArguments) as caught:
+        method.bind(request([3]))
+    assert len(caught.value.text) < 600
+    assert caught.value.text.endswith("…: text: expected str, got int 3")

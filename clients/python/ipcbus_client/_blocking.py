@@ -392,12 +392,12 @@ class Bus(BusBase):
     ) -> Service:
         """Serve the public methods of *service*, an object or a module, under *name*, which is owned in *mode* where it is not yet.
 
-        A method is one whose name begins with no underscore and that has annotations. A request's payload is its arguments: none, a map by
-        name, an array in order, or the one argument itself; each is converted as its hint says (as subscribe() does with *type*). Where
-        they do not fit, the caller gets BadArguments with the signature. A parameter annotated Request gets that. What a method returns,
-        and the values that a generator yields, may be whatever publish() takes. What it raises arrives at the caller as its class where
-        that has one for it (ServiceError says how), with *tracebacks* also the traceback. Signatures and docstrings are what introspect()
-        gives of *name*. All of it is declared again after a reconnect.
+        A method is one whose name begins with no underscore and that has annotations; the others are warned of. A request's payload is its
+        arguments: none, a map by name, an array in order, or the one argument itself; each is converted as its hint says (as subscribe()
+        does with *type*). Where they do not fit, the caller gets BadArguments with the signature. A parameter annotated Request gets that.
+        What a method returns, and the values that a generator yields, may be whatever publish() takes. What it raises arrives at the caller
+        as its class where that has one for it (ServiceError says how), with *tracebacks* also the traceback. Signatures and docstrings are
+        what introspect() gives of *name*. All of it is declared again after a reconnect.
 
         Methods are handlers, as that of respond(); *concurrency* and *key* are for all of them together, so what has the same *key* keeps
         its order over different methods. Raises TypeError where there is nothing to serve or a hint that no payload can become, and what

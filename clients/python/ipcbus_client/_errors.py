@@ -169,22 +169,24 @@ class ServiceError(RequestError):
     """The service answered with an error of its own. A handler raises it to choose the code: ``raise ServiceError("too_hot", "…")``.
 
     A subclass has a code of its own, in ``code`` or else its name, and takes the text only: ``class TooHot(ServiceError): code =
-    "too_hot"``, ``raise TooHot("over 30 °C")``. Where the caller's program has a class for the code too, it is raised there (made without
-    a call of its ``__init__``; of two classes with one code the last). A builtin exception of a handler arrives as a class that is both a
-    ServiceError and that builtin. ``traceback`` is the remote one, where the service sends it.
+    "too_hot"``, ``raise TooHot("over 30 °C")``. Where the caller's program has a class for the code too, it is raised there, made without
+    a call of its ``__init__``; where it has several (two libraries may both have a ``NotFound``), what is raised is one of each. A builtin
+    exception of a handler arrives as a class that is both a ServiceError and that builtin. ``traceback`` is the remote one, where the
+    service sends it.
     """
 
     hint = "The service's own documentation says what its code means."
     traceback: str | None = None
     by_code: ClassVar[dict[str, type[ServiceError]]] = {}
 
-    def __init_subclass__(cls, **options: Any) -> None:
+    def __init_subclass__(cls, *, joins: bool = False, **options: Any) -> None:
         super().__init_subclass__(**options)
         code = vars(cls).get("code", cls.__name__)
         if not isinstance(code, str) or len(code) > ERROR_CODE_MAX_BYTES or not is_name(code):
             raise TypeError(f"{cls.__name__}: a code is a name of at most {ERROR_CODE_MAX_BYTES} characters (E-1), not {code!r:.80}")
         cls.code = code
-        ServiceError.by_code[code] = cls
+        if not joins:
+            ServiceError.by_code[code] = _joined(cls, code)
 
     def __init__(self, *words: str, **named: str) -> None:
         """*words* are code, text and to, of a subclass text and to; by name also ``who``, ``what`` and ``hint``."""
@@ -193,6 +195,23 @@ class ServiceError(RequestError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return service_error, (self.code, self.text, self.to), self.__dict__
+
+
+#: code -> where a class of it was defined -> that class: a module that is loaded again replaces its own
+_defined: dict[str, dict[tuple[str, str], type[ServiceError]]] = {}
+
+
+def _joined(cls: type[ServiceError], code: str) -> type[ServiceError]:
+    """*cls*, or where other classes have its code too, one of which an instance is one of each: who catches any of them catches it."""
+    classes = _defined.setdefault(code, {})
+    classes[cls.__module__, cls.__qualname__] = cls
+    last = [one for one in reversed(classes.values()) if not any(one in other.__mro__[1:] for other in classes.values())]
+    if len(last) == 1:
+        return last[0]
+    try:
+        return type(cls.__name__, tuple(last), {"__module__": cls.__module__, "__doc__": cls.__doc__, "code": code}, joins=True)
+    except TypeError:
+        return cls  # nothing can be an instance of each
 
 
 #: Builtin exceptions that cross the bus as themselves; others (StopIteration, SystemExit, …) would do harm at the caller, or need more

@@ -23,6 +23,9 @@ from ._packing import pack_typed
 #: B-3 bounds what is said of a method; a docstring is cut below that.
 _DOC_MAX_CHARACTERS = 12_000
 _DEFAULT_MAX_BYTES = 1024
+_SHOWN_MAX_CHARACTERS = 60  #: of a default, in a signature
+#: Of a signature, in an error's text: beside it there must be room (E-1) for what is wrong.
+_SIGNATURE_MAX_CHARACTERS = 500
 
 #: What a method returns that answers with many values.
 _STREAMS = (Iterator, Generator, AsyncIterator, AsyncGenerator)
@@ -51,7 +54,7 @@ class Method:
         self.streams = (
             inspect.isgeneratorfunction(function)
             or inspect.isasyncgenfunction(function)
-            or typing.get_origin(hints.get("return")) in _STREAMS
+            or _value_of(hints.get("return")) is not None
         )
         self.request_name: str | None = None  #: of the parameter that takes the Request
         self.parameters: list[Parameter] = []
@@ -67,7 +70,8 @@ class Method:
             except TypeError as error:
                 raise TypeError(f"{name}: parameter {found.name!r}: {error}") from error
             self.parameters.append(Parameter(found.name, found.kind, convert, text_of(hint), found.default))
-            shown.append(found.replace(annotation=_Shown(text_of(hint)) if found.name in hints else _P.empty))
+            default = found.default if found.default is _P.empty else _Shown(_clipped(repr(found.default), _SHOWN_MAX_CHARACTERS))
+            shown.append(found.replace(annotation=_Shown(text_of(hint)) if found.name in hints else _P.empty, default=default))
         returns = hints.get("return", _P.empty)
         self.returns = "" if returns is _P.empty else text_of(returns)
         self._signature = inspect.Signature(shown)
@@ -90,7 +94,7 @@ class Method:
         said: dict[str, Any] = {"signature": self.signature, "arguments": {one.name: _describe(one) for one in self.parameters}}
         doc = inspect.getdoc(self.function)
         if doc:
-            said["doc"] = doc if len(doc) <= _DOC_MAX_CHARACTERS else f"{doc[:_DOC_MAX_CHARACTERS]}…"
+            said["doc"] = _clipped(doc, _DOC_MAX_CHARACTERS)
         if self.returns:
             said["returns"] = self.returns
         if self.streams:
@@ -121,7 +125,7 @@ class Method:
         return bound.args, bound.kwargs
 
     def _bad(self, text: str) -> BadArguments:
-        return BadArguments(f"{self.signature}: {text}")
+        return BadArguments(f"{_clipped(self.signature, _SIGNATURE_MAX_CHARACTERS)}: {text}")
 
 
 class _Shown(str):
@@ -131,6 +135,10 @@ class _Shown(str):
 
     def __repr__(self) -> str:
         return str(self)
+
+
+def _clipped(text: str, characters: int) -> str:
+    return text if len(text) <= characters else f"{text[:characters]}…"
 
 
 def _converted(parameter: Parameter, value: Any) -> Any:
@@ -171,30 +179,45 @@ def _hints_of(name: str, function: Callable[..., Any]) -> dict[str, Any]:
 
 
 def methods_of(service: Any) -> list[Method]:
-    """The public methods of an object or module: functions with annotations, whose names begin with no underscore.
+    """The public methods of an object or module: functions with annotations, whose names begin with no underscore. Warns of those that it
+    defines without any.
 
     Raises TypeError where there are none, or where one of them has a hint that no payload can become.
     """
     if isinstance(service, type):
         raise TypeError(f"{service.__qualname__} is a class: serve an instance of it, {service.__qualname__}(…)")
+    home = service.__name__ if isinstance(service, types.ModuleType) else type(service).__module__
+    found, left_out = [], []
+    for name, function in _functions(service):
+        if getattr(function, "__annotations__", None):
+            if len(name) > METHOD_MAX_BYTES or not name.isascii():
+                raise TypeError(f"{name}: a method's name is at most {METHOD_MAX_BYTES} characters of ASCII (T-5)")
+            found.append(Method(name, getattr(service, name)))
+        elif function.__module__ == home:  # (what comes from a base class elsewhere was perhaps never meant)
+            left_out.append(name)
+    if not found:
+        raise TypeError(f"{service!r:.100} has no public method with annotations, so there is nothing to serve: def now(self) -> str: …")
+    if left_out:
+        import warnings  # here: it is not needed where nothing is forgotten
+
+        text = f"{', '.join(left_out)} of {service!r:.100} will not be served: annotate what callers may call (-> None is enough), and"
+        warnings.warn(f"{text} begin the names of others with an underscore", stacklevel=4)  # at who called serve() of a bus
+    return found
+
+
+def _functions(service: Any) -> Iterator[tuple[str, Any]]:
+    """The public functions of an object's classes or of a module, also decorated ones, without what decorates them."""
     is_module = isinstance(service, types.ModuleType)
-    found = []
     for name in vars(service) if is_module else dir(type(service)):
         if name.startswith("_"):
             continue
-        function = inspect.getattr_static(service, name, None)
+        function = inspect.getattr_static(service, name, None)  # (a property is not asked for: that would call it)
         if isinstance(function, (staticmethod, classmethod)):
             function = function.__func__
-        if not inspect.isfunction(function) or not getattr(inspect.unwrap(function), "__annotations__", None):
-            continue  # (a property is not looked at: that would call it)
-        if is_module and function.__module__ != service.__name__:
-            continue  # what the module imported
-        if len(name) > METHOD_MAX_BYTES or not name.isascii():
-            raise TypeError(f"{name}: a method's name is at most {METHOD_MAX_BYTES} characters of ASCII (T-5)")
-        found.append(Method(name, getattr(service, name)))
-    if not found:
-        raise TypeError(f"{service!r:.100} has no public method with annotations, so there is nothing to serve: def now(self) -> str: …")
-    return found
+        if callable(function) and not isinstance(function, type):
+            function = inspect.unwrap(function)
+            if inspect.isfunction(function) and not (is_module and function.__module__ != service.__name__):  # (not what it imported)
+                yield name, function
 
 
 def returns_of(interface: Any, name: str) -> tuple[Any, Any]:
@@ -204,7 +227,12 @@ def returns_of(interface: Any, name: str) -> tuple[Any, Any]:
     Raises AttributeError where there is no such method.
     """
     hint = _hints_of(name, inspect.unwrap(getattr(interface, name))).get("return")
-    if typing.get_origin(hint) not in _STREAMS:
-        return hint, None
-    value = typing.get_args(hint)[0]
-    return list[value], value  # type: ignore[valid-type]  # it is one, at run time
+    value = _value_of(hint)
+    return (hint, None) if value is None else (list[value], value)  # type: ignore[valid-type]  # it is one, at run time
+
+
+def _value_of(hint: Any) -> Any:
+    """The type of each value where *hint* is of what a generator returns, else None."""
+    if (typing.get_origin(hint) or hint) not in _STREAMS:
+        return None
+    return (*typing.get_args(hint), Any)[0]
