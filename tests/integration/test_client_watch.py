@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -162,7 +163,7 @@ def test_wait_for_name(connect: Connect, daemon_factory: DaemonFactory) -> None:
         await asyncio.sleep(0.1)
         await owner.own("name", mode="queue")
         assert await waiting == owner.peer_id
-        assert await bus.wait_for_name("name", 0) == owner.peer_id
+        assert await bus.wait_for_name("name", WAIT_S) == owner.peer_id
         waiting = asyncio.create_task(bus.wait_for_name("later"))
         await asyncio.sleep(0.1)
         daemon.kill()
@@ -176,6 +177,35 @@ def test_wait_for_name(connect: Connect, daemon_factory: DaemonFactory) -> None:
         await bus.close()
         with pytest.raises(ipcbus_client.Closed):
             await waiting
+        await owner.close()
+
+    run(body())
+
+
+def test_wait_for_name_ends_with_its_time_whatever_the_bus_does(connect: Connect, daemon_factory: DaemonFactory) -> None:
+    """Listening, looking and leaving: none of it may take the patience of the bus object, which is an hour here."""
+
+    async def body() -> None:
+        daemon = daemon_factory()
+        bus, owner = await connect(daemon.address, timeout=3600, heartbeat=0), await connect(daemon.address, heartbeat=0)
+        daemon.signal(signal.SIGSTOP)
+        with pytest.raises(ipcbus_client.Timeout, match=r"nobody owned 'name' within 0\.1 s; the bus did not answer") as caught:
+            await bus.wait_for_name("name", 0.1)
+        assert (caught.value.who, caught.value.what) == ("name", "wait_for_name")
+        waiting = asyncio.create_task(bus.wait_for_name("name"))
+        await asyncio.sleep(0.1)
+        daemon.signal(signal.SIGCONT)
+        await owner.own("name")
+        assert await waiting == owner.peer_id
+        assert (await bus.stats())["lanes"] == 0
+        daemon.kill()
+        await bus.state.wait_for("reconnecting", WAIT_S)
+        with pytest.raises(ipcbus_client.Timeout, match="not connected"):
+            await bus.wait_for_name("name", 0.1)
+        waiting = asyncio.create_task(bus.wait_for_name("name", WAIT_S))
+        daemon_factory(at=daemon.directory)
+        assert await waiting == owner.peer_id
+        await bus.close()
         await owner.close()
 
     run(body())

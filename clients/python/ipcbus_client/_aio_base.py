@@ -158,7 +158,7 @@ class BusBase:
                     self._session.cancel(call)
                     self._wire.push()
         if not call.done:
-            raise Timeout(f"the bus did not answer {call.to or 'a ping'} in time", who=call.to or self._address, what=call.what())
+            raise _names.no_answer(call, self._session, self._wire.last_failure)
         return call
 
     async def _pause(self, seconds: float) -> None:
@@ -190,8 +190,11 @@ class BusBase:
 
     async def _declared(self, call: Call, *key: Any) -> Any:
         """The answer to a declaration; takes it back where there is none in time."""
+        return await self._declared_by(self._loop.time() + self._patience(), call, *key)
+
+    async def _declared_by(self, deadline: float | None, call: Call, *key: Any) -> Any:
         try:
-            return (await self._wait(call, self._loop.time() + self._patience())).result()
+            return (await self._wait(call, deadline)).result()
         except BaseException:
             self._session.declarations.withdraw(*key)
             self._wire.push()

@@ -90,9 +90,7 @@ class Subscription:
 
     async def close(self) -> None:
         """End it: unsubscribe. What was received already can still be taken. Idempotent."""
-        bus = self._bus
-        call = bus._session.declarations.withdraw("subscribe", self._lane.number)
-        self._lane.close()
+        bus, call = self._bus, self._leave()
         if bus._session.state is State.CONNECTED:
             await bus._settled(call)
 
@@ -131,6 +129,14 @@ class Subscription:
         return f"<{type(self).__name__} {self._lane.pattern!r}>"
 
     # --- inside ---
+
+    def _leave(self) -> Call | None:
+        """End it; the answer of the bus, where it has to be told, is nothing that must be waited for."""
+        bus = self._bus
+        call = bus._session.declarations.withdraw("subscribe", self._lane.number)
+        self._lane.close()
+        bus._wire.push()
+        return call
 
     async def _next(self, deadline: float | None) -> Message:
         lane, bus = self._lane, self._bus

@@ -13,7 +13,7 @@ from ._aio_streams import Subscription
 from ._errors import Closed, ConnectionLost, Timeout
 from ._lanes import Lane
 from ._message import Message
-from ._owners import names_query, owner_in, owner_told, owner_topic
+from ._owners import names_query, owner_in, owner_told, owner_topic, unowned
 from ._watching import Change, Watching
 
 if TYPE_CHECKING:
@@ -126,9 +126,9 @@ class Watch:
         bus, lane, stream = self._bus, self._lane, self._stream
         stream._grant()
         if not await bus._wire.wait(lambda: lane.messages or lane.closed, stream._waiters, deadline):
-            raise Timeout(f"no change under {lane.pattern!r} in time")
+            raise Timeout(f"no change under {lane.pattern!r} in time", who=lane.pattern, what="get")
         if not lane.messages:
-            raise lane.error or Closed(f"{self!r} is closed")
+            raise lane.ended()
 
 
 async def watch(bus: Bus, pattern: str, type: Any) -> Watch:
@@ -143,23 +143,25 @@ async def watch(bus: Bus, pattern: str, type: Any) -> Watch:
     try:
         await made._begin(bus._loop.time() + bus._patience())
     except BaseException:
-        await made.close()
+        made._stream._leave()
         raise
     return made
 
 
 async def wait_for_name(bus: Bus, name: str, timeout: float | None) -> int:
     """Bus.wait_for_name(). It listens before it looks, and looks again where it may have missed something."""
-    _names.check_name(name)
+    _names.check_name(name, "wait_for_name")
     _names.check_timeout(timeout)
+    session = bus._session
+    session.check_open()
     deadline = None if timeout is None else bus._loop.time() + timeout
-    told = await bus.subscribe(owner_topic(name), notices=True)
+    answer_by = None if deadline is None else deadline + _names.GRACE_S
+    lane = Lane(session.new_id(), owner_topic(name), window_bytes=WINDOW_BYTES, notices=True)
+    told = Subscription(bus, lane, None)
     try:
+        await bus._declared_by(answer_by, session.declarations.subscribe(lane), "subscribe", lane.number)
         while True:
-            try:
-                owner = owner_in(await bus.request("bus/names", names_query(name), timeout=bus._patience()), name)
-            except ConnectionLost:
-                owner = None  # the stream will say when it is back
+            owner = await _look(bus, name, answer_by)
             while owner is None:
                 item: Any = await told.get(None if deadline is None else max(deadline - bus._loop.time(), 0.0))
                 if not isinstance(item, Message):
@@ -167,7 +169,18 @@ async def wait_for_name(bus: Bus, name: str, timeout: float | None) -> int:
                 owner = owner_told(item)
             if owner is not None:
                 return owner
-    except Timeout:
-        raise Timeout(f"nobody owned {name!r} within {timeout} s") from None
+    except Timeout as error:
+        raise unowned(name, timeout, error) from None
     finally:
-        await told.close()
+        told._leave()
+
+
+async def _look(bus: Bus, name: str, deadline: float | None) -> int | None:
+    """Who owns *name* now; also None where the connection is lost, of which the stream says when it is back."""
+    try:
+        if not await bus._wire.wait_connected(deadline):
+            raise Timeout("not connected")
+        call = bus._session.request("bus/names", names_query(name), None, _names.FOREVER_S)
+        return owner_in((await bus._wait(call, deadline)).result(), name)
+    except ConnectionLost:
+        return None

@@ -148,7 +148,7 @@ class BusBase:
         call.notify = waiter.wake
         try:
             if not call.done and not self._wire.wait(lambda: call.done, waiter, deadline):
-                raise Timeout(f"the bus did not answer {call.to or 'a ping'} in time", who=call.to or self._address, what=call.what())
+                raise _names.no_answer(call, self._session, self._wire.last_failure)
             return call
         finally:
             call.notify = None
@@ -191,8 +191,11 @@ class BusBase:
 
     def _declared(self, call: Call, *key: Any) -> Any:
         """The answer to a declaration; takes it back where there is none in time."""
+        return self._declared_by(self._now() + self._patience(), call, *key)
+
+    def _declared_by(self, deadline: float | None, call: Call, *key: Any) -> Any:
         try:
-            return self._wait(call, self._now() + self._patience()).result()
+            return self._wait(call, deadline).result()
         except BaseException:
             self._session.declarations.withdraw(*key)
             self._wire.push()

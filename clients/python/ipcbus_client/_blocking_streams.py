@@ -8,6 +8,7 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from ._calls import Call
 from ._current import Request
 from ._errors import Timeout
 from ._lanes import GRANT_S, Lane
@@ -106,8 +107,7 @@ class Subscription:
         """End it: unsubscribe. What was received already can still be taken. Idempotent."""
         bus = self._bus
         with bus._lock:
-            call = bus._session.declarations.withdraw("subscribe", self._lane.number)
-            self._lane.close()
+            call = self._leave()
             if bus._session.state is State.CONNECTED:
                 bus._settled(call)
 
@@ -146,6 +146,15 @@ class Subscription:
         return f"<{type(self).__name__} {self._lane.pattern!r}>"
 
     # --- inside ---
+
+    def _leave(self) -> Call | None:
+        """End it; the answer of the bus, where it has to be told, is nothing that must be waited for."""
+        bus = self._bus
+        with bus._lock:
+            call = bus._session.declarations.withdraw("subscribe", self._lane.number)
+            self._lane.close()
+            bus._wire.push()
+            return call
 
     def _pop(self) -> Message | None:
         try:

@@ -13,7 +13,7 @@ from ._blocking_streams import Subscription
 from ._errors import Closed, ConnectionLost, Timeout
 from ._lanes import Lane
 from ._message import Message
-from ._owners import names_query, owner_in, owner_told, owner_topic
+from ._owners import names_query, owner_in, owner_told, owner_topic, unowned
 from ._watching import Change, Watching
 
 if TYPE_CHECKING:
@@ -130,8 +130,8 @@ class Watch:
         """Wait for more of the stream; raises at the deadline or the end."""
         if not self._stream._more(deadline):
             if self._lane.closed:
-                raise Closed(f"{self!r} is closed")
-            raise Timeout(f"no change under {self._lane.pattern!r} in time")
+                raise self._lane.ended()
+            raise Timeout(f"no change under {self._lane.pattern!r} in time", who=self._lane.pattern, what="get")
 
 
 def watch(bus: Bus, pattern: str, type: Any) -> Watch:
@@ -146,23 +146,26 @@ def watch(bus: Bus, pattern: str, type: Any) -> Watch:
     try:
         made._begin(bus._now() + bus._patience())
     except BaseException:
-        made.close()
+        made._stream._leave()
         raise
     return made
 
 
 def wait_for_name(bus: Bus, name: str, timeout: float | None) -> int:
     """Bus.wait_for_name(). It listens before it looks, and looks again where it may have missed something."""
-    _names.check_name(name)
+    _names.check_name(name, "wait_for_name")
     _names.check_timeout(timeout)
+    session = bus._session
+    session.check_open()
     deadline = None if timeout is None else bus._now() + timeout
-    told = bus.subscribe(owner_topic(name), notices=True)
+    answer_by = None if deadline is None else deadline + _names.GRACE_S
+    lane = Lane(session.new_id(), owner_topic(name), window_bytes=WINDOW_BYTES, notices=True)
+    told = Subscription(bus, lane, None)
     try:
+        with bus._lock:
+            bus._declared_by(answer_by, session.declarations.subscribe(lane), "subscribe", lane.number)
         while True:
-            try:
-                owner = owner_in(bus.request("bus/names", names_query(name), timeout=bus._patience()), name)
-            except ConnectionLost:
-                owner = None  # the stream will say when it is back
+            owner = _look(bus, name, answer_by)
             while owner is None:
                 item: Any = told.get(None if deadline is None else max(deadline - bus._now(), 0.0))
                 if not isinstance(item, Message):
@@ -170,7 +173,19 @@ def wait_for_name(bus: Bus, name: str, timeout: float | None) -> int:
                 owner = owner_told(item)
             if owner is not None:
                 return owner
-    except Timeout:
-        raise Timeout(f"nobody owned {name!r} within {timeout} s") from None
+    except Timeout as error:
+        raise unowned(name, timeout, error) from None
     finally:
-        told.close()
+        told._leave()
+
+
+def _look(bus: Bus, name: str, deadline: float | None) -> int | None:
+    """Who owns *name* now; also None where the connection is lost, of which the stream says when it is back."""
+    with bus._lock:
+        try:
+            if not bus._wire.wait_connected(deadline):
+                raise Timeout("not connected")
+            call = bus._session.request("bus/names", names_query(name), None, _names.FOREVER_S)
+            return owner_in(bus._wait(call, deadline).result(), name)
+        except ConnectionLost:
+            return None

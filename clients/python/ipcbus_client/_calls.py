@@ -45,6 +45,10 @@ class Call:
             if self.notify is not None:
                 self.notify()
 
+    def who(self) -> str:
+        """Whom or what it is about, for an exception; empty for a ping."""
+        return self.to if self.declaration is None else self.declaration.who()
+
     def what(self) -> str:
         """The operation, for an exception."""
         if self.declaration is not None:
@@ -77,6 +81,11 @@ class Declaration:
         self.owner = False  #: of a name: it is ours, and not only waited for
         self.refused = False  #: it was refused on a replay, which was logged, and not accepted since
         self.earlier: Declaration | None = None  #: the same, declared before, where somebody still waited for it
+
+    def who(self) -> str:
+        """The pattern, topic or name that it is about."""
+        about = self.arguments
+        return str(about.get("pattern") or about.get("topic") or about.get("name"))
 
     def settle(self, meta: Meta = None, payload: bytes = b"", error: BusError | None = None) -> None:
         """The answer, for all who wait for the first one."""

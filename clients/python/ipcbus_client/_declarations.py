@@ -119,7 +119,7 @@ class Declarations:
         declaration = self._all.pop(key, None)
         if declaration is not None:
             text = f"{declaration.call.to}: it was taken back before the bus had answered"
-            declaration.settle(error=Closed(text, what=declaration.method))
+            declaration.settle(error=Closed(text, who=declaration.who(), what=declaration.method))
         return declaration
 
     def _declare(self, key: Key, method: str, arguments: dict[str, Any], lane: Lane | None = None) -> Call:
@@ -206,7 +206,7 @@ class Declarations:
             return
         first = not declaration.call.done
         if error is not None:
-            error.about(who=str(key[1]) if declaration.lane is None else declaration.lane.pattern, what=declaration.method)
+            error.about(who=declaration.who(), what=declaration.method)
         if error is None:
             if declaration.method == "own":
                 result = self._session.map_of(meta, payload)

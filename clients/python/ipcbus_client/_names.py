@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import inf
+from typing import TYPE_CHECKING
 
 from ipcbus import __version__
 from ipcbus.protocol import topics
@@ -15,7 +16,12 @@ from ipcbus.protocol.limits import Limits
 from ._errors import BadName, ConnectError, ConnectReason, Timeout, bad_name
 from ._heartbeat import LEAST_S
 from ._services import ANY
+from ._state import State
 from ._turns import CONCURRENCY_MAX
+
+if TYPE_CHECKING:
+    from ._calls import Call
+    from ._session import Session
 
 _MODES = ("exclusive", "queue", "shared")
 LIBRARY = f"ipcbus-python/{__version__}"  #: what HELLO says
@@ -58,6 +64,14 @@ def no_bus(address: str, timeout: float | None, failure: str, reason: ConnectRea
     return ConnectError(text, reason=reason, who=address)
 
 
+def no_answer(call: Call, session: Session, failure: str) -> Timeout:
+    """Why a wait for the answer to *call* gave up."""
+    text = f"the bus did not answer {call.to or 'a ping'} in time"
+    if session.state is not State.CONNECTED:
+        text = f"{call.to or 'ping'}: not connected: {failure or 'the bus did not answer'}"
+    return Timeout(text, who=call.who() or session.address, what=call.what())
+
+
 def took_nothing(timeout: float | None, unsent_bytes: int, address: str) -> Timeout:
     """Why publish() gave up on a bus that does not read."""
     text = f"the bus took nothing for {timeout:g} s; {unsent_bytes} bytes wait and will be sent when it does"
@@ -91,7 +105,9 @@ def check_mode(mode: str) -> None:
 
 
 def check_heartbeat(heartbeat: float | None) -> None:
-    """Raise ValueError unless *heartbeat* is None, 0, or a number of seconds that can be kept."""
+    """Raise TypeError unless *heartbeat* is None or a number, and ValueError unless that is 0, or of seconds that can be kept."""
+    if heartbeat is not None and not isinstance(heartbeat, (int, float)):
+        raise TypeError(f"a heartbeat of {heartbeat!r:.50}: it is a number of seconds, or None")
     if heartbeat and not LEAST_S <= heartbeat <= WAIT_MAX_S:
         raise ValueError(f"a heartbeat of {heartbeat} s: None is the usual one, 0 none, else it is {LEAST_S:g} to {WAIT_MAX_S:g}")
 
@@ -113,14 +129,24 @@ def check_subscription(pattern: str, group: str | None, window_bytes: int, prefe
     if group is not None:
         _check(topics.check_group, group, "group", "subscribe")
     check_window(window_bytes)
+    if type(prefetch) is not int:
+        raise TypeError(f"prefetch of {prefetch!r:.50}: it is a whole number of messages")
     if not 1 <= prefetch <= _PREFETCH_MAX:
         raise ValueError(f"prefetch of {prefetch}: allowed are 1 to {_PREFETCH_MAX}")
 
 
 def check_window(window_bytes: int) -> None:
     """Raise ValueError unless so much credit can be given."""
+    if type(window_bytes) is not int:
+        raise TypeError(f"window_bytes of {window_bytes!r:.50}: it is a whole number")
     if not 1 <= window_bytes <= _CREDIT_MAX:
         raise ValueError(f"window_bytes of {window_bytes}: allowed are 1 to {_CREDIT_MAX}")
+
+
+def check_callback(callback: object, noun: str = "callback") -> None:
+    """Raise TypeError unless *callback* can be called, or is None where there may be none."""
+    if not callable(callback) and (callback is not None or noun != "callback"):
+        raise TypeError(f"a {noun} is a function, not {type(callback).__name__}")
 
 
 def check_handling(concurrency: int | None, key: object, errors: str) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from ipcbus.protocol.payloads import PayloadError
 
+from ._errors import Timeout
 from ._message import Message
 
 
@@ -30,6 +31,12 @@ def owner_told(message: Message) -> int | None:
         return _first(message.data)
     except PayloadError:
         return None  # of a newer bus
+
+
+def unowned(name: str, timeout: float | None, error: Timeout) -> Timeout:
+    """Why wait_for_name() gave up: *error*, of the bus or of the wait for news, is what its time ended in."""
+    silent = "" if error.what == "get" else f"; {error}"
+    return Timeout(f"nobody owned {name!r} within {timeout:g} s{silent}", who=name, what="wait_for_name")
 
 
 def _first(about: Any) -> int | None:
