@@ -54,6 +54,25 @@ def test_every_change_in_order(connect: Connect, daemon_factory: DaemonFactory) 
     run(body())
 
 
+def test_the_state_is_compared_as_its_value(connect: Connect, daemon: RunningDaemon) -> None:
+    async def body() -> None:
+        bus, other = await connect(daemon.address), await connect(daemon.address)
+        ours, others = (getattr(one, "inner", one) for one in (bus, other))
+        assert ours.state == "connected"
+        assert ours.state != "closed"
+        assert ours.state == ours.state
+        assert ours.state != others.state
+        assert ours.state != 1
+        assert f"{ours.state}" == "connected"
+        with pytest.raises(TypeError, match="unhashable"):
+            hash(ours.state)
+        await bus.close()
+        await other.close()
+        assert ours.state == "closed"
+
+    run(body())
+
+
 def test_waits_that_cannot_end_well_end(connect: Connect, daemon: RunningDaemon) -> None:
     async def body() -> None:
         bus = await connect(daemon.address)

@@ -10,23 +10,15 @@ from typing import TYPE_CHECKING, Any
 from ._errors import Timeout
 from ._log import log_exception
 from ._loop_wire import Waiters, wake
-from ._names import check_timeout
-from ._state import State, StateFeed, wanted_states
+from ._names import check_callback, check_timeout
+from ._state import State, StateFeed, StateView, wanted_states
 
 if TYPE_CHECKING:
     from ._aio_base import BusBase
 
 
-class BusState:
-    """Where the bus object stands: ``connecting``, ``connected``, ``reconnecting`` or ``closed``."""
-
-    def __init__(self, bus: BusBase) -> None:
-        self._bus = bus
-
-    @property
-    def value(self) -> str:
-        """The state now."""
-        return self._bus._session.state.value
+class BusState(StateView):
+    """Where the bus object stands: ``connecting``, ``connected``, ``reconnecting`` or ``closed``. It is equal to that str."""
 
     async def wait_for(self, value: str | Iterable[str], timeout: float | None = None) -> str:
         """Wait until the state is *value*, or one of several; returns which. One that it has now counts, and one that it had only for a
@@ -61,9 +53,6 @@ class BusState:
         """
         return StateChanges(self._bus)
 
-    def __repr__(self) -> str:
-        return f"<BusState {self.value}>"
-
 
 class StateHandle:
     """A callback of on_change(). close() ends it."""
@@ -71,6 +60,7 @@ class StateHandle:
     def __init__(self, bus: BusBase, callback: Callable[[str], Any]) -> None:
         if inspect.iscoroutinefunction(callback):
             raise TypeError("on_change() takes a plain function; a coroutine can iterate over changes()")
+        check_callback(callback, "callback of on_change()")
         self._bus = bus
         self._callback = callback
         bus._session.check_open()

@@ -8,24 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from ._errors import Timeout
 from ._log import log_exception
-from ._names import check_timeout
-from ._state import State, StateFeed, wanted_states
+from ._names import check_callback, check_timeout
+from ._state import State, StateFeed, StateView, wanted_states
 from ._waiter import Waiter
 
 if TYPE_CHECKING:
     from ._blocking_base import BusBase
 
 
-class BusState:
-    """Where the bus object stands: ``connecting``, ``connected``, ``reconnecting`` or ``closed``. Thread-safe."""
-
-    def __init__(self, bus: BusBase) -> None:
-        self._bus = bus
-
-    @property
-    def value(self) -> str:
-        """The state now."""
-        return self._bus._session.state.value
+class BusState(StateView):
+    """Where the bus object stands: ``connecting``, ``connected``, ``reconnecting`` or ``closed``. It is equal to that str. Thread-safe."""
 
     def wait_for(self, value: str | Iterable[str], timeout: float | None = None) -> str:
         """Wait until the state is *value*, or one of several; returns which. One that it has now counts, and one that it had only for a
@@ -60,14 +52,12 @@ class BusState:
         """
         return StateChanges(self._bus)
 
-    def __repr__(self) -> str:
-        return f"<BusState {self.value}>"
-
 
 class StateHandle:
     """A callback of on_change(). close() ends it."""
 
     def __init__(self, bus: BusBase, callback: Callable[[str], Any]) -> None:
+        check_callback(callback, "callback of on_change()")
         self._bus = bus
         self._callback = callback
         with bus._lock:

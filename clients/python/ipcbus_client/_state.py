@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from collections import deque
 from collections.abc import Callable, Iterable
+from typing import Any
 
 #: Changes that wait for one who watches; of who does not look for so many the oldest are dropped.
 CHANGES_MAX = 1000
@@ -43,6 +44,33 @@ class StateFeed:
         self.ended = True
         if self.notify is not None:
             self.notify()
+
+
+class StateView:
+    """The part of ``bus.state`` that waits for nothing."""
+
+    def __init__(self, bus: Any) -> None:
+        self._bus = bus
+
+    @property
+    def value(self) -> str:
+        """The state now."""
+        state: State = self._bus._session.state
+        return state.value
+
+    def __eq__(self, other: object) -> bool:
+        """A str is compared with the value, so that ``bus.state == "connected"`` is what it looks like."""
+        if isinstance(other, str):
+            return self.value == other
+        return self._bus is other._bus if isinstance(other, StateView) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]  # what it is equal to changes
+
+    def __str__(self) -> str:
+        return self.value
+
+    def __repr__(self) -> str:
+        return f"<BusState {self.value}>"
 
 
 def wanted_states(value: str | Iterable[str]) -> frozenset[str]:
