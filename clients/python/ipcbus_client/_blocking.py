@@ -27,7 +27,7 @@ from ._gather import Answer, listed, matching
 from ._keeper import ORPHAN_S
 from ._lanes import INBOX, Lane
 from ._log import log_exception
-from ._message import Message, converter, kept_message
+from ._message import Message, converter, kept_message, typed_message
 from ._names import GRACE_S
 from ._retries import Retries
 from ._session import INBOX_MAX_BYTES
@@ -161,7 +161,8 @@ class Bus(BusBase):
         Raises BadName, RequestError, ConnectionLost, Expired, Closed; without a connection it waits for one, for the connect timeout.
         """
         _names.check_topic(topic, "get")
-        return kept_message(self.request("bus/get", {"topic": topic}, timeout=self._patience(), idempotent=True), type)
+        make = None if type is None else typed_message(converter(type))
+        return kept_message(self.request("bus/get", {"topic": topic}, timeout=self._patience(), idempotent=True), make)
 
     def will(self, topic: str, data: Any = None, *, retain: bool = False, headers: Mapping[str, Any] | None = None) -> None:
         """Have the bus publish *data* to *topic* when this program's connection goes without close(): when it crashes, is killed, or is
@@ -213,6 +214,7 @@ class Bus(BusBase):
         TypeError for a *type* that no payload can become.
         """
         _names.check_subscription(pattern, group, window_bytes, prefetch)
+        _names.check_callback(callback)
         _names.check_handling(concurrency, key, errors)
         with self._lock:
             self._session.check_open()
@@ -377,6 +379,7 @@ class Bus(BusBase):
         again after a reconnect. Raises BadName, RequestError, ConnectionLost, Timeout, Closed.
         """
         name, method = _names.check_service(to)
+        _names.check_callback(handler, "handler")
         return respond(self, name, {method: about}, handler, mode=mode, concurrency=concurrency, key=key, errors=errors)
 
     def serve(
@@ -432,6 +435,7 @@ class Bus(BusBase):
         """The direct messages to this program, as a subscription is used: iterate, or give a *callback*; *notices* as there. A new one
         takes the place of an earlier one.
         """
+        _names.check_callback(callback)
         with self._lock:
             self._session.check_open()
             if self._session.inbox is not None:
@@ -455,7 +459,7 @@ class Bus(BusBase):
 
     def release(self, name: str) -> None:
         """Give up *name*, or the place in line, and the methods served under it. Not owning it is fine."""
-        _names.check_name(name)
+        _names.check_name(name, "release")
         with self._lock:
             self._session.check_open()
             self._settled(self._session.declarations.withdraw("own", name))
@@ -464,7 +468,7 @@ class Bus(BusBase):
         """Wait until somebody owns *name*; returns the peer id of the owner (of a shared name, of one). No window is between looking and
         waiting, also over reconnects.
 
-        Raises Timeout after *timeout* seconds (None: never; the first look takes as long as the bus needs to answer), BadName, Closed.
+        Raises Timeout after *timeout* seconds (None: never), whatever the bus does, BadName, Closed.
         """
         return _blocking_watch.wait_for_name(self, name, timeout)
 
@@ -534,9 +538,9 @@ class Bus(BusBase):
             if failure is not None:
                 raise failure
             if session.state is not State.CLOSED:
-                raise Timeout(f"{self!r} was not closed within {timeout:g} s")
+                raise Timeout(f"{self!r} was not closed within {timeout:g} s", who=self._address, what="wait")
             if session.error is not None:
-                raise session.error
+                raise session.error.again()
 
     def close(self, timeout: float | None = 5.0) -> Undelivered:
         """Leave the bus in order: no new messages and requests, callbacks and handlers finish, everything is sent, BYE. Never takes longer

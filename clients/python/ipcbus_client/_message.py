@@ -104,13 +104,12 @@ def typed_message(convert: Callable[[Any], Any]) -> type[Message]:
     return type("Message", (Message,), {"__slots__": (), "__doc__": Message.__doc__, "data": property(data), "__reduce__": reduce})
 
 
-def kept_message(found: Mapping[str, Any] | None, hint: Any) -> Message | None:
-    """The message that `bus/get` gave (B-3), of the type that *hint* says, if any."""
+def kept_message(found: Mapping[str, Any] | None, make: type[Message] | None) -> Message | None:
+    """The message that `bus/get` gave (B-3), of the class *make* where it has a type."""
     if found is None:
         return None
     payload = found["payload"]
-    make = message_class(len(payload)) if hint is None else typed_message(converter(hint))
-    return make((_RETAIN, found["sender"], found["topic"], found["meta"], payload))
+    return (make or message_class(len(payload)))((_RETAIN, found["sender"], found["topic"], found["meta"], payload))
 
 
 def headers_of(meta: Meta) -> dict[str, Any]:

@@ -119,6 +119,8 @@ class Outbox:
 
     def send(self, to: str, data: Any, headers: Mapping[str, Any] | None) -> bool:
         """Encode one direct message, as publish() does a publication."""
+        if not isinstance(to, str):
+            raise BadName(f"a message goes to a name or a peer, a str, not {type(to).__name__}", what="send")
         if parse_peer(to) is None:
             try:
                 check_name(to)
@@ -358,14 +360,14 @@ def _pack_typed(data: Any, who: str, what: str = "publish") -> bytes:
         raise
 
 
-def check_topic(topic: str) -> None:
+def check_topic(topic: str, what: str = "publish") -> None:
     """Raise BadName unless a client may publish to *topic* (T-1, T-3)."""
     if not isinstance(topic, str):
-        raise BadName(f"a topic is a str, not {type(topic).__name__}", what="publish")
+        raise BadName(f"a topic is a str, not {type(topic).__name__}", what=what)
     try:
         check_publication(topic)
     except ProtocolError as error:
-        raise bad_name(error, topic, "publish") from error
+        raise bad_name(error, topic, what) from error
 
 
 def _messages(data: bytes, begun: int) -> list[Item]:

@@ -81,11 +81,11 @@ class Posts:
             if not isinstance(ttl, (int, float)) or isinstance(ttl, bool):
                 raise TypeError(f"a ttl of {ttl!r:.50}: it is a number of seconds, or None")
             if not 0 < ttl <= TTL_MAX_S:
-                raise ValueError(f"a ttl of {ttl} s: it must be above 0 and at most {TTL_MAX_S:.0f}")
+                raise ValueError(f"a ttl of {ttl!r:.50} s: it must be above 0 and at most {TTL_MAX_S:.0f}")
             deadline = session.clock() + ttl
         meta, payload = session.outbox.encode(data, headers, topic, "publish")
         if bound:
-            _check_argument(payload, "bound value")
+            _check_argument(payload, "bound value", topic, "publish")
         if ttl is not None:
             self._need("post", topic)
         return Post(topic, meta, payload, bool(retain), bool(bound), deadline)
@@ -115,9 +115,9 @@ class Posts:
 
     def will(self, topic: str, data: Any, retain: bool, headers: Mapping[str, Any] | None) -> Call:
         """Declare what the bus publishes when the connection goes without BYE (W-1)."""
-        check_topic(topic)
+        check_topic(topic, "will")
         meta, payload = self._session.outbox.encode(data, headers, topic, "will")
-        _check_argument(payload, "will")
+        _check_argument(payload, "will", topic, "will")
         return self._session.declarations.will(topic, meta, payload, bool(retain))
 
     def _need(self, feature: str, topic: str) -> None:
@@ -245,9 +245,9 @@ class Posts:
             session.remark(WARNING, f"after a reconnect: another peer has retained a newer value for {post.topic!r}, which stays")
 
 
-def _check_argument(payload: bytes, what: str) -> None:
+def _check_argument(payload: bytes, noun: str, who: str, what: str) -> None:
     if len(payload) > ARGUMENT_BYTES:
-        raise PayloadError(f"payload of {len(payload)} bytes: a {what} has at most {ARGUMENT_BYTES}")
+        raise PayloadError(f"payload of {len(payload)} bytes: a {noun} has at most {ARGUMENT_BYTES}", who=who, what=what)
 
 
 def _size(post: Post) -> int:

@@ -160,7 +160,7 @@ class Session:
         calls, self.calls = self.calls, {}
         self.services.lost()
         for call in (*calls.values(), *self.declarations.take_calls()):
-            call.settle(error=final.again(who=call.to, what=call.what()))
+            call.settle(error=final.again(who=call.who(), what=call.what()))
         for lane in list(self.lanes.values()):
             lane.close(error)
         if self.inbox is not None:

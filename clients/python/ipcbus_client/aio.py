@@ -28,7 +28,7 @@ from ._errors import ConnectionLost, Expired, OutboxFull, RequestError, Timeout
 from ._gather import Answer, listed, matching
 from ._lanes import INBOX, Lane
 from ._loop_wire import LoopToBe, LoopWire
-from ._message import Message, converter, kept_message
+from ._message import Message, converter, kept_message, typed_message
 from ._names import GRACE_S
 from ._notices import Lost, Reconnected
 from ._retries import Retries
@@ -168,7 +168,8 @@ class Bus(BusBase):
     async def get(self, topic: str, *, type: Any = None) -> Message | None:
         """The retained message of *topic*, as the bus has it now, or None. As ipcbus_client.Bus.get()."""
         _names.check_topic(topic, "get")
-        return kept_message(await self.request("bus/get", {"topic": topic}, timeout=self._patience(), idempotent=True), type)
+        make = None if type is None else typed_message(converter(type))
+        return kept_message(await self.request("bus/get", {"topic": topic}, timeout=self._patience(), idempotent=True), make)
 
     async def will(self, topic: str, data: Any = None, *, retain: bool = False, headers: Mapping[str, Any] | None = None) -> None:
         """Have the bus publish *data* to *topic* when this program's connection goes without close(). As ipcbus_client.Bus.will()."""
@@ -202,6 +203,7 @@ class Bus(BusBase):
         As ipcbus_client.Bus.subscribe() in all else.
         """
         _names.check_subscription(pattern, group, window_bytes, prefetch)
+        _names.check_callback(callback)
         _names.check_handling(concurrency, key, errors)
         self._session.check_open()
         lane = Lane(
@@ -337,6 +339,7 @@ class Bus(BusBase):
         else.
         """
         name, method = _names.check_service(to)
+        _names.check_callback(handler, "handler")
         return await respond(self, name, {method: about}, handler, mode=mode, concurrency=concurrency, key=key, errors=errors)
 
     async def serve(
@@ -380,6 +383,7 @@ class Bus(BusBase):
         """The direct messages to this program, as a subscription is used. A new one takes the place of an earlier one. As
         ipcbus_client.Bus.inbox() in all else.
         """
+        _names.check_callback(callback)
         self._session.check_open()
         if self._session.inbox is not None:
             self._session.inbox.close()
@@ -400,7 +404,7 @@ class Bus(BusBase):
 
     async def release(self, name: str) -> None:
         """Give up *name*, or the place in line, and the methods served under it. Not owning it is fine."""
-        _names.check_name(name)
+        _names.check_name(name, "release")
         self._session.check_open()
         await self._settled(self._session.declarations.withdraw("own", name))
 
@@ -408,7 +412,7 @@ class Bus(BusBase):
         """Wait until somebody owns *name*; returns the peer id of the owner (of a shared name, of one). No window is between looking and
         waiting, also over reconnects.
 
-        Raises Timeout after *timeout* seconds (None: never; the first look takes as long as the bus needs to answer), BadName, Closed.
+        Raises Timeout after *timeout* seconds (None: never), whatever the bus does, BadName, Closed.
         """
         return await _aio_watch.wait_for_name(self, name, timeout)
 
@@ -475,9 +479,9 @@ class Bus(BusBase):
         if failure is not None:
             raise failure
         if session.state is not State.CLOSED:
-            raise Timeout(f"{self!r} was not closed within {timeout:g} s")
+            raise Timeout(f"{self!r} was not closed within {timeout:g} s", who=self._address, what="wait")
         if session.error is not None:
-            raise session.error
+            raise session.error.again()
 
     async def close(self, timeout: float | None = 5.0) -> Undelivered:
         """Leave the bus in order: no new messages and requests, callbacks and handlers finish, everything is sent, BYE. Never takes longer
