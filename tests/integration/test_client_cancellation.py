@@ -92,6 +92,11 @@ async def _stream(bus: aio.Bus) -> None:
         assert [value async for value in stream] == list(range(5))
 
 
+async def _watch(bus: aio.Bus) -> None:
+    async with await bus.watch("kept") as watch:
+        assert (await watch.get(WAIT_S)).data == 1
+
+
 async def _will(bus: aio.Bus) -> None:
     await bus.will("last", 1)
     await bus.drop_will("last")
@@ -108,6 +113,7 @@ OPERATIONS: dict[str, Operation] = {
     "will": _will,
     "drop_will": lambda bus: bus.drop_will("last"),
     "subscribe": lambda bus: _then_close(bus.subscribe("x")),
+    "watch": _watch,
     "request": lambda bus: bus.request("svc/echo", 1),
     "request_all": lambda bus: bus.request_all("*/echo", 1),
     "stream": _stream,
@@ -117,6 +123,7 @@ OPERATIONS: dict[str, Operation] = {
     "inbox": lambda bus: _then_close(bus.inbox()),
     "own": _withdraw,
     "release": lambda bus: bus.release("nothing"),
+    "wait_for_name": lambda bus: bus.wait_for_name("svc", WAIT_S),
     "names": lambda bus: bus.names(),
     "peers": lambda bus: bus.peers(),
     "topics": lambda bus: bus.topics(),
@@ -125,12 +132,12 @@ OPERATIONS: dict[str, Operation] = {
     "introspect": lambda bus: bus.introspect("svc"),
     "flush": lambda bus: bus.flush(),
 }  # fmt: skip
-#: Those that end the bus, or only end with it, have tests of their own; wait_for_name and watch are added with their owner's tests.
-OTHERS = {"close", "wait", "watch", "wait_for_name"}
+#: Those that end the bus, or only end with it, have tests of their own.
+OTHERS = {"close", "wait"}
 
 
 def test_every_public_coroutine_is_here() -> None:
-    coroutines = {name for name, value in vars(aio.Bus).items() if inspect.iscoroutinefunction(value) and not name.startswith("_")}
+    coroutines = {name for name, _ in inspect.getmembers(aio.Bus, inspect.iscoroutinefunction) if not name.startswith("_")}
     assert coroutines - OTHERS == set(OPERATIONS)
 
 

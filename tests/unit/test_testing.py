@@ -31,7 +31,7 @@ def test_the_shells_ask_the_wire_for_the_time() -> None:
         and any(alias.name in ("monotonic", "time") and getattr(node, "module", None) in (None, "time") for alias in node.names)
     }
     asks -= {"__init__.py", "_starter.py"}  # the time of day of an error; processes, which have the real one
-    assert asks == {"_wire.py", "_loop_wire.py"}, "use bus._now() or wire.now() (DESIGN.md: replaceable by construction)"
+    assert asks == {"_wire_socket.py", "_loop_wire.py"}, "use bus._now() or wire.now() (DESIGN.md: replaceable by construction)"
 
 
 # --- the clock ---

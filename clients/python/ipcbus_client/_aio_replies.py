@@ -14,7 +14,7 @@ from ._names import GRACE_S, check_request, check_timeout, check_window, patienc
 from ._parts import Parted
 
 if TYPE_CHECKING:
-    from .aio import Bus
+    from ._aio_base import BusBase
 
 
 class ReplyStream:
@@ -25,7 +25,7 @@ class ReplyStream:
     came before. Leaving an iteration early, close(), and forgetting the stream tell the service to stop; cancelling a wait does not.
     """
 
-    def __init__(self, bus: Bus, call: Parted, deadline: float) -> None:
+    def __init__(self, bus: BusBase, call: Parted, deadline: float) -> None:
         self._bus = bus
         self._call = call
         self._deadline = deadline
@@ -103,7 +103,7 @@ class ReplyStream:
 
 
 async def open_stream(
-    bus: Bus,
+    bus: BusBase,
     to: str,
     data: Any,
     timeout: float | None,
@@ -151,7 +151,7 @@ class _Values:
             _forget(stream._bus, stream._call)
 
 
-def _forget(bus: Bus, call: Parted) -> None:
+def _forget(bus: BusBase, call: Parted) -> None:
     """close(), from where the garbage collector may be: perhaps on another thread, perhaps after the loop."""
     try:
         bus._loop.call_soon_threadsafe(_close, bus, call)
@@ -159,6 +159,6 @@ def _forget(bus: Bus, call: Parted) -> None:
         pass  # the loop is closed, and with it the bus
 
 
-def _close(bus: Bus, call: Parted) -> None:
+def _close(bus: BusBase, call: Parted) -> None:
     bus._session.streams.close(call)
     bus._wire.push()

@@ -13,8 +13,8 @@ from ._log import trace_text
 
 if TYPE_CHECKING:
     from ._aio_replies import ReplyStream
+    from ._aio_requests import BusRequests
     from ._current import Request
-    from .aio import Bus
 
 
 class Service:
@@ -44,7 +44,7 @@ class Proxy:
 
     __slots__ = ("_bus", "_interface", "_name", "_options")
 
-    def __init__(self, bus: Bus, name: str, interface: Any, **options: Any) -> None:
+    def __init__(self, bus: BusRequests, name: str, interface: Any, **options: Any) -> None:
         self._bus = bus
         self._name = _names.check_target(name)
         self._interface = interface
@@ -69,7 +69,7 @@ class ProxyMethod:
 
     __slots__ = ("_bus", "_options", "_own", "_returns", "_to")
 
-    def __init__(self, bus: Bus, to: str, returns: tuple[Any, Any], options: dict[str, Any], own: dict[str, Any]) -> None:
+    def __init__(self, bus: BusRequests, to: str, returns: tuple[Any, Any], options: dict[str, Any], own: dict[str, Any]) -> None:
         self._bus = bus
         self._to = to
         self._returns = returns
@@ -97,7 +97,7 @@ class ProxyMethod:
         return f"<ProxyMethod {self._to}>"
 
 
-async def serve(bus: Bus, name: str, service: Any, tracebacks: bool, options: dict[str, Any]) -> Service:
+async def serve(bus: BusRequests, name: str, service: Any, tracebacks: bool, options: dict[str, Any]) -> Service:
     """Bus.serve()."""
     from ._methods import methods_of  # here: it reads hints and signatures, which most programs never need
 
@@ -109,7 +109,7 @@ async def serve(bus: Bus, name: str, service: Any, tracebacks: bool, options: di
 
 
 async def respond(
-    bus: Bus,
+    bus: BusRequests,
     name: str,
     said: Mapping[str, Mapping[str, Any] | None],
     handler: Callable[[Request], Any],

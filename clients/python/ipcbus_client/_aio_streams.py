@@ -22,7 +22,7 @@ from ._state import State
 from ._turns import Key, Turns
 
 if TYPE_CHECKING:
-    from .aio import Bus
+    from ._aio_base import BusBase
 
 #: Callbacks of one subscription that run before other tasks get a turn.
 _TURN = 100
@@ -35,7 +35,7 @@ class Subscription:
 
     def __init__(
         self,
-        bus: Bus,
+        bus: BusBase,
         lane: Lane,
         callback: Callable[[Message], Any] | None,
         *,
@@ -275,7 +275,7 @@ class Responder:
 
     def __init__(
         self,
-        bus: Bus,
+        bus: BusBase,
         name: str,
         methods: Sequence[str],
         handler: Callable[[Request], Any],

@@ -17,7 +17,7 @@ from ._owners import names_query, owner_in, owner_told, owner_topic, unowned
 from ._watching import Change, Watching
 
 if TYPE_CHECKING:
-    from .aio import Bus
+    from ._aio_messages import BusMessages
 
 #: What the bus sends ahead. It only sends more when this was read, whatever it keeps.
 WINDOW_BYTES = 1024 * 1024
@@ -31,7 +31,7 @@ class Watch:
     more.
     """
 
-    def __init__(self, bus: Bus, lane: Lane) -> None:
+    def __init__(self, bus: BusMessages, lane: Lane) -> None:
         self._bus = bus
         self._lane = lane
         self._stream = Subscription(bus, lane, None)
@@ -131,7 +131,7 @@ class Watch:
             raise lane.ended()
 
 
-async def watch(bus: Bus, pattern: str, type: Any) -> Watch:
+async def watch(bus: BusMessages, pattern: str, type: Any) -> Watch:
     """Bus.watch()."""
     _names.check_subscription(pattern, None, WINDOW_BYTES, 1)
     bus._session.check_open()
@@ -148,7 +148,7 @@ async def watch(bus: Bus, pattern: str, type: Any) -> Watch:
     return made
 
 
-async def wait_for_name(bus: Bus, name: str, timeout: float | None) -> int:
+async def wait_for_name(bus: BusMessages, name: str, timeout: float | None) -> int:
     """Bus.wait_for_name(). It listens before it looks, and looks again where it may have missed something."""
     _names.check_name(name, "wait_for_name")
     _names.check_timeout(timeout)
@@ -175,7 +175,7 @@ async def wait_for_name(bus: Bus, name: str, timeout: float | None) -> int:
         told._leave()
 
 
-async def _look(bus: Bus, name: str, deadline: float | None) -> int | None:
+async def _look(bus: BusMessages, name: str, deadline: float | None) -> int | None:
     """Who owns *name* now; also None where the connection is lost, of which the stream says when it is back."""
     try:
         if not await bus._wire.wait_connected(deadline):

@@ -14,7 +14,7 @@ from ._parts import Parted
 from ._waiter import Waiter
 
 if TYPE_CHECKING:
-    from ._blocking import Bus
+    from ._blocking_base import BusBase
 
 
 class ReplyStream:
@@ -25,7 +25,7 @@ class ReplyStream:
     came before. Leaving an iteration early, close(), and forgetting the stream tell the service to stop.
     """
 
-    def __init__(self, bus: Bus, call: Parted, deadline: float) -> None:
+    def __init__(self, bus: BusBase, call: Parted, deadline: float) -> None:
         self._bus = bus
         self._call = call
         self._deadline = deadline
@@ -117,7 +117,7 @@ class ReplyStream:
             return False
 
 def open_stream(
-    bus: Bus,
+    bus: BusBase,
     to: str,
     data: Any,
     timeout: float | None,

@@ -21,7 +21,7 @@ from ._waiter import Waiter
 from ._worker import Line
 
 if TYPE_CHECKING:
-    from ._blocking import Bus
+    from ._blocking_base import BusBase
     from ._calls import Call
 
 #: Callbacks of one subscription that run before the worker looks at what else there is.
@@ -35,7 +35,7 @@ class Subscription:
 
     def __init__(
         self,
-        bus: Bus,
+        bus: BusBase,
         lane: Lane,
         callback: Callable[[Message], Any] | None,
         *,
@@ -273,7 +273,7 @@ class Responder:
 
     def __init__(
         self,
-        bus: Bus,
+        bus: BusBase,
         name: str,
         methods: Sequence[str],
         handler: Callable[[Request], Any],

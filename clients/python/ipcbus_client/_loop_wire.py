@@ -10,20 +10,18 @@ import _thread
 import asyncio
 import select
 import socket
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from math import inf
 from time import monotonic
 from typing import Any
 
-from ipcbus.protocol.addresses import UnixAddress
 from ipcbus.protocol.limits import READ_BYTES
 
-from ._backoff import Backoff
 from ._calls import Call
-from ._dial import ATTEMPT_S, HANDSHAKE_S, Target, explain, is_final, jitter
-from ._errors import ConnectError, ConnectionLost, ConnectReason
+from ._dial import Target, jitter
+from ._errors import ConnectionLost, ConnectReason
+from ._loop_keeper import LoopKeeper
 from ._names import FORKED, WAIT_MAX_S, took_nothing
 from ._outbox import BURST_S, NEAR_S
 from ._session import Session
@@ -32,7 +30,6 @@ from ._state import State
 Waiters = list["asyncio.Future[None]"]
 
 _CONNECTED = State.CONNECTED
-_END_S = 0.5  #: for a task that was cancelled to be gone, far above what it takes
 _NOSIGNAL = int(socket.MSG_NOSIGNAL)
 
 
@@ -67,7 +64,7 @@ class LoopWire:
         self.last_bye: int | None = None
         self.state_waiters: Waiters = []
         self._writable_waiters: Waiters = []
-        self._sock: socket.socket | None = None
+        self.sock: socket.socket | None = None
         self._writing = False  #: the loop watches for writability
         self._sent_at = 0.0  #: when a publisher last wrote
         self._flushing = False  #: push() is due at the end of this round of the loop
@@ -75,10 +72,8 @@ class LoopWire:
         self._sweeper: asyncio.TimerHandle | None = None
         self._buffer = bytearray(READ_BYTES)
         self._view = memoryview(self._buffer)
-        self._attempt = 0
-        self._opened_at = 0.0
-        self._backoff = Backoff()
-        self._keeper: asyncio.Task[None] | None = None
+        self.opened_at = 0.0
+        self.keeper = LoopKeeper(self)
         self._retry: asyncio.TimerHandle | None = None
         session.on_state = self._on_state
 
@@ -86,7 +81,7 @@ class LoopWire:
         """Begin to connect. Once: with connect(), or in the child of a fork with whatever is used first there."""
         self.started = True
         self._thread = _thread.get_ident()
-        self._keeper = self.loop.create_task(self._run(), name="ipcbus keeper")
+        self.keeper.start()
 
     # --- waiting ---
 
@@ -180,7 +175,7 @@ class LoopWire:
     # --- reading and writing ---
 
     def _readable(self) -> None:
-        sock = self._sock
+        sock = self.sock
         if sock is None:
             return
         session = self.session
@@ -205,8 +200,8 @@ class LoopWire:
     def _unread(self) -> bool:
         """Whether bytes wait in the socket."""
         poller = select.poll()
-        if self._sock is not None:
-            poller.register(self._sock, select.POLLIN)
+        if self.sock is not None:
+            poller.register(self.sock, select.POLLIN)
         return bool(poller.poll(0))
 
     def push(self) -> bool:
@@ -216,7 +211,7 @@ class LoopWire:
             blocked = outbox._sending
             if not blocked and not outbox.out:
                 return True
-            sock = self._sock
+            sock = self.sock
             if sock is None:
                 return False
             try:
@@ -261,8 +256,8 @@ class LoopWire:
         self._sent_at = self.now()
 
     def _writable(self) -> None:
-        if self.push() and self._sock is not None:
-            self._stop_writing(self._sock)
+        if self.push() and self.sock is not None:
+            self._stop_writing(self.sock)
 
     def _stop_writing(self, sock: socket.socket) -> None:
         if self._writing:
@@ -292,25 +287,26 @@ class LoopWire:
                 self._sent_at = self.now()
         else:
             deadline = None if self.timeout is None else self.loop.time() + self.timeout
-            if not await self.wait(lambda: self._sock is None or not self.outbox.blocked, self._writable_waiters, deadline):
+            if not await self.wait(lambda: self.sock is None or not self.outbox.blocked, self._writable_waiters, deadline):
                 raise took_nothing(self.timeout, self.outbox.unsent_bytes, self.session.address)
 
     # --- the connection ---
 
     def drop(self, why: str) -> None:
         """End this connection; the session decides what that means."""
-        connected_s = self.loop.time() - self._opened_at if self.session.state is State.CONNECTED else None
-        if not self._let_go():
+        connected_s = self.loop.time() - self.opened_at if self.session.state is State.CONNECTED else None
+        if not self.let_go():
             return
-        self._attempt = self._backoff.next_attempt(self._attempt, connected_s)
+        self.keeper.lost(connected_s)
         self.last_failure, self.last_bye = why, self.session.said_bye
         self.last_reason = "timeout" if self.last_bye is None else "refused"
         first = self.session.state is State.CONNECTING
         self.session.lost(why, again=self.session.error is None and (first or self.reconnect))
         wake(self.state_waiters)
 
-    def _let_go(self) -> bool:
-        sock, self._sock = self._sock, None
+    def let_go(self) -> bool:
+        """Close the socket; whether there was one."""
+        sock, self.sock = self.sock, None
         if sock is None:
             return False
         self._stop_writing(sock)
@@ -322,16 +318,16 @@ class LoopWire:
         """The bus is closed: let go of the socket."""
         if self._sweeper is not None:
             self._sweeper.cancel()
-        self._let_go()
+        self.let_go()
         self.session.close()
 
     def abandon(self) -> None:
         """In the child of a fork: close the copy of the socket without a word to whoever else has it. The loop is not told: what it
         watches with is shared with the parent's, which goes on.
         """
-        if self._sock is not None:
-            self._sock.close()
-            self._sock = None
+        if self.sock is not None:
+            self.sock.close()
+            self.sock = None
         session = self.session
         session.on_state = session.on_requests = _nothing
         if self._thread != _thread.get_ident():  # the loop, if it still is one, is of a thread that is not here
@@ -343,159 +339,34 @@ class LoopWire:
                 feed.notify = None
         session.disown(ConnectionLost(FORKED))
 
-    def orphan(self) -> None:
-        """The bus object is gone, which may be found out on any thread: close the bus soon."""
-        try:
-            self.loop.call_soon_threadsafe(self._bury)
-        except RuntimeError:  # the loop is closed: what is buffered has nobody to write it
-            sock, self._sock = self._sock, None
-            if sock is not None:
-                sock.close()
-            self.session.on_state = _nothing
-            self.session.close()
+    def forget(self) -> None:
+        """The loop is closed, or the bus is no more: let go of the socket and tell nobody."""
+        sock, self.sock = self.sock, None
+        if sock is not None:
+            sock.close()
+        self.session.on_state = _nothing
+        self.session.close()
 
-    def _bury(self) -> None:
-        """What close() would do, as far as it takes no time."""
-        self.push()
-        self.session.bye()
-        self.push()
-        self.end()
-
-    async def _run(self) -> None:
-        try:
-            await self._keep()
-        except asyncio.CancelledError:
-            # By end(), or with all tasks at the end of the loop: then the others may still use the connection to tidy up, but not wait
-            # for a next one.
-            self.reconnect = False
-            self.push()
-            if self.session.state is not _CONNECTED:
-                self._let_go()
-                self.session.close(ConnectionLost("the task that keeps the connection was cancelled"))
-            raise
-        except Exception as error:  # a fault of ours: without this task every wait would be for ever
-            self._let_go()
-            self.session.close(ConnectionLost(f"the task that keeps the connection failed: {type(error).__name__}: {error}"))
-            import logging  # here: the blocking shell does it so too
-
-            logging.getLogger("ipcbus_client").critical("the bus is closed: the task that keeps the connection failed", exc_info=error)
-
-    async def _keep(self) -> None:
-        """Connect, and again whenever the connection was lost."""
-        session = self.session
-        while not self._closed():
-            if self.last_failure:
-                delay = self._backoff.delay_s(self._attempt, self.jitter())
-                if await self.wait(self._closed, self.state_waiters, self.loop.time() + delay):
-                    return
-            try:
-                made, opening = await self._dial_or_start()
-            except (OSError, ConnectError) as error:
-                why = explain(error, self.target)
-                self.last_failure, self.last_reason, self.last_bye = str(why), why.reason, None
-                self._attempt = self._backoff.next_attempt(self._attempt, None)
-                if is_final(why, first=session.state is State.CONNECTING):
-                    session.close(why)
-                continue
-            if self._closed():
-                made.close()
-                return
-            self._opened(made, opening)
-            settled = await self.wait(
-                lambda: self._sock is None or session.state is State.CONNECTED, self.state_waiters, self._opened_at + HANDSHAKE_S
-            )
-            if not settled:
-                self.drop(f"no WELCOME within {HANDSHAKE_S:g} s")
-            await self.wait(lambda: self._sock is None, self.state_waiters, None)
-
-    def _closed(self) -> bool:
-        return self.session.state is State.CLOSED
-
-    async def _dial_or_start(self) -> tuple[socket.socket, dict[str, Any]]:
-        """As _dial.dial(): where nothing listens and that is to be changed, starts the bus first. That waits, so it has its own thread."""
-        try:
-            return await self._dial()
-        except (FileNotFoundError, ConnectionRefusedError):
-            if self.target.order is None:
-                raise
-        from . import _starter  # here: it is a rare thing, and needs much
-
-        future: asyncio.Future[None] = self.loop.create_future()
-        threading.Thread(target=_run_for, args=(self.loop, future, partial(_starter.start, self.target.order)), daemon=True).start()
-        await future
-        return await self._dial()
-
-    async def _dial(self) -> tuple[socket.socket, dict[str, Any]]:
-        made, where = self.target.unconnected()
-        try:
-            made.setblocking(False)
-            if isinstance(self.target.address, UnixAddress):
-                made.connect(where)  # done at once, or refused at once where the listener's queue is full
-            else:
-                async with asyncio.timeout(ATTEMPT_S):
-                    await self.loop.sock_connect(made, where)
-            return made, self.target.opening(made)
-        except BaseException:
-            made.close()
-            raise
-
-    def _opened(self, made: socket.socket, opening: dict[str, Any]) -> None:
-        self._sock = made
-        self._opened_at = self.loop.time()
+    def opened(self, made: socket.socket, opening: dict[str, Any]) -> None:
+        """The keeper connected *made*: begin to talk on it."""
+        self.sock = made
+        self.opened_at = self.loop.time()
         self.loop.add_reader(made.fileno(), self._readable)
         self.session.opened(**opening)
         self.push()
-
-    async def ended(self, tasks: Sequence[asyncio.Task[None]] = ()) -> None:
-        """Wait until the keeper is gone, after end(), and *tasks* that were cancelled: a round or two of the loop, also where it is
-        connecting.
-        """
-        wake(self.state_waiters)
-        if self._keeper is not None and self._keeper is not asyncio.current_task():
-            self._keeper.cancel()
-            await asyncio.wait([self._keeper, *tasks], timeout=_END_S)
 
     # --- the log ---
 
     def log_soon(self) -> None:
         """Write the session's remarks to the log, from the loop."""
         if self.session.remarks and not self.loop.is_closed():
-            self.loop.call_soon(self.log)
-
-    def log(self) -> None:
-        """Write the session's remarks to the log."""
-        remarks = self.session.remarks
-        while remarks:
-            remark = remarks.popleft()
-            import logging  # here: the blocking shell does it so too
-
-            logging.getLogger("ipcbus_client").log(remark.level, "%s", remark.text)
+            self.loop.call_soon(self.keeper.log)
 
 
 def wake(waiters: Waiters) -> None:
     """Have those who wait look again."""
     for future in waiters:
         _resolve(future)
-
-
-def _run_for(loop: asyncio.AbstractEventLoop, future: asyncio.Future[None], work: Callable[[], None]) -> None:
-    """On a thread that nobody waits for at the end of the program: settle *future* with how *work* ended."""
-    failure: BaseException | None = None
-    try:
-        work()
-    except BaseException as error:  # noqa: BLE001  # whatever it is, it is told where somebody waits
-        failure = error
-    try:
-        loop.call_soon_threadsafe(_settle, future, failure)
-    except RuntimeError:
-        pass  # the loop has ended
-
-
-def _settle(future: asyncio.Future[None], failure: BaseException | None) -> None:
-    if failure is None:
-        _resolve(future)
-    elif not future.done():
-        future.set_exception(failure)
 
 
 def _resolve(future: asyncio.Future[None]) -> None:

@@ -32,12 +32,6 @@ class Waiter:
             self.state = IDLE
             self._gate.release()
 
-    def lead(self, fd: int) -> None:
-        """It is about to enter poll(), in which *fd* wakes it."""
-        self.fd = fd
-        self.thread = _thread.get_ident()
-        self.state = LEADING
-
     def follow(self) -> None:
         """It is about to sleep()."""
         self._gate = _thread.allocate_lock()

@@ -1,4 +1,4 @@
-"""The blocking shell's socket: who reads it, who writes it, and the thread that keeps it alive.
+"""The blocking shell's waiting: who reads the socket, who sleeps meanwhile, and the thread that keeps it alive.
 
 There is no I/O thread that every message passes through. Whoever waits (for a reply, for a message) *leads*: polls and reads the socket
 itself, hands what came for others to them, and gives the lead on when its own wait is over. Others that wait meanwhile *follow*: they
@@ -18,65 +18,43 @@ import _thread
 import os
 import select
 import socket
-import threading
 from collections.abc import Callable
 from select import POLLIN, POLLOUT
-from time import monotonic
 from typing import Any
 
-from ipcbus.protocol.limits import READ_BYTES
-
 from ._calls import Call
-from ._dial import Target, jitter
-from ._errors import ConnectionLost, ConnectReason
+from ._dial import Target
+from ._errors import ConnectionLost
 from ._keeper import Keeper, drain
 from ._names import FORKED, WAIT_MAX_S, took_nothing
 from ._outbox import NEAR_S
 from ._session import Session
 from ._state import State
 from ._waiter import FOLLOWING, IDLE, LEADING, Waiter
+from ._wire_socket import WireSocket
 
 _CONNECTED = State.CONNECTED
-_NOSIGNAL = int(socket.MSG_NOSIGNAL)
 #: The longest poll(), in its own unit; who waits longer looks again.
 _POLL_MAX_MS = WAIT_MAX_S * 1000
 
 
-class Wire:
-    """The socket of one bus, over all its connections."""
+class Wire(WireSocket):
+    """The socket of one bus, and who waits with it."""
 
     def __init__(self, session: Session, target: Target, *, timeout: float | None, reconnect: bool) -> None:
-        self.session = session
-        self.outbox = session.outbox
+        super().__init__(session, reconnect)
         self.target = target
         self.timeout = timeout
-        self.reconnect = reconnect
-        self.now = monotonic  #: the clock of everything that waits here
-        self.jitter = jitter  #: random, in [0, 1)
-        self.lock = threading.RLock()
         self.started = False  #: there was a keeper
         self.turns = 0  #: times that somebody else than the keeper led
         self.flushes = 0  #: times that a publisher wrote
-        self.opened_at = 0.0
-        self.leader: Waiter | None = None
         self.keeper = Keeper(self)
-        self.last_failure = ""  #: of an attempt to connect
-        self.last_reason: ConnectReason = "timeout"
-        self.last_bye: int | None = None
-        self.leader_fd = -1
         self.state_waiters: list[Waiter] = []
         self.begin_wait: Callable[[], object] = _never  #: of the worker; where it says so, end_wait() is called after
         self.end_wait: Callable[[], object] = _never
-        self.sock: socket.socket | None = None
-        self._poller = select.poll()
-        self._retired: list[socket.socket] = []  #: shut down, to be closed when nobody polls them
-        self.pollers = 0
         self._followers: dict[Waiter, None] = {}
         self._sent_at = 0.0  #: when a publisher last wrote
-        self._writing = False  #: a push() is at work: one in a signal handler that interrupted it leaves the writing to it
         self._caller = Waiter()  #: of whoever leads in lead_for()
-        self._buffer = bytearray(READ_BYTES)
-        self._view = memoryview(self._buffer)
         session.on_state = self._on_state
 
     def start(self) -> None:
@@ -251,95 +229,7 @@ class Wire:
         session.check_open()
         return session.state is _CONNECTED
 
-    # --- reading and writing ---
-
-    def act(self, mask: int) -> None:
-        """Do what the socket's *mask* of poll() says."""
-        if mask & POLLOUT:
-            self.push()
-        if mask & ~POLLOUT:
-            self.read()
-
-    def read(self) -> None:
-        """Read once what is there and give it to the session; under the lock."""
-        sock = self.sock
-        if sock is None:
-            return
-        session = self.session
-        try:
-            count = sock.recv_into(self._buffer, session.incoming.read_bytes)
-            if count:
-                session.receive(self._view[:count])
-                if session.hangup is not None:
-                    self.drop(session.hangup)
-                elif self.outbox.out:
-                    self.push()  # PONG, CREDIT: the bus must not wait for them until we wait
-            else:
-                self.drop("the bus closed the connection")
-        except BlockingIOError:
-            return
-        except OSError as error:
-            self.drop(f"reading failed: {error.strerror}")
-        except BaseException:
-            self.drop("interrupted while reading")  # a signal handler raised: what was read is lost, so the stream is
-            raise
-
-    def unread(self) -> bool:
-        """Whether bytes wait in the socket. Under the lock; does not read, for the leader's poll() has to see them."""
-        poller = select.poll()
-        if self.sock is not None:
-            poller.register(self.sock, POLLIN)
-        return bool(poller.poll(0))
-
-    def push(self) -> bool:
-        """Write what is buffered as far as the kernel takes it; whether it took all. Under the lock.
-
-        In a signal handler that interrupted another push() nobody knows what the kernel has already: then it does nothing, and the other
-        one goes on with what was added.
-        """
-        outbox = self.outbox
-        if self._writing:
-            return False
-        while True:
-            blocked = outbox._sending
-            if not blocked and not outbox.out:
-                return True
-            sock = self.sock
-            if sock is None:
-                return False
-            try:
-                self._writing = True
-                if blocked:
-                    outbox.wrote(sock.send(outbox.chunk(), _NOSIGNAL))
-                else:
-                    data = outbox.begin()
-                    count = sock.send(data, _NOSIGNAL)
-                    if count == len(data):
-                        outbox._sending = b""
-                    else:
-                        outbox.wrote(count)
-            except BlockingIOError:
-                if self.leader is not None or not self.keeper.polls:
-                    self.keeper.wake()  # to go on when the socket is writable
-                return False
-            except OSError as error:
-                self.drop(self._last_words(sock) or f"writing failed: {error.strerror}")
-                return False
-            except BaseException:
-                self.drop("interrupted while writing")
-                raise
-            finally:
-                self._writing = False
-
-    def _last_words(self, sock: socket.socket) -> str | None:
-        """Writing failed in the handshake: what the bus said before it closed, which a full one does without waiting for HELLO."""
-        session = self.session
-        if session.state is not _CONNECTED:
-            try:
-                session.receive(self._view[: sock.recv_into(self._buffer, session.incoming.read_bytes)])
-            except OSError:
-                pass  # it said nothing
-        return session.hangup
+    # --- publishing ---
 
     def published(self) -> None:
         """A publication was put into the outbox, and it is not just one more of a burst: write, begin a burst, or see why there is no
@@ -397,43 +287,16 @@ class Wire:
 
     # --- the connection ---
 
-    def drop(self, why: str) -> None:
-        """End this connection; the session decides what that means. Under the lock."""
-        sock, self.sock = self.sock, None
-        if sock is None:
-            return
-        try:
-            connected_s = self.now() - self.opened_at if self.session.state is State.CONNECTED else None
-            self.keeper.lost(connected_s)
-            self._poller.unregister(sock)
-            try:
-                sock.shutdown(socket.SHUT_RDWR)  # ends the poll() of whoever is in it; the number must not be free before that
-            except OSError:
-                pass  # the other end was faster
-            self._retired.append(sock)
-            self.close_retired()
-            self.last_failure, self.last_bye = why, self.session.said_bye
-            self.last_reason = "timeout" if self.last_bye is None else "refused"
-            first = self.session.state is State.CONNECTING
-            self.session.lost(why, again=self.session.error is None and (first or self.reconnect))
-        finally:
-            self.keeper.wake()  # it ends what an exception from a signal handler left undone here
-
-    def polled(self) -> None:
-        """A poll() with the socket is over."""
-        self.pollers -= 1
-        if self._retired or self.keeper.finished:
-            self.close_retired()
-
-    def close_retired(self) -> None:
-        if self.pollers:
-            return
-        while self._retired:
-            self._retired.pop().close()
-        if self.keeper.finished and self.leader_fd >= 0:
-            os.close(self.leader_fd)
-            self.leader_fd = -1
-            self.keeper.close()
+    def opened(self, made: socket.socket, opening: dict[str, Any]) -> None:
+        """The keeper connected *made*: begin to talk on it. Under the lock."""
+        self.sock = made
+        self.opened_at = self.now()
+        self._poller = select.poll()
+        self._poller.register(made, POLLIN)
+        self._poller.register(self.leader_fd, POLLIN)
+        self.session.opened(**opening)
+        self.push()
+        self.hand_over()
 
     def end(self) -> None:
         """The bus is closed: let go of the socket. Under the lock; the keeper closes the rest and is gone soon."""
@@ -476,17 +339,6 @@ class Wire:
         self.session.disown(ConnectionLost(FORKED))
         for waiter in (*self._followers, *self.state_waiters):
             waiter.wake()
-
-    def opened(self, made: socket.socket, opening: dict[str, Any]) -> None:
-        """The keeper connected *made*: begin to talk on it. Under the lock."""
-        self.sock = made
-        self.opened_at = self.now()
-        self._poller = select.poll()
-        self._poller.register(made, POLLIN)
-        self._poller.register(self.leader_fd, POLLIN)
-        self.session.opened(**opening)
-        self.push()
-        self.hand_over()
 
 
 _SETTLED = (State.CONNECTED, State.CLOSED)

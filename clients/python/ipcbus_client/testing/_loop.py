@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from typing import Any, TypeVar, TypeVarTuple, Unpack
 
+from .._loop_keeper import LoopKeeper
 from .._loop_wire import LoopWire
 from ._engine import Engine
 from ._errors import StuckError
@@ -113,6 +114,15 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self.virtual.outside -= 1
 
 
+class MemoryLoopKeeper(LoopKeeper):
+    """The keeper of a wire in memory: it connects at once."""
+
+    _wire: MemoryLoopWire
+
+    async def _dial(self) -> tuple[Any, dict[str, Any]]:
+        return self._wire.dial(), {}
+
+
 class MemoryLoopWire(LoopWire):
     """asyncio's wire of one bus object; its socket is a `Link`."""
 
@@ -124,31 +134,21 @@ class MemoryLoopWire(LoopWire):
         self._engine = engine
         self.now = engine.time
         self.jitter = engine.random.random
+        self.keeper = MemoryLoopKeeper(self)
 
-    def _unread(self) -> bool:
-        sock: Any = self._sock
-        return sock is not None and bool(sock.readable)
-
-    async def _dial(self) -> tuple[Any, dict[str, Any]]:
+    def dial(self) -> Any:
+        """A new link, which the loop watches as a socket."""
         self._engine.moves += 1
         made = self._engine.connect(self.session)
         links = self._virtual.links
         for number in [number for number, link in links.items() if link.closed]:
             del links[number]
         links[made.fileno()] = made
-        return made, {}
+        return made
 
-    def forget(self) -> None:
-        """The kit is closed, and perhaps the loop is."""
-        sock, self._sock = self._sock, None
-        if sock is not None:
-            sock.close()
-        self.session.on_state = _nothing
-        self.session.close()
-
-
-def _nothing() -> None:
-    """Nobody is left to tell."""
+    def _unread(self) -> bool:
+        sock: Any = self.sock
+        return sock is not None and bool(sock.readable)
 
 
 def run(engine: Engine, main: Any) -> Any:
