@@ -237,6 +237,26 @@ def test_what_was_encoded_and_not_written_keeps_its_time_too() -> None:
     assert program.session.stats()["outbox_expired"] == 1
 
 
+@pytest.mark.parametrize("blocked", [False, True])
+def test_times_to_live_are_forgotten_with_what_was_written(blocked: bool) -> None:
+    """A program whose buffer is never empty when it publishes something with a time to live."""
+    program = connected()
+    outbox = program.session.outbox
+    for n in range(10_000):
+        program.put("plain")
+        program.put("mortal", ttl=1.0 + n)
+        if not blocked:
+            outbox.begin()
+            outbox.wrote(len(outbox.chunk()))
+        elif n == 5_000:
+            outbox.begin()
+            outbox.wrote(1)
+    assert len(outbox._deadlines) <= (25_000 if blocked else 1000)
+    program.lost()
+    said = [element[4] for element in program.connect() if element[0] == Kind.POST]
+    assert said == [n * 1000 for n in range(1, 10_001) if blocked]
+
+
 def test_a_full_outbox_gives_up_what_is_too_old_first() -> None:
     program = Program(waiting=Waiting("raise", max_messages=2))
     program.put("old", ttl=1.0)

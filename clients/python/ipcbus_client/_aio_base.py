@@ -98,7 +98,7 @@ class BusBase:
         try:
             self._loop = asyncio.get_running_loop()
         except RuntimeError:
-            self._outbox.waiting.take_all()  # a publication that fails so shall not be sent later
+            self._outbox.waiting.clear()  # a publication that fails so shall not be sent later
             raise ConnectionLost(_names.FORKED_LOOP) from None
         self._wire.loop = self._loop
         if self._session.state is not State.CLOSED:

@@ -14,6 +14,7 @@ Knows no socket. The shell calls it under the lock of its bus.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -27,7 +28,7 @@ from ipcbus.protocol.topics import check_name, check_publication, parse_peer
 
 from ._errors import BadName, BusError, bad_name
 from ._packing import CANNOT, as_bytes, pack_typed
-from ._waiting import Item, Undelivered, Waiting
+from ._waiting import Item, Undelivered, Waiting, size_of
 
 #: Buffered publications are written when there are so many bytes of them: enough that the system call no longer matters.
 FLUSH_BYTES = 65_536
@@ -38,6 +39,8 @@ NEAR_S = 0.000_15
 BURST_S = 0.001
 #: A burst goes on while there are so many in each BURST_S.
 BURST_MESSAGES = 8
+#: Deadlines that are remembered before it is looked which are still needed.
+_DEADLINES = 1000
 #: Cached heads of frames, of some 100 bytes each.
 _HEADS_MAX = 8192
 
@@ -52,8 +55,8 @@ class Outbox:
     """The bytes that this connection still has to write, and the publications that wait for the next one."""
 
     __slots__ = (
-        "_at", "_confirmed", "_control", "_deadlines", "_ended", "_heads_count", "_joining", "_moved", "_raw", "_sending",
-        "_unknown", "_value",
+        "_at", "_begun", "_confirmed", "_control", "_deadlines", "_ended", "_heads_count", "_joining", "_moved", "_prune_at", "_raw",
+        "_sending", "_unknown", "_value",
         "batching", "control", "max_payload_bytes", "out", "pack", "peer", "waiting",
     )  # fmt: skip
 
@@ -66,10 +69,12 @@ class Outbox:
         self._at = 0
         self._control = 0  #: parts in _joining that are no messages
         self._moved = 0  #: messages that went from ``out`` to _sending, ever
+        self._begun = 0  #: the same when what is in _sending now was not yet there
         self._confirmed = 0  #: of these, in order, that the bus had or that are unknown for good
         self._unknown = 0  #: messages that earlier connections may have lost
         self._ended: BusError | None = None
-        self._deadlines: list[float] = []  #: of the POSTs put in since nothing was unwritten, in order
+        self._deadlines: list[float] = []  #: of the last POSTs put in, in order: of all that are not handed to the kernel, at least
+        self._prune_at = _DEADLINES  #: with so many of them those that are not needed any more go
         self.peer = 0  #: this connection's id; 0 while there is none
         self.waiting = Waiting() if waiting is None else waiting  #: for the next connection
         self.max_payload_bytes = 16 * 1024 * 1024
@@ -139,14 +144,14 @@ class Outbox:
         if ttl_ms == 0:
             self.waiting.expired += 1
             return False
-        if not self.out and not self._joining and not self._sending:
-            self._deadlines = []
-        self._deadlines.append(deadline)
-        prefix = encode_prefix(Kind.POST, self.peer, topic, None, ttl_ms, retain, meta)
-        size = len(payload)
-        frame = b"\xce" + (len(prefix) + 4 + size).to_bytes(4, "big") + prefix + size.to_bytes(4, "big"), payload
+        if len(self._deadlines) >= self._prune_at:
+            del self._deadlines[: -self._unsent() or len(self._deadlines)]
+            self._prune_at = 2 * len(self._deadlines) + _DEADLINES
+        frame = self._head(Kind.POST, (topic, None, ttl_ms, retain, meta), len(payload)), payload
+        deadlines = (deadline,)
+        self._deadlines += deadlines  # no call from here on, so that the one is not there without the other
         self.out += frame
-        return not self.batching or len(self.out) >= _enough(len(frame[0]) + size)
+        return not self.batching or len(self.out) >= _enough(len(frame[0]) + len(payload))
 
     def ttl_ms(self, deadline: float | None) -> int | None:
         """What is left until *deadline*: 0 when it has come, None without one."""
@@ -163,7 +168,7 @@ class Outbox:
     def _put(self, kind: Kind, to: str, meta: Meta, payload: bytes) -> bool:
         if not self.peer:
             return self._wait(kind, to, meta, payload)
-        head = self._head(kind, to, meta, len(payload))
+        head = self._head(kind, (to, meta), len(payload))
         frame = head, payload
         self.out += frame
         return not self.batching or len(self.out) >= _enough(len(head) + len(payload))
@@ -196,8 +201,8 @@ class Outbox:
             text = f"payload of {size} bytes: this bus carries at most {self.max_payload_bytes} (limits.max_payload_bytes)"
             raise PayloadError(text, who=who, what=what, hint="Send it in parts, or where it is, or have the bus allow more.")
 
-    def _head(self, kind: Kind, to: str, meta: Meta, size: int) -> bytes:
-        prefix = encode_prefix(kind, self.peer, to, meta)
+    def _head(self, kind: Kind, elements: tuple[Any, ...], size: int) -> bytes:
+        prefix = encode_prefix(kind, self.peer, *elements)
         return b"\xce" + (len(prefix) + 4 + size).to_bytes(4, "big") + prefix + size.to_bytes(4, "big")
 
     def _cache(self, heads: _Heads, topic: str, meta: Meta, size: int) -> None:
@@ -211,7 +216,7 @@ class Outbox:
         if self._heads_count >= _HEADS_MAX:
             self._forget_heads()
         self._heads_count += 1
-        head = self._head(Kind.PUBLISH, topic, meta, size)
+        head = self._head(Kind.PUBLISH, (topic, meta), size)
         heads.setdefault(topic, {})[size] = head, _enough(len(head) + size)
 
     def _forget_heads(self) -> None:
@@ -228,42 +233,66 @@ class Outbox:
     # --- the connection ---
 
     def opened(self, peer: int, max_payload_bytes: int) -> int:
-        """A connection is ready: encode what waited for it. Returns how many messages are too large for this bus and were dropped."""
+        """A connection is ready: encode what waited for it. Returns how many messages are too large for this bus and were dropped.
+
+        Whoever is interrupted finds each message either here or there: no call is made between its coming and its going.
+        """
         self.peer = peer
         self.max_payload_bytes = max_payload_bytes
-        dropped = 0
-        for kind, to, meta, payload, *more in self.waiting.take_all():
-            if len(payload) > max_payload_bytes:
-                dropped += 1
-            elif more:
-                deadline, retain = more
-                self.post(to, meta, payload, retain, deadline)
+        waiting = self.waiting
+        waiting.drop_expired()
+        before = waiting.discarded
+        while waiting.items:
+            item = waiting.items[0]
+            kind, to, meta, payload, *more = item
+            size = size_of(item)
+            elements: tuple[Any, ...] = to, meta
+            deadlines: tuple[float, ...] = ()
+            ttl_ms = None
+            if more:
+                deadlines, ttl_ms = (more[0],), self.ttl_ms(more[0])
+                elements = to, None, ttl_ms, more[1], meta
+            fits = len(payload) <= max_payload_bytes
+            frame = (self._head(kind, elements, len(payload)), payload) if fits else None
+            if frame is None:
+                waiting.discarded += 1
+            elif ttl_ms == 0:
+                waiting.expired += 1  # meanwhile
             else:
-                self._put(kind, to, meta, payload)
-        return dropped
+                self._deadlines += deadlines
+                self.out += frame
+            del waiting.items[0]
+            waiting.bytes -= size
+        return waiting.discarded - before
 
     def lost(self) -> None:
         """The connection is gone. Publications and direct messages that the kernel never had wait for the next one, in order; everything
-        else is void.
+        else is void. Done again it does no harm: for who was interrupted, and for what a signal handler put in meanwhile.
         """
-        self._unknown += self._handed() - self._confirmed
-        unsent = [*self._unwritten(), *_messages(b"".join(self.out), 0)]
-        self._moved = self._confirmed = self.mark()  # so that a fence of this connection has nothing to say any more
-        self.peer = 0
-        self.batching = False
-        self.out = []
-        self.control = 0
-        self._joining = ()
-        self._sending = b""
-        self._at = self._control = 0
+        self.peer = 0  # first: what is published from here on waits with the others
         self._forget_heads()
-        self.waiting.take_back(self._with_deadlines(unsent))
+        items = self._with_deadlines([*self._unwritten(), *_messages(b"".join(self.out), 0)])
+        unknown = self._unknown + self._handed() - self._confirmed
+        mark, waiting = self.mark(), self.waiting
+        size, expires = waiting.measure(items)
+        older, out, deadlines = deque(items), list[bytes](), list[float]()
+        # All at once, without a call: whoever is interrupted finds it as it was before, or as it is after.
+        older += waiting.items
+        waiting.items = older
+        waiting.bytes += size
+        waiting.expires = expires
+        self._unknown = unknown
+        self._begun = self._moved = self._confirmed = mark  # so that a fence of this connection has nothing to say any more
+        self.out, self._joining, self._sending, self._deadlines = out, (), b"", deadlines
+        self._at = self.control = self._control = 0
+        self.batching = False
+        self._prune_at = _DEADLINES
+        waiting.trim()
 
     def _with_deadlines(self, unsent: list[Item]) -> list[Item]:
         """The frames know how long they were to live, not until when: of the POSTs put in the last ones are unsent."""
         posts = sum(item[0] is Kind.POST for item in unsent)
         deadlines = iter(self._deadlines[len(self._deadlines) - posts :])
-        self._deadlines = []
         return [(*item[:4], next(deadlines), item[4]) if item[0] is Kind.POST else item for item in unsent]
 
     def end(self, error: BusError) -> int:
@@ -272,7 +301,7 @@ class Outbox:
         """
         self.lost()
         self._ended = error
-        return len(self.waiting.take_all())
+        return self.waiting.discard()
 
     # --- what became of it ---
 
@@ -300,6 +329,10 @@ class Outbox:
         handed = self._handed()
         return Undelivered(len(self.waiting) + self.mark() - handed, self._unknown + handed - self._confirmed)
 
+    def _unsent(self) -> int:
+        """Messages that the kernel may not have yet, at most."""
+        return self.mark() - (self._begun if self._sending else self._moved)
+
     def _handed(self) -> int:
         """Messages of which the kernel had at least a byte, ever."""
         return self._moved - (0 if self._joining else len(self._unwritten()))
@@ -320,7 +353,7 @@ class Outbox:
             self._joining, self.out, self._control, self.control = self.out, [], self.control, 0
         messages = (len(self._joining) - self._control) // 2
         data = self._sending = b"".join(self._joining)  # interrupted here by a signal handler, it is done again
-        self._joining, self._control, self._moved = (), 0, self._moved + messages
+        self._joining, self._control, self._begun, self._moved = (), 0, self._moved, self._moved + messages
         return data
 
     def chunk(self) -> memoryview:

@@ -85,7 +85,7 @@ class Session:
         self.on_requests: Callable[[], None] = _nobody  #: ``services.requests`` has some
         self.counters = {
             "received": 0, "received_bytes": 0, "lost": 0, "refused": 0, "late_replies": 0, "unclaimed": 0,
-            "reconnects": 0, "handler_errors": 0, "dropped_waiting": 0, "overloaded": 0, "not_remembered": 0,
+            "reconnects": 0, "handler_errors": 0, "overloaded": 0, "not_remembered": 0,
         }  # fmt: skip
         self._told_unknown = 0  #: as many unknown messages the log knows of
         self.request_heads: dict[str, Head] = {}  #: by target: who is in here may be asked
@@ -117,6 +117,7 @@ class Session:
         On TCP *secret*, 32 random bytes as *nonce* and the addresses as this side's kernel reports them are for the proof (H-5).
         *session_id* has the bus end this session's earlier connection first (H-13).
         """
+        self._void("the connection was lost meanwhile")  # what a signal handler did within the end of the last one
         self.incoming.begin()
         self.heartbeat.begin()
         self.hangup = self.said_bye = None
@@ -126,25 +127,29 @@ class Session:
 
     def lost(self, why: str, *, again: bool) -> None:
         """The connection is gone. Calls in flight fail, declarations and publications wait for the next one; without *again* the bus is
-        at its end.
+        at its end. Done again it ends what was interrupted.
         """
         if self.state is State.CLOSED:
             return
         was_connected = self.state is State.CONNECTED
-        self.posts.lost()
-        self.outbox.lost()
-        self.request_heads.clear()
-        calls, self.calls = self.calls, {}
-        self.services.lost()
-        self.declarations.lost()
-        for call in calls.values():
-            if call.declaration is None:
-                call.settle(error=ConnectionLost(f"{call.to or 'ping'}: {why}", who=call.to or self.address, what=call.what()))
+        self._void(why)
         if not again:
             self.close(self.error or ConnectionLost(why, who=self.address))
         elif was_connected:
             self.remark(WARNING, f"connection to the bus lost ({why}); reconnecting")
             self._change(State.RECONNECTING)
+
+    def _void(self, why: str) -> None:
+        """What was of a connection is so no more. Done again it does no harm: whoever is interrupted has left the rest to be done."""
+        self.posts.lost()
+        self.outbox.lost()
+        self.request_heads.clear()
+        self.services.lost()
+        self.declarations.lost()
+        for call in list(self.calls.values()):
+            if call.declaration is None:
+                call.settle(error=ConnectionLost(f"{call.to or 'ping'}: {why}", who=call.to or self.address, what=call.what()))
+        self.calls.clear()
 
     def close(self, error: BusError | None = None) -> None:
         """The end: nothing is sent or received any more, every wait settles. Idempotent."""
@@ -155,12 +160,12 @@ class Session:
         final = error or Closed("the bus was closed", who=self.address)
         unsent = self.outbox.end(final)
         if unsent:
-            self.counters["dropped_waiting"] += unsent
-            self.remark(WARNING, f"{unsent} messages were never sent, for there was no connection when the bus was closed")
-        calls, self.calls = self.calls, {}
+            text = "messages were never sent, for when the bus was closed there was no connection, or nobody read from it"
+            self.remark(WARNING, f"{unsent} {text}")
         self.services.lost()
-        for call in (*calls.values(), *self.declarations.take_calls()):
+        for call in (*self.calls.values(), *self.declarations.take_calls()):
             call.settle(error=final.again(who=call.who(), what=call.what()))
+        self.calls.clear()
         for lane in list(self.lanes.values()):
             lane.close(error)
         if self.inbox is not None:
@@ -195,7 +200,6 @@ class Session:
         self.posts.welcomed(before, last_peer)
         dropped = self.outbox.opened(peer, limits.get("max_payload_bytes", self.outbox.max_payload_bytes))
         if dropped:
-            self.counters["dropped_waiting"] += dropped
             self.remark(ERROR, f"{dropped} messages that waited for a connection are over this bus's payload limit and were dropped")
         lost = self._what_was_lost()
         if before:
@@ -267,6 +271,7 @@ class Session:
             "unsent_bytes": self.outbox.unsent_bytes,
             "waiting": len(self.outbox.waiting),
             "waiting_bytes": self.outbox.waiting.bytes,
+            "dropped_waiting": self.outbox.waiting.discarded,
             "outbox_dropped": self.outbox.waiting.dropped,
             "outbox_expired": self.outbox.waiting.expired,
             **self.posts.stats(),
@@ -282,7 +287,7 @@ class Session:
         """What certainly did not arrive so far, dropped messages included, and what may not have arrived."""
         unsent, unknown = self.outbox.undelivered()
         waiting = self.outbox.waiting
-        return Undelivered(unsent + self.counters["dropped_waiting"] + waiting.dropped + waiting.expired, unknown)
+        return Undelivered(unsent + waiting.discarded + waiting.dropped + waiting.expired, unknown)
 
     def _change(self, state: State) -> None:
         self.state = state

@@ -44,7 +44,10 @@ class Undelivered(NamedTuple):
 class Waiting:
     """The messages that wait for a connection, oldest first."""
 
-    __slots__ = ("_episode", "_expires", "bytes", "clock", "dropped", "expired", "items", "max_bytes", "max_messages", "on_drop", "policy")
+    __slots__ = (
+        "_episode", "bytes", "clock", "discarded", "dropped", "expired", "expires", "items", "max_bytes", "max_messages", "on_drop",
+        "policy",
+    )  # fmt: skip
 
     def __init__(self, policy: str = "block", max_bytes: int = OUTBOX_BYTES, max_messages: int = OUTBOX_MESSAGES) -> None:
         if policy not in POLICIES:
@@ -60,11 +63,12 @@ class Waiting:
         self.items: deque[Item] = deque()
         self.bytes = 0
         self.dropped = 0  #: by the policy, ever
+        self.discarded = 0  #: too large for the bus that came, or left when the bus was closed, ever
         self.on_drop: Callable[[str], None] | None = None  #: told at the first drop of an episode, for the log
         self._episode = 0  #: dropped since there was a connection
         self.expired = 0  #: dropped because their time to live had passed, ever
         self.clock: Callable[[], float] = float  #: the shell's
-        self._expires = _NEVER  #: no message that waits is too old before
+        self.expires = _NEVER  #: no message that waits is too old before
 
     def __len__(self) -> int:
         return len(self.items)
@@ -75,9 +79,9 @@ class Waiting:
 
     def add(self, item: Item) -> None:
         """Have *item* wait, or do with it as the policy says. Raises OutboxFull."""
-        size = _size(item)
-        if self._expires < _NEVER and not self._fits(size):
-            self._drop_expired()
+        size = size_of(item)
+        if self.expires < _NEVER and not self._fits(size):
+            self.drop_expired()
         if self.policy == "drop_oldest" and size <= self.max_bytes and self.max_messages:
             while not self._fits(size):
                 self._drop(self.items.popleft())
@@ -85,7 +89,7 @@ class Waiting:
             self.items.append(item)
             self.bytes += size
             if item[0] is Kind.POST:
-                self._expires = min(self._expires, item[4])
+                self.expires = min(self.expires, item[4])
         elif self.policy in ("drop_oldest", "drop_newest"):
             self._count()
         else:
@@ -96,41 +100,49 @@ class Waiting:
                 what="send" if item[0] is Kind.SEND else "publish",
             )
 
-    def take_back(self, items: Iterable[Item]) -> None:
-        """What a lost connection had not handed to the kernel, older than all that waits here.
+    def measure(self, items: Iterable[Item]) -> tuple[int, float]:
+        """How many bytes *items* take here, and when the first of them and of what waits is too old."""
+        taken = list(items)
+        return sum(map(size_of, taken)), min([self.expires, *(item[4] for item in taken if item[0] is Kind.POST)])
+
+    def trim(self) -> None:
+        """What a lost connection had not handed to the kernel was put before all that waits: have the policy do with it what it says.
 
         With ``block`` and ``raise`` it is kept over the limits, for it was accepted: so they bound what waits to themselves and one
         connection's unwritten buffer. The other policies drop what they drop.
         """
-        taken = list(items)
-        self.items.extendleft(reversed(taken))
-        self.bytes += sum(map(_size, taken))
-        self._expires = min([self._expires, *(item[4] for item in taken if item[0] is Kind.POST)])
         if self.policy in ("drop_oldest", "drop_newest"):
             take = self.items.popleft if self.policy == "drop_oldest" else self.items.pop
             while self.items and not self._fits(0):
                 self._drop(take())
 
-    def take_all(self) -> deque[Item]:
-        """All that waits and is not too old, out of here: there is a connection, or never will be one."""
-        self._drop_expired()
-        taken, self.items, self.bytes, self._expires = self.items, deque(), 0, _NEVER
-        return taken
+    def clear(self) -> None:
+        """Forget all that waits: whoever put it in was told that it is not taken."""
+        self.items, self.bytes, self.expires = deque(), 0, _NEVER
+
+    def discard(self) -> int:
+        """Give up all that waits: there never will be a connection for it. Returns how many messages."""
+        self.drop_expired()
+        items, count = deque[Item](), len(self.items)
+        self.items, self.bytes, self.expires = items, 0, _NEVER  # no call from here on, as in Outbox.opened()
+        self.discarded += count
+        return count
 
     def retained_topics(self) -> set[str]:
         """The topics of retained messages that wait."""
         return {item[1] for item in self.items if item[0] is Kind.RETAIN or (item[0] is Kind.POST and item[5])}
 
-    def _drop_expired(self) -> None:
+    def drop_expired(self) -> None:
         """Drop and count what is past its time to live."""
         now = self.clock()
-        if self._expires > now:
+        if self.expires > now:
             return
         kept = deque(item for item in self.items if item[0] is not Kind.POST or item[4] > now)
-        self.expired += len(self.items) - len(kept)
-        self.items = kept
-        self.bytes = sum(map(_size, kept))
-        self._expires = min((item[4] for item in kept if item[0] is Kind.POST), default=_NEVER)
+        size = sum(map(size_of, kept))
+        expires = min((item[4] for item in kept if item[0] is Kind.POST), default=_NEVER)
+        expired = len(self.items) - len(kept)
+        self.items, self.bytes, self.expires = kept, size, expires
+        self.expired += expired
 
     def end_episode(self) -> int:
         """There is a connection; returns how many were dropped since there was none."""
@@ -142,7 +154,7 @@ class Waiting:
         return self.bytes + size <= self.max_bytes and len(self.items) + more <= self.max_messages
 
     def _drop(self, item: Item) -> None:
-        self.bytes -= _size(item)
+        self.bytes -= size_of(item)
         self._count()
 
     def _count(self) -> None:
@@ -156,7 +168,7 @@ class Waiting:
             )
 
 
-def _size(item: Item) -> int:
+def size_of(item: Item) -> int:
     """About what *item* takes in memory; never 0."""
     _, to, meta, payload, *_ = item
     headers = 0
