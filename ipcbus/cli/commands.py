@@ -33,7 +33,6 @@ class Command:
     text: str
     arguments: tuple[Argument, ...]
     needs_bus: bool = True  #: it has the options that say which bus
-    hidden: bool = False  #: for programs: the list of commands does not show it
 
 
 def _argument(*flags: str, **options: Any) -> Argument:
@@ -86,6 +85,7 @@ COMMANDS = (
   ipcbus pub room.kitchen '{"t": 21.5}'         a JSON value
   ipcbus pub room.kitchen --retain 21.5         kept, for who subscribes later
   ipcbus pub room.kitchen --retain --raw ''     an empty payload removes what is kept
+  ipcbus pub door.ring --confirm --ttl 5        print how many took it; who reads later than in 5 s does not get it
   ipcbus pub log.boot --raw "it's up"           bytes as they are
   ipcbus pub camera.front --raw - < image.jpg   stdin as one message
   sensors | ipcbus pub room.all --lines         one message for each line of stdin
@@ -95,6 +95,8 @@ It returns when the bus has routed what was sent.""",
             _argument("topic", metavar="TOPIC", help="tokens with '.' between them, as in room.kitchen"),
             _VALUE,
             _argument("--retain", action="store_true", help="the bus keeps it for those who subscribe later"),
+            _argument("--confirm", action="store_true", help="print how many subscriptions took it (a group is one)"),
+            _argument("--ttl", type=seconds, metavar="S", help="seconds after which the bus drops it where it waits, or is kept"),
             _argument("--raw", action="store_true", help="send VALUE, or stdin, as bytes instead of JSON"),
             _argument("--lines", action="store_true", help="send each line of stdin as a message of its own"),
             _ANSWER,
@@ -125,6 +127,24 @@ comes for one PATTERN may overtake what comes for another. What the bus lost on 
             _argument("--raw", action="store_true", help="print payloads as the bytes they are"),
             _argument("--json", action="store_true", help="print each message as one JSON object"),
             _timeout("end after S seconds (default: never)"),
+        ),
+    ),
+    Command(
+        "get",
+        "pubsub",
+        "get",
+        "print what is kept for a topic",
+        """
+  ipcbus get room.kitchen                the value as JSON
+  ipcbus get room.kitchen --json         with topic, sender and headers, as `ipcbus sub --json` prints it
+  ipcbus get camera.front --raw > a.jpg
+
+The exit code is 5 where nothing is kept.""",
+        (
+            _argument("topic", metavar="TOPIC", help="the topic; it may be one of the bus's own"),
+            _argument("--raw", action="store_true", help="print the payload's bytes"),
+            _argument("--json", action="store_true", help="print one JSON object"),
+            _ANSWER,
         ),
     ),
     Command(
@@ -178,18 +198,20 @@ A service of the Python library made by serve() says all of this by itself.""",
         "complete",
         "describe",
         "complete",
-        "print what the last word of a command line may become",
+        "complete command lines in a shell",
         """
-  ipcbus complete -- call thermo          names
-  ipcbus complete -- call thermostat/     methods
-  ipcbus complete -- call thermostat/set ta
+  eval "$(ipcbus complete --bash)"        in ~/.bashrc: Tab completes commands, and names, methods and parameters
 
-For the completion of shells, for `call` and `describe`: a candidate on each line, nothing where there is none.""",
+  ipcbus complete -- call thermo          what the last word may become, a candidate on each line:
+  ipcbus complete -- call thermostat/     names, methods,
+  ipcbus complete -- call thermostat/set ta    and parameters
+
+It asks the bus, starts none, and prints nothing where nobody knows.""",
         (
-            _argument("words", nargs="+", metavar="WORD", help="the words after ipcbus, after --; the last is incomplete"),
+            _argument("words", nargs="*", metavar="WORD", help="the words after ipcbus, after --; the last is incomplete"),
+            _argument("--bash", action="store_true", help="print what bash needs to know"),
             _ANSWER,
         ),
-        hidden=True,
     ),
     Command(
         "serve",

@@ -1,14 +1,17 @@
-"""``ipcbus describe`` and the hidden ``ipcbus complete``: what introspection says, for a person and for a shell."""
+"""``ipcbus describe`` and ``ipcbus complete``: what introspection says, for a person and for a shell."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from .commands import COMMANDS
 from .connection import open_bus
 from .failures import Exit
+from .parsing import arguments_of, parse_arguments
 from .signatures import no_such_method, no_such_name, signature_of
 from .text import BOLD, DIM, paint, safe, wants_colour
 from .values import render
@@ -72,41 +75,73 @@ def _lines(methods: Mapping[str, Any], colour: bool) -> Iterator[str]:
             yield f"      {paint('(nothing is said about it)', DIM, colour)}"
 
 
+#: What `ipcbus complete --bash` prints. Bash takes a word apart at its = and wants what comes after the last one.
+BASH = r"""_ipcbus() {
+    local words word
+    read -ra words <<< "${COMP_LINE:0:COMP_POINT}x"
+    words[-1]=${words[-1]%x}
+    word=${words[-1]}
+    mapfile -t COMPREPLY < <(ipcbus complete -- "${words[@]:1}" 2> /dev/null)
+    [[ $COMP_WORDBREAKS != *=* ]] || COMPREPLY=("${COMPREPLY[@]#"${word%"${word##*=}"}"}")
+    [[ ${#COMPREPLY[@]} != 1 || ${COMPREPLY[0]} != *[/=] ]] || compopt -o nospace
+}
+complete -F _ipcbus ipcbus"""
+
+
 def complete(arguments: argparse.Namespace) -> int:
-    """Print what the last of the words may become, a candidate on each line; nothing where nobody knows. It never complains."""
-    try:
-        with open_bus(arguments, program="ipcbus complete", wait_s=arguments.timeout) as bus:
-            found = sorted(set(candidates(bus, arguments.words)))
-    except Exception:  # noqa: BLE001  # the shell would show it in the middle of what is being typed
+    """Print what the last of the words may become, a candidate on each line; nothing where nobody knows. It never complains, and starts
+    no bus: a person has only pressed a key.
+    """
+    if arguments.bash:
+        print(BASH)
         return Exit.OK
-    for word in found:
-        print(safe(word))
+    *before, word = arguments.words or [""]
+    try:
+        if not before:
+            found = {command.name for command in COMMANDS}
+        elif word.startswith("-"):
+            found = _flags(before[0])
+        elif before[0] in ("call", "describe"):
+            with contextlib.redirect_stdout(None), contextlib.redirect_stderr(None):
+                typed = parse_arguments([*before, word])
+            typed.address, typed.bus, typed.secret_file = (
+                getattr(typed, name) or getattr(arguments, name) for name in ("address", "bus", "secret_file")
+            )
+            with open_bus(typed, program="ipcbus complete", wait_s=arguments.timeout, autostart=False) as bus:
+                found = set(candidates(bus, typed))
+        else:
+            found = set()
+    except (Exception, SystemExit):  # noqa: BLE001  # the shell would show it in the middle of what is being typed
+        return Exit.OK
+    for one in sorted(one for one in found if one.startswith(word)):
+        print(safe(one))
     return Exit.OK
 
 
-def candidates(bus: ipcbus_client.Bus, words: list[str]) -> Iterator[str]:
-    """What the last of *words* may become; before it are the command, call or describe, and its words so far."""
-    command, *rest = words
-    if command not in ("call", "describe") or not rest:
-        return
-    *before, word = rest
-    if before and command == "describe":
-        return
-    if before:
-        name, _, method = before[0].partition("/")
-        given = {one.partition("=")[0] for one in before[1:] if "=" in one}
-        parameters = methods_of(bus, name, before[0]).get(method, {}).get("arguments", {})
+def _flags(name: str) -> set[str]:
+    """The options of a command."""
+    command = next(one for one in COMMANDS if one.name == name)
+    return {flag for argument in arguments_of(command) for flag in argument.flags if flag.startswith("--")}
+
+
+def candidates(bus: ipcbus_client.Bus, typed: argparse.Namespace) -> Iterator[str]:
+    """What the last word may become of what was *typed* after `call` or `describe`."""
+    is_call = typed.chosen.name == "call"
+    if is_call and typed.values:
+        name, _, method = typed.to.partition("/")
+        given = {one.partition("=")[0] for one in typed.values[:-1] if "=" in one}
+        parameters = methods_of(bus, name, typed.to).get(method, {}).get("arguments", {})
         for parameter, said in parameters.items():
             kind = said.get("type", "") if isinstance(said, dict) else ""
             if parameter not in given and not kind.startswith("*"):
-                yield from (one for one in _values(parameter, kind) if one.startswith(word))
+                yield from _values(parameter, kind)
         return
-    name, slash, method = word.partition("/")
+    word = typed.to if is_call else typed.name
+    name, slash, _ = word.partition("/")
     if slash:
-        yield from (f"{name}/{one}" for one in methods_of(bus, name, word) if one != "*" and one.startswith(method))
-        return
-    end = "/" if command == "call" else ""
-    yield from (f"{one}{end}" for one in ("bus", *(item["name"] for item in bus.names())) if one.startswith(word))
+        yield from (f"{name}/{one}" for one in methods_of(bus, name, word) if one != "*")
+    else:
+        yield from (f"{one}{'/' if is_call else ''}" for one in ("bus", *(item["name"] for item in bus.names())))
 
 
 def _values(parameter: str, kind: str) -> Iterator[str]:

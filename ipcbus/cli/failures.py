@@ -16,7 +16,7 @@ class Exit(enum.IntEnum):
     USAGE = 2  #: arguments or input that cannot be used
     CONNECT = 3  #: no bus there, or the connection to it was lost
     TIMEOUT = 4  #: the time was over before the answer or the message came
-    REFUSED = 5  #: the bus said no: no such name or method, denied, name taken, …
+    REFUSED = 5  #: the bus said no: no such name or method, nothing kept, denied, name taken, …
     SERVICE = 6  #: the service that was called answered with an error, died, or sent what cannot be decoded
     INTERRUPTED = 130  #: Ctrl-C
 
@@ -28,7 +28,7 @@ EXIT_CODES = """exit codes:
   2  usage: arguments or input that cannot be used
   3  cannot connect, or the connection was lost
   4  the time was over
-  5  refused by the bus: no such name or method, denied, name taken
+  5  refused by the bus: no such name or method, nothing kept, denied, name taken
   6  the service answered with an error, or died
   130  Ctrl-C"""
 

@@ -39,7 +39,7 @@ def overview() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"ipcbus {__version__}")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in (one for one in COMMANDS if not one.hidden):
+    for command in COMMANDS:
         subparsers.add_parser(command.name, help=command.summary)
     return parser
 
@@ -53,14 +53,14 @@ def parser_of(command: Command) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    for argument in _arguments(command):
+    for argument in arguments_of(command):
         parser.add_argument(*argument.flags, **argument.options)
     return parser
 
 
 def options_first(command: Command, words: Sequence[str]) -> list[str]:
     """*words* with the options before the rest. What follows ``--`` stays as it is."""
-    valued = {flag for item in _arguments(command) for flag in item.flags if item.options.get("action") is None}
+    valued = {flag for item in arguments_of(command) for flag in item.flags if item.options.get("action") is None}
     options, rest = [], []
     at = 0
     while at < len(words) and words[at] != "--":
@@ -78,5 +78,6 @@ def options_first(command: Command, words: Sequence[str]) -> list[str]:
     return [*options, "--", *rest] if rest else options
 
 
-def _arguments(command: Command) -> tuple[Argument, ...]:
+def arguments_of(command: Command) -> tuple[Argument, ...]:
+    """Its own, and those that all commands with a bus have."""
     return command.arguments + (BUS_OPTIONS if command.needs_bus else ())

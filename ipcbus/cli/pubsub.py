@@ -1,4 +1,4 @@
-"""``ipcbus pub`` and ``ipcbus sub``.
+"""``ipcbus pub``, ``ipcbus sub`` and ``ipcbus get``.
 
 Owns what a message looks like on stdout. A frame's journey ends here: the client library hands over a message, one line
 leaves.
@@ -12,7 +12,7 @@ import select
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .connection import ANSWER_TIMEOUT_S, open_bus
 from .failures import CommandError, Exit, usage
@@ -31,12 +31,30 @@ def publish(arguments: argparse.Namespace) -> int:
     values = read_lines(arguments) if arguments.lines else [read_value(arguments)]
     with open_bus(arguments, program="ipcbus pub", wait_s=arguments.timeout) as bus:
         for value in values:  # what came before a bad line is sent when the bus is closed, and that raises nothing
-            bus.publish(arguments.topic, value, retain=arguments.retain)
+            taken = bus.publish(arguments.topic, value, retain=arguments.retain, confirm=arguments.confirm, ttl=arguments.ttl)
+            if arguments.confirm:
+                print(taken, flush=True)
         bus.flush(arguments.timeout or ANSWER_TIMEOUT_S)
         refused = bus.stats_local()["refused"]
     if refused:  # L-9
         why = "it keeps no more (see retained in `ipcbus stats`), or its log says why" if arguments.retain else "its log says why"
         raise CommandError(Exit.REFUSED, f"the bus refused {refused} of the messages to {arguments.topic}: {why}")
+    return Exit.OK
+
+
+def get(arguments: argparse.Namespace) -> int:
+    """Print what the bus keeps for TOPIC."""
+    if arguments.raw and arguments.json:
+        raise usage("--raw and --json exclude each other")
+    with open_bus(arguments, program="ipcbus get", wait_s=arguments.timeout) as bus:
+        message = bus.get(arguments.topic)
+    if message is None:
+        raise CommandError(Exit.REFUSED, f"nothing is kept for {arguments.topic}; `ipcbus topics` lists what is")
+    if arguments.raw:
+        sys.stdout.buffer.write(message.payload)
+        return Exit.OK
+    value = _value_of(message)
+    print(_with_envelope(message, value) if arguments.json else dump(value))
     return Exit.OK
 
 
@@ -129,19 +147,27 @@ class Printer:
         print(self._line(message), flush=True)
 
     def _line(self, message: ipcbus_client.Message) -> str:
-        try:
-            value = plain(message.data)
-        except (ValueError, RecursionError) as error:  # PayloadError: it concerns this message only (S-2)
-            complain(f"a message to {message.topic} from peer {message.sender}: {error}")
-            value = undecodable(message.payload)
-        if not self._arguments.json:
-            return f"{safe(message.topic)} {dump(value)}"
-        return dump(
-            {
-                "topic": message.topic,
-                "data": value,
-                "sender": message.sender,
-                "retained": message.retained,
-                "headers": plain(message.headers),
-            }
-        )
+        value = _value_of(message)
+        return _with_envelope(message, value) if self._arguments.json else f"{safe(message.topic)} {dump(value)}"
+
+
+def _value_of(message: ipcbus_client.Message) -> Any:
+    """What a message has, for `dump`. What cannot be decoded is told on stderr: it concerns this message only (S-2)."""
+    try:
+        return plain(message.data)
+    except (ValueError, RecursionError) as error:
+        complain(f"a message to {message.topic} from peer {message.sender}: {error}")
+        return undecodable(message.payload)
+
+
+def _with_envelope(message: ipcbus_client.Message, value: Any) -> str:
+    """One JSON object of all that is known of a message."""
+    return dump(
+        {
+            "topic": message.topic,
+            "data": value,
+            "sender": message.sender,
+            "retained": message.retained,
+            "headers": plain(message.headers),
+        }
+    )

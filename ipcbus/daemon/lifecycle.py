@@ -47,6 +47,7 @@ class SignalPipe:
         signal.set_wakeup_fd(self._sender.fileno(), warn_on_full_buffer=False)
         for number in (*_STOP, signal.SIGHUP):
             signal.signal(number, _arrived)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (*_STOP, signal.SIGHUP))  # who started us may block them, as threads of programs do
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         loop.watch(self._receiver, self)
 

@@ -97,6 +97,36 @@ def bus(daemon: RunningDaemon) -> Iterator[ipcbus_client.Bus]:
         yield connected
 
 
+# --- get ----------------------------------------------------------------------------------------------------------
+
+
+def test_get_prints_what_is_kept(cli: Cli) -> None:
+    cli.ok("pub", "room.hall", "--retain", '{"t": 21.5}')
+    assert cli.ok("get", "room.hall") == '{"t": 21.5}\n'
+    said = json.loads(cli.ok("get", "room.hall", "--json"))
+    assert (said["topic"], said["data"], said["retained"], said["headers"]) == ("room.hall", {"t": 21.5}, True, {})
+    cli.ok("pub", "room.hall", "--retain", "--raw", "-", stdin=b"\xff\x00")
+    done = subprocess.run(command("get", "room.hall", "--raw"), env=cli.env, capture_output=True, timeout=WAIT_S, check=True)
+    assert done.stdout == b"\xff\x00"
+    for words, code, says in (
+        (("room.attic",), 5, "nothing is kept for room.attic"),
+        (("room.*",), 2, "room.*"),
+        (("room.hall", "--raw", "--json"), 2, "exclude each other"),
+    ):
+        failed = cli("get", *words)
+        assert (failed.returncode, failed.stdout) == (code, "")
+        assert says in failed.stderr
+
+
+def test_pub_tells_how_many_took_it_and_how_long_it_lives(cli: Cli, bus: ipcbus_client.Bus) -> None:
+    assert cli.ok("pub", "door.ring", "--confirm", "1") == "0\n"
+    one, two = bus.subscribe("door.*"), bus.subscribe(">")
+    assert cli.ok("pub", "door.ring", "--confirm", "--lines", stdin=b"1\n2\n") == "2\n2\n"
+    assert [one.get(WAIT_S).data, one.get(WAIT_S).data, two.get(WAIT_S).data] == [1, 2, 1]
+    cli.ok("pub", "door.state", "--retain", "--ttl", "0.05", "3")
+    until(lambda: bus.get("door.state") is None)
+
+
 # --- pub and sub --------------------------------------------------------------------------------------------------
 
 
@@ -510,7 +540,7 @@ def test_help_has_examples_for_every_subcommand() -> None:
 
     assert "exit codes:" in run("--help").stdout
     assert {item.name for item in COMMANDS} == {
-        "pub", "sub", "call", "serve", "names", "peers", "topics", "stats", "ping", "demo", "describe", "complete",
+        "pub", "sub", "get", "call", "serve", "names", "peers", "topics", "stats", "ping", "demo", "describe", "complete",
     }  # fmt: skip
     for item in COMMANDS:
         done = run(item.name, "--help")

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import shlex
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -106,7 +111,16 @@ def test_words_are_arguments(cli: Cli, service: None, words: tuple[str, ...], re
         (("call", "nobody/x"), []),
         (("call", "home.plain/"), []),
         (("pub", "x"), []),
-        (("call",), []),
+        (("pub", "--ret"), ["--retain"]),
+        (("call", "--ti"), ["--timeout"]),
+        (("nothing", "--ti"), []),
+        (("call", "--bus"), ["--bus"]),
+        (("call", "--raw", "--timeout", "9", "home.th"), ["home.thermostat/"]),
+        (("call", "--help", "home.th"), []),
+        (("call", "--wrong", "home.th"), []),
+        (("describe", "home.thermostat", ""), []),
+        (("ca",), ["call"]),
+        (("pe",), ["peers"]),
     ],
 )
 def test_completion(cli: Cli, service: None, words: tuple[str, ...], candidates: list[str]) -> None:
@@ -116,4 +130,36 @@ def test_completion(cli: Cli, service: None, words: tuple[str, ...], candidates:
 def test_completion_says_nothing_where_there_is_no_bus(cli: Cli) -> None:
     done = cli("complete", "--address", "unix:/nowhere/bus.sock", "--", "call", "x")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert "complete" not in cli("--help").stdout
+
+
+def test_completion_asks_the_bus_that_is_typed_and_starts_none(cli: Cli, service: None, short_dir: Path) -> None:
+    cli.env |= {"IPCBUS_AUTOSTART": "1", "IPCBUS_ADDRESS": f"unix:{short_dir}/none/bus.sock"}
+    assert cli.ok("complete", "--", "call", "home.th") == ""
+    assert not (short_dir / "none").exists()
+    assert cli.ok("complete", "--", "call", "--address", cli.address, "home.th") == "home.thermostat/\n"
+    assert cli.ok("complete", "--address", cli.address, "--", "call", "home.th") == "home.thermostat/\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "replies"),
+    [
+        ("ipcbus ca", ["call"]),
+        ("ipcbus call home.th", ["home.thermostat/"]),
+        ("ipcbus call home.thermostat/s", ["home.thermostat/say", "home.thermostat/set_target"]),
+        ("ipcbus call home.thermostat/set_target ", ["hold=false", "hold=true", "room=", "target="]),
+        ("ipcbus call home.thermostat/set_target hold=t", ["true"]),  # bash puts it behind the =
+    ],
+)
+def test_completion_in_bash(cli: Cli, service: None, line: str, replies: list[str]) -> None:
+    script = f"""
+        ipcbus() {{ {shlex.quote(sys.executable)} -m ipcbus.cli.main "$@"; }}
+        compopt() {{ :; }}  # it works only where bash itself completes
+        eval "$(ipcbus complete --bash)"
+        COMP_LINE={shlex.quote(line)} COMP_POINT={len(line)}
+        _ipcbus
+        printf '%s\\n' "${{COMPREPLY[@]}}"
+    """
+    bash = shutil.which("bash")
+    assert bash is not None, "this test needs bash"
+    done = subprocess.run([bash, "-c", script], env=cli.env, capture_output=True, text=True, timeout=60, check=True)
+    assert (done.stdout.split(), done.stderr) == (replies, "")

@@ -377,3 +377,15 @@ def test_ready_descriptor_that_nobody_reads(short_dir: Path) -> None:
         _, log = process.communicate(timeout=10)
     assert process.returncode == 0
     assert "cannot write to the ready descriptor" in log
+
+
+def test_a_starter_that_blocks_signals_does_not_make_it_deaf(daemon_factory: DaemonFactory) -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGHUP, signal.SIGINT))
+    try:
+        daemon = daemon_factory()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    daemon.signal(signal.SIGHUP)
+    wait_until(lambda: "SIGHUP: nothing changed" in daemon.log(), "it did not hear SIGHUP")
+    daemon.signal(signal.SIGTERM)
+    assert daemon.wait() == 0
