@@ -220,6 +220,11 @@ class Delivery:
             self._drop(backlog, high + self.limits.max_frame_bytes)
         elif sender not in backlog.holding:
             if not backlog.holding:
+                if backlog.lane is not None and payer.deaf_at == payer.written_bytes:
+                    backlog.dropping = True
+                    self._drop(backlog, high)
+                    return
+                backlog.written_bytes = payer.written_bytes
                 self.stalls.start(backlog, self.now)
             backlog.holding.add(sender)
             sender.held += 1
@@ -309,9 +314,13 @@ class Delivery:
             backlog.group.backlog = None
 
     def stalled(self, now: float) -> None:
-        """Backlogs that held their publishers for too long drop from now on (L-7)."""
+        """Backlogs that held their publishers for too long drop from now on; who read nothing all the time is not waited for again before
+        it does (L-7)."""
         for backlog in self.stalls.due(now):
             backlog.dropping = True
+            payer = backlog.payer
+            if backlog.lane is not None and payer.out_bytes and payer.written_bytes == backlog.written_bytes:
+                payer.deaf_at = payer.written_bytes
             self._release(backlog)
             self._drop(backlog, self.limits.lane_high_bytes)
 

@@ -30,7 +30,7 @@ def pins(piece: Piece) -> bool:
 class Backlog:
     """Messages that wait for credit, in order, and what became of them."""
 
-    __slots__ = ("bytes", "count", "dropping", "group", "holding", "lane", "logged", "losses", "payer", "pieces")
+    __slots__ = ("bytes", "count", "dropping", "group", "holding", "lane", "logged", "losses", "payer", "pieces", "written_bytes")
 
     def __init__(self, lane: Lane | None, group: Group | None, payer: Peer) -> None:
         self.lane = lane
@@ -40,6 +40,7 @@ class Backlog:
         self.bytes = 0
         self.count = 0
         self.holding: set[Peer] = set()
+        self.written_bytes = 0  #: the payer's, when it began to hold
         self.dropping = False  #: held publishers for too long: drops its oldest until it has caught up
         self.logged = False  #: a loss was logged in this episode
         self.losses: dict[str, list[int]] = {}  #: lost and not told yet: why, and how many messages and bytes

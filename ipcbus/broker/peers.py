@@ -37,6 +37,7 @@ class Peer:
         "connected_at",
         "connection",
         "credentials",
+        "deaf_at",
         "delivered",
         "delivered_bytes",
         "forwarded",
@@ -93,6 +94,7 @@ class Peer:
         self.delivered_bytes = 0
         self.forwarded = 0  #: requests and answers given to it
         self.written_bytes = 0
+        self.deaf_at = -1  #: ``written_bytes`` after a stall in which it read nothing; while that is so nobody waits for it
         self.logged: set[int] | None = None  #: codes of refusals that were logged
 
     @property

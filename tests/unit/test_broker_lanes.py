@@ -173,10 +173,10 @@ def test_waiting_output_stops_publications_but_not_replies() -> None:
 # --- backlogs (L-7) -------------------------------------------------------------------------------
 
 
-def full(bus: Bus, publisher: Client, size: int = 50_000, count: int = 21) -> None:
-    """Publish over a MiB to x."""
+def full(bus: Bus, publisher: Client, size: int = 50_000, count: int = 21, topic: str = "x") -> None:
+    """Publish over a MiB to x, or to *topic*."""
     for index in range(count):
-        publisher.publish("x", b"%03d" % index + b"." * size)
+        publisher.publish(topic, b"%03d" % index + b"." * size)
 
 
 def test_a_full_backlog_holds_its_publisher_until_half_of_it_is_gone() -> None:
@@ -231,6 +231,66 @@ def test_a_lane_that_stalls_its_publishers_loses_its_oldest_and_is_told_where() 
     assert sum("does not keep up" in text for _, text in bus.log) == 1
     full(bus, a, count=2)  # it has caught up
     assert len(b.read_payloads()) == 2
+
+
+def test_who_reads_nothing_is_waited_for_once_and_not_for_each_lane() -> None:
+    bus = Bus()
+    a, b = bus.peer(), bus.peer()
+    for number, topic in enumerate("xyz", 1):
+        b.subscribe(topic, number, credit=1)
+    full(bus, a, count=24)  # the first one goes out, and is not read
+    assert a.peer.held == 1
+    full(bus, a, topic="y", count=24)
+    assert a.peer.held == 2  # that it reads nothing is not known yet
+    bus.advance(5.1)
+    assert a.peer.held == 0
+    full(bus, a, topic="z", count=24)
+    assert a.peer.held == 0
+    lost = bus.broker.counters.lost
+    assert b.peer.backlog_bytes <= 3 * (1 << 20)
+    b.credit(3, 64 << 20)
+    got = [e for e in b.read() if e[0] != Kind.LANE]
+    told = [notice(e) for e in got if e[0] == Kind.NOTICE]
+    assert [each["lane"] for each in told] == [3]
+    b.credit(1, 64 << 20)
+    b.credit(2, 64 << 20)
+    assert sum(notice(e)["count"] for e in b.read() if e[0] == Kind.NOTICE) + told[0]["count"] == lost
+    b.subscribe("x2", 4, credit=0)
+    full(bus, a, topic="x2", count=24)
+    assert a.peer.held == 1  # it reads again
+
+
+def test_a_slow_consumer_of_who_reads_holds_with_each_lane() -> None:
+    """Its program takes what comes off the socket: that one subscription is stuck says nothing of the others."""
+    bus = Bus()
+    a, b = bus.peer(), bus.peer()
+    for number, topic in enumerate("xy", 1):
+        b.subscribe(topic, number, credit=1)
+    full(bus, a, count=24)
+    b.read()
+    bus.advance(5.1)
+    assert a.peer.held == 0
+    full(bus, a, topic="y", count=24)
+    assert a.peer.held == 1
+    bus.advance(4.9)
+    b.read()  # late, but it reads: the next lane is waited for too
+    bus.advance(0.2)
+    b.subscribe("z", 3, credit=0)
+    full(bus, a, topic="z", count=24)
+    assert a.peer.held == 1
+
+
+def test_a_group_waits_for_members_that_read_also_where_another_does_not() -> None:
+    bus = Bus()
+    a, deaf, b = bus.peer(), bus.peer(), bus.peer()
+    deaf.subscribe("x", 1, credit=1)
+    deaf.subscribe("g", 2, group="workers")
+    b.subscribe("g", 1, group="workers")
+    full(bus, a, count=24)
+    bus.advance(5.1)
+    assert a.peer.held == 0
+    full(bus, a, topic="g", count=24)
+    assert a.peer.held == 1
 
 
 def test_own_publications_never_hold_a_peer_but_are_bounded() -> None:
