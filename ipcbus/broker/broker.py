@@ -198,10 +198,9 @@ class Broker:
         return kept if kept is not None and (first is None or kept < first) else first
 
     def take_touched(self) -> list[Peer]:
-        """The peers whose ``out``, ``held`` or ``closing`` changed since the last call, each once."""
+        """The peers whose ``out``, ``held`` or ``closing`` changed since the last call; some of them twice."""
         touched = self._delivery.touched
-        self._delivery.touched = []
-        for peer in touched:
+        for peer in touched:  # it grows: who ends here leaves wills and notices to others
             peer.touched = False
             if peer.queued_bytes > self.limits.max_output_bytes and not peer.closing:
                 self._expel(
@@ -211,8 +210,7 @@ class Broker:
                         f"{peer.queued_bytes} bytes wait for this peer: it does not read, or gives no credit (limits.max_output_bytes)",
                     ),
                 )
-        if self._delivery.touched:
-            touched.extend(self.take_touched())
+        self._delivery.touched = []
         return touched
 
     def shut_down(self, now: float) -> None:

@@ -145,13 +145,20 @@ class BusService:
         }
 
     def call(self, peer: Peer, name: str, frame: Frame) -> bytes:
-        """The payload of the reply to a request; raises ProtocolError, never fatal."""
+        """The payload of the reply to a request. Raises ProtocolError; fatal is only ``slow_reader``: a read full of requests must not
+        become replies without end before the round is over."""
+        self._check_room(peer)
         method = self._methods.get(name)
         if method is None:
             raise ProtocolError(Code.NO_SUCH_METHOD, f"the bus has no method {name!r}; it has {', '.join(sorted(self._methods))}")
         if method.call is None:
             raise ProtocolError(Code.UNSUPPORTED, f"bus/{name} is not built in this version of the bus (E-5)")
         return pack(method.call(peer, self._arguments(name, method, frame)))
+
+    def _check_room(self, peer: Peer) -> None:
+        """Raise ``slow_reader`` where more waits for *peer* than may (E-2)."""
+        if peer.queued_bytes > self._broker.limits.max_output_bytes:
+            raise ProtocolError(Code.SLOW_READER, f"{peer.queued_bytes} bytes wait for this peer (limits.max_output_bytes)")
 
     @staticmethod
     def _arguments(name: str, method: Method, frame: Frame) -> Arguments:
@@ -204,8 +211,7 @@ class BusService:
         count = 0
         if arguments.get("retained", True) and len(broker.retained):
             for frame in broker.retained.matching(lane.pattern):
-                if peer.queued_bytes > broker.limits.max_output_bytes:
-                    raise ProtocolError(Code.SLOW_READER, f"{peer.queued_bytes} bytes wait for this peer (limits.max_output_bytes)")
+                self._check_room(peer)
                 self._delivery.offer_retained(lane, frame)
                 count += 1
         return {"retained": count}
@@ -219,8 +225,6 @@ class BusService:
     # --- retained messages and wills --------------------------------------------------------------
 
     def _get(self, peer: Peer, arguments: Arguments) -> dict[str, Any] | None:
-        if peer.queued_bytes > self._broker.limits.max_output_bytes:
-            raise ProtocolError(Code.SLOW_READER, f"{peer.queued_bytes} bytes wait for this peer (limits.max_output_bytes)")
         topic = arguments["topic"]
         check_topic(topic)
         kept = self._broker.publications.kept(topic)

@@ -120,7 +120,7 @@ class Delivery:
         while backlog.pieces:
             piece, count, deadline = backlog.pieces[0]
             at, size = 0, len(piece)
-            if deadline is not None and deadline <= self.now:
+            if deadline is not None and deadline < self.now:
                 lane = group.next_member()
                 if lane is None:
                     break
@@ -176,7 +176,7 @@ class Delivery:
         pieces = backlog.pieces
         while pieces and lane.credit > 0 and peer.out_bytes < OUTPUT_HIGH_BYTES:
             piece, count, deadline = pieces[0]
-            if deadline is not None and deadline <= self.now:
+            if deadline is not None and deadline < self.now:
                 self._lose(backlog, "expired")
                 continue
             del pieces[0]
@@ -261,7 +261,7 @@ class Delivery:
     def _drop_expired(self, backlog: Backlog) -> None:
         """Lose what stands first and is past its time, before somebody is held for it; the newest piece stays."""
         pieces = backlog.pieces
-        while len(pieces) > 1 and (deadline := pieces[0][2]) is not None and deadline <= self.now:
+        while len(pieces) > 1 and (deadline := pieces[0][2]) is not None and deadline < self.now:
             self._lose(backlog, "expired")
 
     def _lose(self, backlog: Backlog, why: str) -> None:

@@ -49,15 +49,25 @@ class Publications:
         else:
             self.retained.keep(route.topic, frame)
 
-    def announce(self, topic: str, payload: bytes, *, sender: int = 0, kind: Kind = Kind.PUBLISH) -> None:
-        """Publish *payload* in the name of the bus, or of a peer that cannot do it itself."""
-        self._give(topic, encode_with_payload(payload, kind, sender, topic, None))
+    def announce(self, topic: str, payload: bytes) -> None:
+        """Publish *payload* in the name of the bus. The bus's own topics are not counted: they would take the place of others (B-3)."""
+        self._give(topic, encode_with_payload(payload, Kind.PUBLISH, 0, topic, None))
+
+    def _give_counted(self, topic: str, frame: bytes, sender: Peer | None = None, deadline: float | None = None) -> int:
+        """Publish one frame of a peer; returns how many lanes and groups it goes to."""
+        counter = self._routes.topics.of(topic)
+        counter.messages += 1
+        counter.bytes += len(frame)
+        return self._give(topic, frame, sender, deadline)
 
     def _give(self, topic: str, frame: bytes, sender: Peer | None = None, deadline: float | None = None) -> int:
-        """Publish one frame; returns how many lanes and groups it goes to."""
         lanes, groups = self._routes.receivers(topic)
         self.publish(PublishRoute(0, lanes, groups), frame, len(frame), 1, sender, deadline)
         return len(lanes) + len(groups)
+
+    def _give_removal(self, topic: str, sender: int) -> None:
+        """Tell who subscribes that what *sender* had retained is kept no more (L-8)."""
+        self._give_counted(topic, encode_with_payload(b"", Kind.RETAIN, sender, topic, None))
 
     # --- POST (L-11) ------------------------------------------------------------------------------
 
@@ -66,12 +76,9 @@ class Publications:
         _, _, topic, request, ttl_ms, retain, meta = frame.elements
         peer.in_messages += 1
         check_publication(topic)
-        counter = self._routes.topics.of(topic)
-        counter.messages += 1
-        counter.bytes += len(frame.raw)
         deadline = None if ttl_ms is None else self._delivery.now + ttl_ms / 1000
         plain = encode_with_payload(frame.payload, Kind.RETAIN if retain else Kind.PUBLISH, peer.id, topic, meta)
-        lanes = self._give(topic, plain, peer, deadline)
+        lanes = self._give_counted(topic, plain, peer, deadline)
         if retain:
             self._keep(topic, plain, frame.payload_size, deadline)
         if request is not None:
@@ -87,7 +94,7 @@ class Publications:
     def expire(self, now: float) -> None:
         """Remove the kept messages whose time has passed, and tell who subscribes to them (L-11)."""
         for topic, frame in self.retained.due(now):
-            self.announce(topic, b"", sender=decode(frame).elements[1], kind=Kind.RETAIN)
+            self._give_removal(topic, decode(frame).elements[1])
 
     # --- what the bus's own methods use -----------------------------------------------------------
 
@@ -105,11 +112,11 @@ class Publications:
         kept = self.kept(topic)
         if kept is not None and kept.elements[1] not in was:
             return False
-        if kept is not None and (kept.elements[3], kept.payload) == (meta, payload):
-            return True
+        if kept is not None and kept.raw == encode_with_payload(payload, Kind.RETAIN, kept.elements[1], topic, meta):
+            return True  # compared as bytes: the header 1 is not the header true (V-2)
         deadline = None if ttl_ms is None else self._delivery.now + ttl_ms / 1000
         frame = encode_with_payload(payload, Kind.RETAIN, peer.id, topic, meta)
-        self._give(topic, frame, peer, deadline)
+        self._give_counted(topic, frame, peer, deadline)
         self._keep(topic, frame, len(payload), deadline)
         return True
 
@@ -172,9 +179,9 @@ class Publications:
             kept = self.kept(topic)
             if kept is not None and kept.elements[1] == peer.id:
                 self.retained.remove(topic)
-                self.announce(topic, b"", sender=peer.id, kind=Kind.RETAIN)
+                self._give_removal(topic, peer.id)
         for topic, frame in (wills or {}).items():
-            self._give(topic, frame)
+            self._give_counted(topic, frame)
             will = decode(frame)
             if will.kind is Kind.RETAIN:
                 try:

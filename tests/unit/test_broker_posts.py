@@ -9,7 +9,7 @@ import pytest
 from ipcbus.broker.retained import _STALE_MIN, Retained
 from ipcbus.protocol.errors import Code, ProtocolError
 from ipcbus.protocol.limits import Limits
-from ipcbus.protocol.messages import Kind, encode, encode_with_payload
+from ipcbus.protocol.messages import Kind, encode, encode_with_payload, pack
 
 from .harness import Bus, Client, publication
 
@@ -111,6 +111,22 @@ def test_the_will_of_who_is_expelled_as_a_slow_reader() -> None:
     assert b.read_payloads() == [b"gone"]
 
 
+def test_a_long_row_of_slow_readers_each_ended_by_the_will_of_the_one_before() -> None:
+    bus = Bus(max_output_bytes=1000)
+    source = bus.peer()
+    row = [bus.peer() for _ in range(1500)]
+    for at, peer in enumerate(row):
+        peer.subscribe(f"t{at}")
+        assert will(peer, f"t{at + 1}", bytes(300)) == {}
+        source.publish(f"t{at}", bytes(900))
+    bus.broker.take_touched()
+    source.publish("t0", bytes(300))
+    touched = bus.broker.take_touched()
+    assert all(peer.peer.closing for peer in row)
+    assert {peer.peer for peer in row} <= set(touched)
+    assert bus.broker.take_touched() == []
+
+
 def test_a_half_closed_peer_leaves_one_will_and_waits_for_its_answers() -> None:
     bus = Bus()
     a, b = bus.peer(), bus.peer()
@@ -175,8 +191,18 @@ def test_the_same_session_again_ends_a_held_connection_before_it_is_read() -> No
 # --- time to live ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("after_s", "delivered"), [(0.499, True), (0.5, False), (0.501, False)])
-def test_the_moment_at_which_a_message_is_too_old(after_s: float, delivered: bool) -> None:
+@pytest.mark.parametrize("group", [None, "g"])
+def test_what_has_credit_goes_at_once_whatever_its_time(group: str | None) -> None:
+    bus = Bus()
+    a, b = bus.peer(), bus.peer()
+    b.subscribe("t", group=group)
+    post(a, "t", ttl_ms=0)
+    assert b.read_payloads() == [b"x"]
+    assert bus.broker.counters.expired_messages == 0
+
+
+@pytest.mark.parametrize(("after_s", "delivered"), [(0.499, True), (0.5, True), (0.501, False)])
+def test_the_moment_at_which_a_message_has_waited_too_long(after_s: float, delivered: bool) -> None:
     bus = Bus()
     a, b = bus.peer(), bus.peer()
     b.subscribe("t", credit=0)
@@ -285,15 +311,39 @@ def test_what_is_past_its_time_is_not_given_out_before_the_timer_came() -> None:
     assert bus.broker.next_deadline() is None
 
 
-def test_get_is_bounded_by_what_may_wait_for_a_peer() -> None:
+@pytest.mark.parametrize("method", ["get", "introspect", "names"])
+def test_what_the_bus_answers_within_a_read_is_bounded_by_what_may_wait_for_a_peer(method: str) -> None:
     bus = Bus(max_output_bytes=100_000)
     a = bus.peer()
     a.publish("t", bytes(30_000), kind=Kind.RETAIN)
-    request = encode_with_payload(b"\x81\xa5topic\xa1t", Kind.REQUEST, a.id, "bus/get", 1, 1000, None)
+    a.serve("svc", *(f"m{number:029}" for number in range(1000)))
+    arguments = {"get": {"topic": "t"}, "introspect": {"name": "svc"}, "names": {}}[method]
+    request = encode_with_payload(pack(arguments), Kind.REQUEST, a.id, f"bus/{method}", 1, 1000, None)
     a.write(request * 100)
     assert a.peer.closing
+    assert a.peer.out_bytes < 200_000
     assert a.read()[-1][:3] == [Kind.BYE, 0, Code.SLOW_READER]
-    assert a.peer.delivered_bytes <= 200_000
+
+
+def test_restored_with_other_headers_is_something_else() -> None:
+    bus = Bus()
+    a, b = bus.peer(), bus.peer()
+    b.subscribe("t")
+    for count, meta in ((1, {"n": 1}), (0, {"n": 1}), (1, {"n": True}), (1, None), (0, None)):
+        assert a.ask("restore", topic="t", payload=b"x", meta=meta, was=[a.id]) == {"restored": True}
+        assert len(b.read_payloads(Kind.RETAIN)) == count, meta
+
+
+def test_topics_that_were_restored_or_left_are_listed() -> None:
+    bus = Bus()
+    a, b = bus.peer(), bus.peer()
+    a.ask("restore", topic="restored", payload=b"x")
+    will(a, "will", retain=True)
+    a.ask("bind", topic="bound")
+    post(a, "bound", retain=True)
+    a.leave()
+    listed = {item["topic"]: (item["messages"], item["retained"]) for item in b.ask("topics")["items"]}
+    assert listed == {"restored": (1, True), "will": (1, True), "bound": (2, False)}
 
 
 def test_deadlines_that_were_replaced_do_not_pile_up() -> None:
