@@ -13,8 +13,7 @@ from collections.abc import Callable
 from ..protocol.connection import Connection
 from ..protocol.errors import Code, ProtocolError
 from ..protocol.limits import NONCE_BYTES, Limits
-from ..protocol.messages import Frame, Kind, clip_text, encode, error_frame, pack
-from ..protocol.topics import peer_address
+from ..protocol.messages import Frame, Kind, clip_text, encode, pack
 from .bus import BusService
 from .calls import Calls
 from .counters import Counters, TopicCounters
@@ -23,6 +22,7 @@ from .lanes import OUTPUT_HIGH_BYTES, Lane
 from .names import Change, Names
 from .peers import Credentials, Peer, Piece
 from .publications import Publications
+from .refusals import Refusals
 from .requests import Requests
 from .routing import AnyRoute, PublishRoute, Refusal, RetainRoute, RouteTable
 from .timeouts import Timeouts
@@ -63,6 +63,7 @@ class Broker:
         self._log = log
         self._delivery = Delivery(self.limits, self.counters, log)
         self._offer = self._delivery.offer
+        self._refusals = Refusals(self.counters, self._delivery, log)
         self.publications = Publications(self.limits, self.counters, self.routes, self._delivery, log)
         self.retained = self.publications.retained
         self._strangers: Timeouts[Peer] = Timeouts(self.limits.handshake_timeout_s)
@@ -272,47 +273,14 @@ class Broker:
                 try:
                     self.publications.retain(route, data[last:end])
                 except ProtocolError as error:
-                    self._refuse(peer, Kind.RETAIN, route.topic, 1, error.code, error.text)
+                    self._refusals.frames(peer, Kind.RETAIN, route.topic, 1, error)
         elif isinstance(route, Refusal):
-            self._refuse(peer, route.kind, route.to, count, route.code, route.text)
+            self._refusals.frames(peer, route.kind, route.to, count, route.error)
         else:
-            self._send(peer, route.to, piece, size, count)
-
-    def _send(self, peer: Peer, to: str, piece: Piece, size: int, count: int) -> None:
-        """N-3."""
-        try:
-            receiver = self._calls.receiver(to)
-        except ProtocolError as error:
-            self._refuse(peer, Kind.SEND, to, count, error.code, error.text)
-            return
-        if receiver.out_bytes + size > self.limits.max_output_bytes:
-            self._refuse(
-                peer,
-                Kind.SEND,
-                to,
-                count,
-                Code.OVERLOADED,
-                f"{receiver.out_bytes} bytes wait for {to!r}, which leaves no room for {size} more (limits.max_output_bytes)",
-            )
-            return
-        self._delivery.put(receiver, piece)
-        receiver.delivered += count
-        receiver.delivered_bytes += size
-
-    def _refuse(self, peer: Peer, kind: Kind, to: str, count: int, code: Code, text: str) -> None:
-        """Answer frames that have no id (E-4)."""
-        self.counters.refused += count
-        self._log_refusal(peer, kind, code, text)
-        content = pack({"kind": kind.value, "to": to, "count": count})
-        self._delivery.put(peer, error_frame(peer_address(peer.id), 0, code, text, content))
-
-    def _log_refusal(self, peer: Peer, kind: Kind, code: Code, text: str) -> None:
-        """Log the first refusal of a code to a peer."""
-        if peer.logged is None:
-            peer.logged = set()
-        if code not in peer.logged:
-            peer.logged.add(code)
-            self._log(logging.WARNING, f"{peer}: {kind.name} refused: {code.label}: {text} (further ones are only counted)")
+            try:
+                self._calls.send(route.to, piece, size, count)
+            except ProtocolError as error:
+                self._refusals.frames(peer, Kind.SEND, route.to, count, error)
 
     # --- frames -----------------------------------------------------------------------------------
 
@@ -324,12 +292,7 @@ class Broker:
         except ProtocolError as error:
             if error.code.fatal:
                 raise
-            if frame.kind is Kind.REQUEST or (frame.kind is Kind.POST and frame.elements[3] is not None):
-                self.counters.refused += 1
-                self._log_refusal(peer, frame.kind, error.code, error.text)
-                self._delivery.put(peer, error_frame(peer_address(peer.id), frame.elements[3], error.code, error.text))
-            else:
-                self._refuse(peer, frame.kind, frame.elements[2], 1, error.code, error.text)
+            self._refusals.frame(peer, frame, error)
 
     def _on_hello(self, peer: Peer, frame: Frame) -> None:
         challenge = peer.connection.hello(frame, self._random_bytes(NONCE_BYTES) if peer.transport == "tcp" else b"")

@@ -5,20 +5,20 @@ One table says which method has which arguments; checking, introspection and the
 
 from __future__ import annotations
 
-import bisect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..protocol.errors import Code, ProtocolError
-from ..protocol.limits import ABOUT_MAX_BYTES, ABOUT_PEER_MAX_BYTES, ARGUMENTS_MAX_BYTES, MAX_ID, PAGE_BYTES, PAGE_ITEMS
+from ..protocol.limits import ABOUT_MAX_BYTES, ABOUT_PEER_MAX_BYTES, ARGUMENTS_MAX_BYTES, MAX_ID, PAGE_ITEMS
 from ..protocol.messages import Frame, brief, is_meta, pack
 from ..protocol.payloads import PayloadError, decode_value
 from ..protocol.topics import BUS_NAME, check_group, check_topic
 from .counters import OTHER
 from .delivery import Delivery
 from .lanes import Lane
-from .names import MODES, Name
+from .listing import describe_name, describe_peer, page
+from .names import MODES
 from .peers import Peer
 
 if TYPE_CHECKING:
@@ -288,14 +288,14 @@ class BusService:
 
         def item(key: str) -> dict[str, Any] | None:
             name = names.get(key)
-            return _describe_name(name) if name is not None else None
+            return describe_name(name) if name is not None else None
 
-        return _page(sorted(name.name for name in names), item, arguments, str)
+        return page(sorted(name.name for name in names), item, arguments, str)
 
     def _list_peers(self, peer: Peer, arguments: Arguments) -> dict[str, Any]:
         peers, now = self._broker.peers, self._broker.now
-        return _page(
-            sorted(key for key, peer in peers.items() if not peer.closing), lambda key: _describe_peer(peers[key], now), arguments, int
+        return page(
+            sorted(key for key, peer in peers.items() if not peer.closing), lambda key: describe_peer(peers[key], now), arguments, int
         )
 
     def _list_topics(self, peer: Peer, arguments: Arguments) -> dict[str, Any]:
@@ -314,7 +314,7 @@ class BusService:
                 "retained": topic in broker.retained,
             }
 
-        return _page(sorted(counters), item, arguments, str)
+        return page(sorted(counters), item, arguments, str)
 
     def _stats(self, peer: Peer, arguments: Arguments) -> dict[str, Any]:
         broker = self._broker
@@ -371,57 +371,3 @@ def _packed_about(about: Arguments, methods: list[str]) -> dict[str, bytes]:
                 Code.OVER_LIMIT, f"bus/serve: about says {len(packed[method])} bytes of {method!r}: at most {ABOUT_MAX_BYTES} (B-3)"
             )
     return packed
-
-
-def _page(keys: list[Any], item: Callable[[Any], Any], arguments: Arguments, cursor: type) -> dict[str, Any]:
-    """One page of a sorted list of keys."""
-    after, limit = arguments.get("after"), arguments.get("limit", PAGE_ITEMS)
-    if after is not None and type(after) is not cursor:
-        raise ProtocolError(Code.BAD_ARGUMENT, f"after must be a cursor that this list gave, not {brief(after)}")
-    start = 0 if after is None else bisect.bisect_right(keys, after)
-    items: list[Any] = []
-    size = 0
-    for key in keys[start : start + limit]:
-        items.append(item(key))
-        size += len(pack(items[-1]))
-        if size > PAGE_BYTES:
-            break
-    end = start + len(items)
-    return {"items": items, "next": keys[end - 1] if items and end < len(keys) else None}
-
-
-def _describe_name(name: Name) -> dict[str, Any]:
-    return {
-        "name": name.name,
-        "mode": name.mode,
-        "owners": [claim.peer.id for claim in name.owners],
-        "waiting": [claim.peer.id for claim in name.waiting],
-        "methods": sorted(name.methods()),
-    }
-
-
-def _describe_peer(peer: Peer, now: float) -> dict[str, Any]:
-    who = peer.credentials
-    return {
-        "peer": peer.id,
-        "program": peer.program,
-        "library": peer.connection.info.get("library", ""),
-        "transport": peer.transport,
-        "pid": who.pid if who else None,
-        "uid": who.uid if who else None,
-        "gid": who.gid if who else None,
-        "names": _owned(peer),
-        "lanes": len(peer.lanes or ()),
-        "connected_s": round(now - peer.connected_at, 3),
-        "in_messages": peer.in_messages,
-        "in_bytes": peer.in_bytes,
-        "out_messages": peer.delivered + peer.forwarded,
-        "out_bytes": peer.written_bytes,
-        "queued_bytes": peer.queued_bytes,
-        "receiving_bytes": peer.connection.scanner.held_bytes,
-        "held": peer.held,
-    }
-
-
-def _owned(peer: Peer) -> Iterable[str]:
-    return sorted(peer.claims or ())

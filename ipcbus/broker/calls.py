@@ -1,4 +1,4 @@
-"""Requests and whom they reach: from REQUEST to the one way in which it settles (section 7)."""
+"""Sends and requests, and whom they reach: a request from REQUEST to the one way in which it settles (section 7)."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from .bus import BusService
 from .counters import Counters
 from .delivery import Delivery
 from .names import Claim, Names
-from .peers import Peer
+from .peers import Peer, Piece
 from .requests import Pending, Requests
 
 
 class Calls:
-    """Routes requests and their answers. *settled* is called with the requester whenever somebody else settled one of its requests."""
+    """Routes sends, requests and answers. *settled* is called with the requester whenever somebody else settled one of its requests."""
 
     def __init__(
         self,
@@ -40,10 +40,22 @@ class Calls:
         self._bus = bus
         self._settled = settled
 
+    # --- SEND ---------------------------------------------------------------------------------------------------------------------------
+
+    def send(self, to: str, piece: Piece, size: int, count: int) -> None:
+        """Give *count* frames of a SEND to whom *to* reaches (N-3). Raises ``no_such_name``, ``no_such_peer``, ``bad_name``, ``reserved``,
+        ``overloaded``."""
+        receiver = self._receiver(to)
+        if receiver.out_bytes + size > self.limits.max_output_bytes:
+            raise _no_room(receiver, to, size)
+        self._delivery.put(receiver, piece)
+        receiver.delivered += count
+        receiver.delivered_bytes += size
+
     # --- whom an address reaches ---------------------------------------------------------------------------------------------------------
 
-    def receiver(self, to: str) -> Peer:
-        """The peer that a SEND goes to (N-3); raises ``no_such_name``, ``no_such_peer``, ``bad_name``, ``reserved``."""
+    def _receiver(self, to: str) -> Peer:
+        """N-3: who gets it."""
         peer = self._peer_at(to)
         if peer is not None:
             return peer
@@ -109,10 +121,7 @@ class Calls:
                 Code.OVERLOADED, f"{target!r} has {len(callee.serving or ())} requests in flight (limits.max_callee_requests)"
             )
         if callee.out_bytes + len(frame.raw) > self.limits.max_output_bytes:
-            raise ProtocolError(
-                Code.OVERLOADED,
-                f"{callee.out_bytes} bytes wait for {target!r}, which leaves no room for {len(frame.raw)} more (limits.max_output_bytes)",
-            )
+            raise _no_room(callee, target, len(frame.raw))
         self.requests.open(Pending(peer, callee, request, to, self._delivery.now + timeout_ms / 1000))
         callee.forwarded += 1
         self._delivery.put(callee, frame.raw)
@@ -163,7 +172,7 @@ class Calls:
         callee = pending.callee
         if callee.out_bytes + len(frame.raw) > self.limits.max_output_bytes:
             self._tell_callee_cancelled(pending)
-            self._fail(pending, Code.OVERLOADED, f"{callee.out_bytes} bytes wait for {to!r}: no room for ALLOW (limits.max_output_bytes)")
+            self._fail(pending, Code.OVERLOADED, _no_room(callee, to, len(frame.raw)).text)
             return
         pending.credit += added
         self._delivery.put(callee, frame.raw if added == size else encode(Kind.ALLOW, peer.id, to, request, added))
@@ -211,3 +220,10 @@ class Calls:
         for peer in self.peers.values():
             for pending in tuple((peer.calls or {}).values()):
                 self.requests.settle(pending)
+
+
+def _no_room(peer: Peer, to: str, size: int) -> ProtocolError:
+    """*peer* does not read (N-3, R-2, R-6)."""
+    return ProtocolError(
+        Code.OVERLOADED, f"{peer.out_bytes} bytes wait for {to!r}, which leaves no room for {size} more (limits.max_output_bytes)"
+    )

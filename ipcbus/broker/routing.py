@@ -9,7 +9,7 @@ is good until the generation changes: at the next change of a subscription.
 
 from __future__ import annotations
 
-from ..protocol.errors import Code, ProtocolError
+from ..protocol.errors import ProtocolError
 from ..protocol.framing import Prefix
 from ..protocol.messages import Kind
 from ..protocol.topics import check_publication, is_literal, split_pattern
@@ -212,14 +212,13 @@ class SendRoute:
 class Refusal:
     """Nowhere: these frames are answered with an error (L-9)."""
 
-    __slots__ = ("code", "generation", "kind", "text", "to")
+    __slots__ = ("error", "generation", "kind", "to")
 
-    def __init__(self, generation: int, kind: Kind, to: str, code: Code, text: str) -> None:
+    def __init__(self, generation: int, kind: Kind, to: str, error: ProtocolError) -> None:
         self.generation = generation
         self.kind = kind
         self.to = to
-        self.code = code
-        self.text = text
+        self.error = error
 
 
 AnyRoute = PublishRoute | SendRoute | Refusal
@@ -250,7 +249,7 @@ class RouteTable(SubscriptionIndex):
         try:
             check_publication(prefix.to)
         except ProtocolError as error:
-            return Refusal(generation, prefix.kind, prefix.to, error.code, error.text)
+            return Refusal(generation, prefix.kind, prefix.to, error.with_traceback(None))  # kept, and the scanner's frames not
         lanes, groups = self.receivers(prefix.to)
         if prefix.kind is Kind.RETAIN:
             return RetainRoute(generation, lanes, groups, prefix)
