@@ -20,6 +20,7 @@ _KEYWORD = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
 _TEXTS = frozenset({"str", "date", "time", "datetime", "Decimal", "UUID", "Path"})
 _JSON_TYPES: dict[str, tuple[type, ...]] = {
     "None": (type(None),), "bool": (bool,), "int": (int,), "float": (float, int), "str": (str,), "list": (list,), "dict": (dict,),
+    "bytes": (),
 }  # fmt: skip
 
 About = Mapping[str, Any]
@@ -70,12 +71,14 @@ def value_of(words: Sequence[str], to: str, about: About) -> Any:
         else:
             keywords[found[1]] = found[2]
     parameters = _parameters(about)
-    positional = [name for name, one in (parameters or {}).items() if not _type(one).startswith("**")]
+    types = [_type(one) for one in (parameters or {}).values() if not _type(one).startswith("**")]
+    if types and types[-1].startswith("*"):
+        types += types[-1:] * len(values)
+    types += [""] * len(values)
     if len(values) == 1 and not keywords:
-        value = _typed(values[0], _type((parameters or {}).get(positional[0]) if positional else None), "VALUE")
+        value = _arguments_map(values[0], parameters or {}) or _typed(values[0], types[0], "VALUE")
     else:
-        types = [_type((parameters or {}).get(name)) for name in positional]
-        given = [_typed(word, types[at] if at < len(types) else "", f"VALUE {at + 1}") for at, word in enumerate(values)]
+        given = [_typed(word, types[at], f"VALUE {at + 1}") for at, word in enumerate(values)]
         named = {name: _typed(word, _type((parameters or {}).get(name)), name, by_name=True) for name, word in keywords.items()}
         value = {"*": given, **named} if given and named else given or named or None
     if parameters is not None:
@@ -96,24 +99,33 @@ def _type(parameter: Mapping[str, Any] | None) -> str:
     return text if isinstance(text, str) else ""
 
 
+def _arguments_map(word: str, parameters: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The arguments by name where *word* is a JSON map of nothing but these: what it is also where the first of them is a text."""
+    try:
+        value = parse(word)
+    except CommandError:
+        return None
+    return value if isinstance(value, dict) and value.keys() <= parameters.keys() else None
+
+
 def _typed(word: str, type_text: str, where: str, *, by_name: bool = False) -> Any:
-    """The value of a *word* where a parameter of this type is expected."""
+    """The value of a *word* where a parameter of this type is expected: of JSON, or the word itself where that is no mistake in JSON."""
     parts = type_text.lstrip("*").split(" | ")
+    texts = any(map(_is_text, parts))
     try:
         value = parse(word, where)
     except CommandError:
-        if _TEXTS.intersection(parts) or (by_name and not _is_plain(parts)):
-            return word  # a text without quotes
-        if _is_plain(parts):
-            raise usage(safe(f"{where}: expected {type_text.lstrip('*')}, got {word!r:.60}")) from None
+        if texts or (not word.startswith(("{", "[", '"')) if type_text else by_name):
+            return word  # a text without quotes; where there can be none, _check() says what is expected
         raise
-    if _TEXTS.intersection(parts) and not isinstance(value, str) and not _fits(value, [part for part in parts if part not in _TEXTS]):
+    if texts and not isinstance(value, str) and not _fits(value, [part for part in parts if not _is_text(part)]):
         return word  # 21 is a text where only that fits
     return value
 
 
-def _is_plain(parts: Sequence[str]) -> bool:
-    return bool(parts) and all(part in ("None", "bool", "int", "float") for part in parts)
+def _is_text(part: str) -> bool:
+    """Whether it is a type, or one literal, whose values are written as they are."""
+    return part in _TEXTS or part.startswith(("'", '"'))
 
 
 def _fits(value: Any, parts: Sequence[str]) -> bool:
@@ -144,7 +156,9 @@ def _check(value: Any, to: str, about: About, parameters: Mapping[str, Mapping[s
     for name, item in [*zip(names, given, strict=False), *named.items()]:
         expected = _type(parameters.get(name))
         parts = expected.split(" | ")
-        if expected and not _fits(item, parts) and not (isinstance(item, str) and _TEXTS.intersection(parts)):
+        if expected and not _fits(item, parts) and not (isinstance(item, str) and any(map(_is_text, parts))):
+            if expected == "bytes":
+                expected = "bytes, which --raw sends"
             raise usage(safe(f"{to}: {name}: expected {expected}, got {json.dumps(item, ensure_ascii=False)[:60]}: {right}"))
 
 

@@ -68,7 +68,7 @@ def test_describe_prints_for_a_person_and_for_a_program(cli: Cli, service: None)
         (("call", "home.thermostat/set_taget", "1"), 5, "did you mean set_target?"),
         (("call", "home.thermostat/set_target", "taget=1"), 2, "did you mean target?"),
         (("call", "home.thermostat/set_target"), 2, "needs target (float): home.thermostat/set_target(target: float"),
-        (("call", "home.thermostat/set_target", "target=warm"), 2, "target: expected float, got 'warm'"),
+        (("call", "home.thermostat/set_target", "target=warm"), 2, 'home.thermostat/set_target: target: expected float, got "warm": home.'),
         (("call", "home.thermostat/set_target", "1", "true"), 6, "BadArguments"),  # by the service: only it knows which have no place
         (("call", "home.thermostat/say", "--raw", "a", "b"), 2, "--raw takes one VALUE"),
     ],
