@@ -59,7 +59,6 @@ def _about(bus: ipcbus_client.Bus, to: str) -> dict[str, Any]:
     name, slash, method = to.partition("/")
     if not slash or name.startswith(":"):
         return {}  # the request itself says what is wrong
-    bus.proxy(name)  # raises BadName
     methods = methods_of(bus, name, to)
     if method not in methods and "*" not in methods:
         raise no_such_method(to, [*methods])

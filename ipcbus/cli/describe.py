@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .commands import COMMANDS
 from .connection import open_bus
-from .failures import Exit
+from .failures import Exit, usage
 from .parsing import arguments_of, parse_arguments
 from .signatures import no_such_method, no_such_name, signature_of
 from .text import BOLD, DIM, paint, safe, wants_colour
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 def describe(arguments: argparse.Namespace) -> int:
     """Print the methods of a name, or one of them."""
     name, slash, method = arguments.name.partition("/")
+    if name.startswith(":"):
+        raise usage(safe(f"{name} is a peer, of whom only names are described; `ipcbus peers` lists those it has"))
     with open_bus(arguments, program="ipcbus describe", wait_s=arguments.timeout) as bus:
         methods = methods_of(bus, name, arguments.name)
         owners = next((item for item in bus.names() if item.get("name") == name), {})
@@ -45,6 +47,7 @@ def methods_of(bus: ipcbus_client.Bus, name: str, to: str) -> dict[str, Any]:
     """The methods of *name*, with what is said about each. Raises a CommandError with the names that are like it."""
     from ipcbus_client import NoSuchName
 
+    bus.proxy(name)  # raises BadName
     try:
         found = bus.introspect(name).get("methods", {})
     except NoSuchName:

@@ -64,6 +64,9 @@ def test_describe_prints_for_a_person_and_for_a_program(cli: Cli, service: None)
     [
         (("describe", "home.termostat"), 5, "did you mean home.thermostat?"),
         (("describe", "home.thermostat/sey"), 5, "did you mean say?"),
+        (("describe", ":1"), 2, ":1 is a peer, of whom only names are described"),
+        (("describe", "a b"), 2, "name 'a b' is not"),
+        (("describe", ""), 2, "name '' is not"),
         (("call", "home.termostat/say", "x"), 5, "did you mean home.thermostat?"),
         (("call", "home.thermostat/set_taget", "1"), 5, "did you mean set_target?"),
         (("call", "home.thermostat/set_target", "taget=1"), 2, "did you mean target?"),
