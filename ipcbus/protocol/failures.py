@@ -27,6 +27,7 @@ class BusError(Exception):
 
     who = ""
     what = ""
+    when = 0.0
     hint = "See the log of this program and of ipcbusd."
 
     def __init__(self, text: str = "", *, who: str = "", what: str = "", hint: str = "") -> None:

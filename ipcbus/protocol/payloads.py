@@ -54,7 +54,12 @@ def decode_value(meta: Meta, payload: bytes) -> Any:
         if encoding is None:
             if len(payload) > MAX_ELEMENTS and _has_more_elements(payload, MAX_ELEMENTS):
                 raise PayloadError(f"payload has more than {MAX_ELEMENTS} elements")
-            return _unpacked(payload) if payload else None
+            if not payload:
+                return None
+            try:
+                return _unpack(payload, strict_map_key=False)
+            except TypeError:  # a map's key is a list; looked for only here, for a hook costs every map
+                return _unpack(payload, strict_map_key=False, object_pairs_hook=_map_of)
         if encoding == TEXT:
             return payload.decode()
         if encoding == JSON:
@@ -69,14 +74,6 @@ def decode_value(meta: Meta, payload: bytes) -> Any:
     except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
         raise PayloadError(f"payload cannot be decoded: {error or type(error).__name__}") from error
     raise PayloadError(f"payload has encoding {encoding}, which this program does not know; its bytes are in .payload")
-
-
-def _unpacked(payload: bytes) -> Any:
-    """The value of a msgpack object. Keys of maps that are arrays become tuples, for a list cannot be a key."""
-    try:
-        return _unpack(payload, strict_map_key=False)
-    except TypeError:  # (looked for only here: a hook costs every map)
-        return _unpack(payload, strict_map_key=False, object_pairs_hook=_map_of)
 
 
 def _map_of(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:

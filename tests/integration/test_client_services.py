@@ -600,3 +600,56 @@ def test_serving_is_loaded_when_it_is_used() -> None:
     code = "import sys, ipcbus_client; print([m for m in sys.modules if m in ('ipcbus_client._methods', 'ipcbus_client._convert')])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+class Careless(ipcbus_client.ServiceError):
+    code = "tests.careless"
+
+    def __init__(self, limit: float) -> None:
+        self.limit = limit
+
+
+class Failing:
+    def careless(self) -> None:
+        raise Careless(3.5)
+
+    def wraps(self) -> None:
+        raise ipcbus_client.ServiceError("tests.wraps", ValueError("inner"))  # type: ignore[arg-type]
+
+    def numbers(self) -> None:
+        error = Careless(3.5)
+        error.text = 3.5  # type: ignore[assignment]
+        raise error
+
+    def forgotten(self):  # type: ignore[no-untyped-def]
+        return None
+
+
+def test_whatever_a_method_raises_answers_the_request(connect: Connect, daemon: RunningDaemon) -> None:
+    async def body() -> None:
+        bus = await connect(daemon.address)
+        with pytest.warns(UserWarning, match="forgotten of .* will not be served"):
+            await bus.serve("t", Failing())
+        with pytest.raises(Careless):
+            await bus.proxy("t").careless.with_(timeout=20)()
+        with pytest.raises(Careless, match=r"3\.5$"):
+            await bus.proxy("t").numbers.with_(timeout=20)()
+        with pytest.raises(ipcbus_client.ServiceError, match=r"^t/wraps: tests\.wraps: inner$"):
+            await bus.proxy("t").wraps.with_(timeout=20)()
+        await bus.close()
+
+    run(body())
+
+
+def test_the_warning_points_at_who_serves(daemon: RunningDaemon) -> None:
+    with ipcbus_client.connect(daemon.address) as bus, pytest.warns(UserWarning, match="forgotten") as caught:
+        bus.serve("t", Failing())
+    assert caught[0].filename == __file__
+
+    async def body() -> None:
+        async with await aio.connect(daemon.address) as bus:
+            with pytest.warns(UserWarning, match="forgotten") as caught:
+                await bus.serve("t", Failing())
+            assert caught[0].filename == __file__
+
+    run(body())

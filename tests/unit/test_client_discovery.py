@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 
 import pytest
 
 from ipcbus.protocol.addresses import AddressError
-from ipcbus_client._discovery import find_address, runtime_dir
+from ipcbus_client._discovery import find_address, runtime_dir, trusted_uids
 
 
 @pytest.mark.parametrize("text", ["unix:/run/x.sock", "unix:/run/x.sock,tcp:127.0.0.1:4222", "unix:/run/x.sock, tcp:127.0.0.1:4222"])
@@ -26,3 +27,9 @@ def test_no_warning_without_a_runtime_directory(monkeypatch: pytest.MonkeyPatch)
         warnings.simplefilter("error")
         assert runtime_dir()
         assert str(find_address(None, "lab")).endswith("/lab.sock")
+
+
+@pytest.mark.parametrize(("named", "more"), [("65534", {65534}), ("\u00b2", set()), ("\u0664", set()), ("root", set()), ("-1", set())])
+def test_the_bus_user_is_a_number(monkeypatch: pytest.MonkeyPatch, named: str, more: set[int]) -> None:
+    monkeypatch.setenv("IPCBUS_BUS_UID", named)
+    assert trusted_uids() == {0, os.geteuid()} | more

@@ -309,3 +309,19 @@ def test_where_nothing_can_be_an_instance_of_each_it_is_of_the_last() -> None:
     type("Missing", (ipcbus_client.ServiceError, ImportError), {"__module__": "one", "code": "tests.missing"})
     last = type("Missing", (ipcbus_client.ServiceError, OSError), {"__module__": "two", "code": "tests.missing"})
     assert type(request_error("tests.missing", "text", "x/y")) is last
+
+
+def test_a_services_error_may_be_made_in_any_way() -> None:
+    class Careless(ipcbus_client.ServiceError):
+        code = "tests.careless"
+
+        def __init__(self, limit: float) -> None:
+            self.limit = limit
+
+    made = Careless(3.5)
+    assert (made.code, made.text, made.to, made.who, made.when) == ("tests.careless", "", "", "", 0.0)
+    assert str(made) == "tests.careless"
+    for text in (ValueError("too much"), 31.5, None):
+        error = ipcbus_client.ServiceError("tests.any", text)  # type: ignore[arg-type]
+        assert error.text == str(text)
+        assert str(error) == f"tests.any: {text}"

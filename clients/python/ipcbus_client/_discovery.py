@@ -106,7 +106,7 @@ def read_secret(path: str) -> bytes:
 def trusted_uids() -> frozenset[int]:
     """Who may listen on the bus's Unix socket: we, root, and the user that $IPCBUS_BUS_UID names."""
     named = os.environ.get("IPCBUS_BUS_UID", "")
-    return frozenset({0, os.geteuid(), *([int(named)] if named.isdigit() else [])})
+    return frozenset({0, os.geteuid(), *([int(named)] if named.isdecimal() and named.isascii() else [])})
 
 
 def program_name() -> str:

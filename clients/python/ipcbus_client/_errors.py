@@ -105,9 +105,12 @@ class RequestError(BusError):
     """
 
     what = "request"
+    text = ""  #: (here, for a subclass of a program may forget to call this __init__)
+    to = ""
 
     def __init__(self, code: int | str, text: str = "", to: str = "", *, who: str = "", what: str = "", hint: str = "") -> None:
         super().__init__(who=who or to, what=what, hint=hint)
+        text = str(text)  # often it is another exception
         self.args = (code, text, to)  # (not by the constructor: an OSError would take them for its own)
         self.code = code
         self.text = text
@@ -126,7 +129,7 @@ class NoSuchName(RequestError, LookupError):
 class NoSuchMethod(RequestError, LookupError):
     """The name is owned, but nobody serves the method."""
 
-    hint = "See what it serves with `ipcbus names`."
+    hint = "See what it serves with `ipcbus describe NAME`."
 
 
 class NoSuchPeer(RequestError, LookupError):

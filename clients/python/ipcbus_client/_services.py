@@ -218,14 +218,10 @@ class Services:
         """
         about = b"" if request.trace is None else _clipped_trace(request.trace, error)
         if isinstance(error, ServiceError) and isinstance(error.code, str):
-            self.fail(request, error.code, error.text, about)
+            self.fail(request, error.code, _words(error.text), about)
             return None
         self._session.counters["handler_errors"] += 1
-        try:
-            text = str(error)
-        except Exception:  # noqa: BLE001  # the border to user code: an exception's own words may fail too
-            text = ""
-        self.fail(request, type(error).__name__, text, about)
+        self.fail(request, type(error).__name__, _words(error), about)
         return f"handler of {request.to} raised {type(error).__name__}"
 
     def fail(self, request: Request, code: str, text: str, about: bytes = b"") -> None:
@@ -261,6 +257,14 @@ class Services:
         self._came_bytes += len(payload)
         session = self._session
         session.outbox.put(encode_with_payload(payload, kind, session.peer, peer_address(request.sender), request.id, *rest))
+
+
+def _words(said: object) -> str:
+    """*said* as text; none where that fails: it is user code too."""
+    try:
+        return str(said)
+    except Exception:  # noqa: BLE001  # the border to user code
+        return ""
 
 
 def _clipped_trace(trace: Callable[[BaseException], str], error: BaseException) -> bytes:
