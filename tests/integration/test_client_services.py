@@ -621,6 +621,13 @@ class Failing:
         error.text = 3.5  # type: ignore[assignment]
         raise error
 
+    def unpackable(self) -> Any:
+        class Lazy(dict[str, Any]):
+            def items(self) -> Any:
+                raise PrivateError("too late")
+
+        return [Lazy()]
+
     def forgotten(self):  # type: ignore[no-untyped-def]
         return None
 
@@ -632,6 +639,8 @@ def test_whatever_a_method_raises_answers_the_request(connect: Connect, daemon: 
             await bus.serve("t", Failing())
         with pytest.raises(Careless):
             await bus.proxy("t").careless.with_(timeout=20)()
+        with pytest.raises(ipcbus_client.ServiceError, match="PayloadError: cannot pack list: too late"):
+            await bus.proxy("t").unpackable.with_(timeout=20)()
         with pytest.raises(Careless, match=r"3\.5$"):
             await bus.proxy("t").numbers.with_(timeout=20)()
         with pytest.raises(ipcbus_client.ServiceError, match=r"^t/wraps: tests\.wraps: inner$"):

@@ -243,3 +243,22 @@ class Unknown(typing.TypedDict):
 def test_a_typed_dict_with_unknown_names_is_no_good_hint() -> None:
     with pytest.raises(TypeError, match="Unknown: name 'Nowhere' is not defined"):
         converter(Unknown)
+
+
+class RefusedError(Exception):
+    """Of a user's own."""
+
+
+@dataclasses.dataclass
+class Checked:
+    x: int
+
+    def __post_init__(self) -> None:
+        if self.x < 0:
+            raise RefusedError("below zero")
+
+
+def test_a_class_refuses_with_what_it_likes() -> None:
+    assert converter(list[Checked])([{"x": 1}]) == [Checked(1)]
+    with pytest.raises(PayloadError, match=r"^\$\[1\]: Checked refuses it: below zero$"):
+        converter(list[Checked])([{"x": 1}, {"x": -1}])

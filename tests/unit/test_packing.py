@@ -225,3 +225,43 @@ def test_a_value_is_packed_once_by_its_forms(options: dict[str, Any]) -> None:
     outbox.opened(7, 1 << 20)
     outbox.publish("a", [place], **{"retain": False, "headers": None, **options})
     assert place.asked == 1
+
+
+class Detached(Exception):  # noqa: N818
+    """What an object of a database raises when it is looked at too late."""
+
+    def __str__(self) -> str:
+        return "too late"
+
+
+class Lazy(dict[str, Any]):
+    def items(self) -> Any:
+        raise Detached
+
+
+@dataclasses.dataclass
+class Row:
+    name: str
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "name":
+            raise Detached
+        return super().__getattribute__(name)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ({"row": Row("x")}, r"^\$\.row: cannot pack Row: too late$"),
+        ([1, Lazy()], r"^cannot pack list: too late$"),
+        (Lazy(), "^cannot pack Lazy: too late$"),
+    ],
+)
+def test_user_code_that_fails_in_packing_is_a_payload_error(value: Any, text: str) -> None:
+    outbox = Outbox()
+    outbox.opened(7, 1 << 20)
+    for retain in (False, True):
+        with pytest.raises(PayloadError, match=text) as caught:
+            outbox.publish("a", value, retain, None)
+        assert isinstance(caught.value.__cause__, Detached)
+    assert outbox.out == []

@@ -418,7 +418,7 @@ def _from_map(cls: Any, fields: Callable[[], dict[str, Convert]], needed: set[st
 def _build(name: str, build: Callable[..., Any], found: dict[str, Any]) -> Any:
     try:
         return build(**found)
-    except (TypeError, ValueError, LookupError, ArithmeticError, AssertionError) as error:  # what a __post_init__ refuses
+    except Exception as error:  # a __post_init__ refuses with whatever its author likes
         raise MismatchError(f"{name} refuses it: {error or type(error).__name__}") from error
 
 

@@ -26,8 +26,8 @@ import msgpack
 
 from ipcbus.protocol.payloads import PayloadError
 
-#: What packing raises for what it cannot pack.
-CANNOT = (TypeError, ValueError, OverflowError, RecursionError, BufferError, AttributeError)
+#: What packing raises for what it cannot pack: user code is in it (a property, a dict's own items()), which may raise anything.
+CANNOT = Exception
 DEPTH_MAX = 1024  #: containers within each other: what msgpack's decoder takes (its older packers take 511)
 INT_MIN, INT_MAX = -(2**63), 2**64 - 1
 
@@ -44,7 +44,7 @@ def pack_typed(value: Any) -> bytes:
     try:
         packed: bytes = msgpack.Packer(default=plain).pack(value)
     except CANNOT as error:
-        raise PayloadError(_fault(value) or f"cannot pack {type(value).__name__}: {error}") from error
+        raise PayloadError(_fault_in(value) or f"cannot pack {type(value).__name__}: {error}") from error
     return packed
 
 
@@ -153,6 +153,13 @@ def at(path: str, text: str) -> str:
     if path == "$":
         return text
     return f"{path if len(path) <= _PATH_MAX else '…' + path[-_PATH_MAX:]}: {text}"
+
+
+def _fault_in(value: Any) -> str | None:
+    try:
+        return _fault(value)
+    except CANNOT:
+        return None  # it cannot even be looked at
 
 
 def _fault(value: Any) -> str | None:
