@@ -40,7 +40,8 @@ class IdleExit:
         idle_s, since = self._idle_s, self._loop.empty_since
         if idle_s is None or number != self._round:
             return
-        if since is not None and now - since >= idle_s:
+        due = (now if since is None else since) + idle_s
+        if since is not None and now >= due:
             self._leave(now)
         else:
-            self._loop.at((now if since is None else since) + idle_s, lambda when: self._look(when, number))
+            self._loop.at(due, lambda when: self._look(when, number))

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 import ipcbus_client
 from ipcbus_client import testing
+from ipcbus_client.testing import _daemon
 from tests.daemons import wait_until
 
 _TESTS = '''
@@ -90,6 +94,21 @@ def test_the_fixtures_say_what_they_are(tmp_path: Path) -> None:
 def test_a_daemon_that_does_not_start_says_why() -> None:
     with pytest.raises(RuntimeError, match=r"(?s)did not start, exit code 2: .*--no-such-flag"):
         testing.Daemon(["--no-such-flag"])
+
+
+def test_a_daemon_that_never_says_that_it_is_ready_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+    start = subprocess.Popen
+
+    def start_sleeper(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+        started.append(start([sys.executable, "-c", "import time; time.sleep(600)"], **options))
+        return started[0]
+
+    monkeypatch.setattr(_daemon.subprocess, "Popen", start_sleeper)
+    monkeypatch.setattr(_daemon, "select", SimpleNamespace(select=lambda *arguments: ([], [], [])))  # the time is over
+    with pytest.raises(RuntimeError, match="did not start within 30 s"):
+        testing.Daemon()
+    assert started[0].wait(30) == -signal.SIGKILL
 
 
 def test_a_daemon_is_paused_killed_and_started_again() -> None:

@@ -38,6 +38,7 @@ class Oracle:
         self.now = 0.0
         self.place = 0  #: in the total order
         self.order: list[bytes] = []  #: the payloads of publications and sends in that order
+        self.unwanted = 0  #: publications to nobody: B-4's no_subscriber
         self.offered = 0  #: pairs of message and lane (or group), and SENDs: B-4's delivered + lost must reach it
         self.checked: Counter[str] = Counter()  #: how much was seen: a simulation that checks nothing must be noticed
 
@@ -185,6 +186,8 @@ class Oracle:
                 self.retained[topic] = frame.raw
                 if deadline is not None:
                     self.kept_until[topic] = deadline
+        if self.offered == before:
+            self.unwanted += 1
         return self.offered - before
 
     def _expire_kept(self) -> None:

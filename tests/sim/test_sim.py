@@ -79,7 +79,7 @@ def _plan_faults(world: World) -> None:
 
 
 def _check_books(world: World) -> None:
-    """B-4: every pair of message and lane was delivered or is counted as lost; nothing waits any more."""
+    """B-4: every pair of message and lane was delivered or is counted as lost, and what nobody wanted too; nothing waits any more."""
     assert world.broker is not None
     counters = world.broker.counters
     queued = world.broker.queued_bytes()
@@ -89,6 +89,8 @@ def _check_books(world: World) -> None:
     lost, expired = counters.lost, counters.expired_messages
     if world.oracle.offered != delivered + lost + expired:
         raise ViolationError(f"{world.oracle.offered} offered, {delivered} delivered + {lost} lost + {expired} expired")
+    if world.oracle.unwanted != counters.no_subscriber:
+        raise ViolationError(f"{world.oracle.unwanted} publications to nobody, {counters.no_subscriber} counted")
 
 
 def _check_empty(world: World) -> None:

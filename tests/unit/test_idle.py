@@ -44,6 +44,18 @@ def test_it_leaves_when_the_period_is_over_and_not_before(loop: Clockwork) -> No
     assert left == [10.0]
 
 
+def test_a_moment_that_rounding_makes_a_little_too_early_is_the_moment(loop: Clockwork) -> None:
+    """Looked at again in the same moment, and again, the loop would never come out of its timers."""
+    left: list[float] = []
+    since, idle_s = 7.3, 0.1
+    assert since + idle_s - since < idle_s
+    loop.empty_since = since
+    IdleExit(loop, left.append).set(idle_s, since)
+    when, _, callback = heapq.heappop(loop.timers)
+    callback(when)
+    assert (left, loop.timers) == ([when], [])
+
+
 def test_the_period_counts_from_the_last_one_who_left(loop: Clockwork) -> None:
     left: list[float] = []
     IdleExit(loop, left.append).set(10.0, 0.0)

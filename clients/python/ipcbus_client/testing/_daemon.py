@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -52,10 +53,15 @@ class Daemon:
                     )
             finally:
                 os.close(write)
-            said = ready.read()
-        if not said:
-            code = self._process.wait(PATIENCE_S)
-            raise RuntimeError(f"ipcbusd did not start, exit code {code}: {self.log()}")
+            try:
+                if not select.select([ready], [], [], PATIENCE_S)[0]:
+                    raise RuntimeError(f"ipcbusd did not start within {PATIENCE_S:g} s: {self.log()}")
+                if not ready.read():
+                    code = self._process.wait(PATIENCE_S)
+                    raise RuntimeError(f"ipcbusd did not start, exit code {code}: {self.log()}")
+            except BaseException:  # also Ctrl-C: nobody would end it
+                self.kill()
+                raise
 
     def stop(self) -> int:
         """End it in order, as SIGTERM does; returns its exit code. Idempotent."""
