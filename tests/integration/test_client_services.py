@@ -7,6 +7,7 @@ import copy
 import dataclasses
 import datetime
 import inspect
+import logging
 import pickle
 import sys
 import threading
@@ -628,6 +629,11 @@ class Failing:
 
         return [Lazy()]
 
+    def noted(self) -> None:
+        error = PrivateError("own")
+        error.__notes__ = 5  # type: ignore[assignment]
+        raise error
+
     def forgotten(self):  # type: ignore[no-untyped-def]
         return None
 
@@ -636,14 +642,16 @@ def test_whatever_a_method_raises_answers_the_request(connect: Connect, daemon: 
     async def body() -> None:
         bus = await connect(daemon.address)
         with pytest.warns(UserWarning, match="forgotten of .* will not be served"):
-            await bus.serve("t", Failing())
+            await bus.serve("t", Failing(), tracebacks=True)
+        with pytest.raises(ipcbus_client.ServiceError, match="t/noted: PrivateError: own"):
+            await bus.proxy("t").noted.with_(timeout=20)()
         with pytest.raises(Careless):
             await bus.proxy("t").careless.with_(timeout=20)()
         with pytest.raises(ipcbus_client.ServiceError, match="PayloadError: cannot pack list: too late"):
             await bus.proxy("t").unpackable.with_(timeout=20)()
-        with pytest.raises(Careless, match=r"3\.5$"):
+        with pytest.raises(Careless, match=r"^t/numbers: tests\.careless: 3\.5"):
             await bus.proxy("t").numbers.with_(timeout=20)()
-        with pytest.raises(ipcbus_client.ServiceError, match=r"^t/wraps: tests\.wraps: inner$"):
+        with pytest.raises(ipcbus_client.ServiceError, match=r"^t/wraps: tests\.wraps: inner"):
             await bus.proxy("t").wraps.with_(timeout=20)()
         await bus.close()
 
@@ -662,3 +670,30 @@ def test_the_warning_points_at_who_serves(daemon: RunningDaemon) -> None:
             assert caught[0].filename == __file__
 
     run(body())
+
+
+def test_a_log_that_fails_does_not_end_the_bus(connect: Connect, daemon: RunningDaemon, capfd: pytest.CaptureFixture[str]) -> None:
+    class Broken(logging.Filter):
+        def filter(self, record: logging.LogRecord) -> bool:
+            raise PrivateError("a broken filter")
+
+    broken = Broken()
+    logging.getLogger("ipcbus_client").addFilter(broken)
+
+    async def body() -> None:
+        bus = await connect(daemon.address)
+        await bus.serve("t", Thermostat())
+        for _ in range(3):
+            with pytest.raises(ValueError, match="bad"):
+                await bus.proxy("t").fail.with_(timeout=20)("value")  # logged with its traceback
+        with pytest.raises(ipcbus_client.ServiceError, match="cannot pack object"):
+            await bus.proxy("t").unpackable.with_(timeout=20)()  # a remark of the session
+        await bus.ping()
+        assert bus.state.value == "connected"
+        await bus.close()
+
+    try:
+        run(body())
+    finally:
+        logging.getLogger("ipcbus_client").removeFilter(broken)
+    assert capfd.readouterr().err.count("PrivateError: a broken filter") == 4

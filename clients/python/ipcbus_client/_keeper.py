@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from ._backoff import Backoff
 from ._dial import HANDSHAKE_S, dial, explain, is_final
 from ._errors import ConnectError, ConnectionLost, Timeout
+from ._log import CRITICAL, log
 from ._outbox import BURST_MESSAGES, BURST_S
 from ._state import State
 from ._waiter import Waiter
@@ -97,9 +98,7 @@ class Keeper:
                 wire.lock.release()
         self.log()
         if fault is not None:
-            import logging  # here: a program that never logs does not pay for it
-
-            logging.getLogger("ipcbus_client").critical("the bus is closed: the thread that keeps the connection failed", exc_info=fault)
+            log(CRITICAL, "the bus is closed: the thread that keeps the connection failed", fault)
 
     def abandon(self) -> None:
         """In the child of a fork, where the thread does not exist."""
@@ -249,13 +248,7 @@ class Keeper:
             remarks = self._session.remarks
             while remarks:
                 remark = remarks.popleft()
-                import logging  # here, both: a program that never logs does not pay for it
-                import traceback
-
-                try:
-                    logging.getLogger("ipcbus_client").log(remark.level, "%s", remark.text)
-                except Exception:  # noqa: BLE001  # the border to user code: a handler of the log must not end the bus
-                    traceback.print_exc()
+                log(remark.level, remark.text)
         finally:
             self._log_lock.release()
 

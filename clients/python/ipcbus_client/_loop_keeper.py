@@ -16,6 +16,7 @@ from ipcbus.protocol.addresses import UnixAddress
 from ._backoff import Backoff
 from ._dial import ATTEMPT_S, HANDSHAKE_S, explain, is_final
 from ._errors import ConnectError, ConnectionLost
+from ._log import CRITICAL, log
 from ._state import State
 
 if TYPE_CHECKING:
@@ -63,12 +64,10 @@ class LoopKeeper:
                 wire.let_go()
                 session.close(ConnectionLost("the task that keeps the connection was cancelled"))
             raise
-        except Exception as error:  # a fault of ours: without this task every wait would be for ever
+        except Exception as error:  # noqa: BLE001  # a fault of ours: without this task every wait would be for ever
             wire.let_go()
             session.close(ConnectionLost(f"the task that keeps the connection failed: {type(error).__name__}: {error}"))
-            import logging  # here: the blocking shell does it so too
-
-            logging.getLogger("ipcbus_client").critical("the bus is closed: the task that keeps the connection failed", exc_info=error)
+            log(CRITICAL, "the bus is closed: the task that keeps the connection failed", error)
 
     def orphan(self) -> None:
         """The bus object is gone, which may be found out on any thread: close the bus soon."""
@@ -157,9 +156,7 @@ class LoopKeeper:
         remarks = self._session.remarks
         while remarks:
             remark = remarks.popleft()
-            import logging  # here: the blocking shell does it so too
-
-            logging.getLogger("ipcbus_client").log(remark.level, "%s", remark.text)
+            log(remark.level, remark.text)
 
 
 def _run_for(loop: asyncio.AbstractEventLoop, future: asyncio.Future[None], work: Callable[[], None]) -> None:

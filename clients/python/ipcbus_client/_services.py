@@ -269,7 +269,10 @@ def _words(said: object) -> str:
 
 def _clipped_trace(trace: Callable[[BaseException], str], error: BaseException) -> bytes:
     """The payload of an ERROR with the traceback, of which the end says most."""
-    text = trace(error).encode("utf-8", "backslashreplace")[-TRACEBACK_MAX_BYTES:].decode("utf-8", "ignore")
+    try:
+        text = trace(error).encode("utf-8", "backslashreplace")[-TRACEBACK_MAX_BYTES:].decode("utf-8", "ignore")
+    except Exception:  # noqa: BLE001  # the border to user code: notes that are none, for example
+        return b""
     return encode_value({"traceback": text})[1]
 
 
