@@ -10,7 +10,7 @@ import pytest
 from ipcbus.protocol.messages import Kind, decode, encode, encode_with_payload
 from ipcbus_client import BadName, Closed, OutboxFull, PayloadError
 from ipcbus_client._heads import call_head
-from ipcbus_client._outbox import FLUSH_BYTES, Outbox, _frames
+from ipcbus_client._outbox import FLUSH_BYTES, Outbox, _envelopes
 
 
 def outbox(peer: int = 7) -> Outbox:
@@ -162,7 +162,7 @@ def test_what_the_kernel_never_had_is_sent_again_with_the_new_id(cut: int) -> No
     made.opened(200, 1000)
     begun = next(n for n in range(5) if sum(sizes[:n]) >= cut)  # frames of which the kernel had a byte
     again = [bytes([n]) for n in range(3)][max(begun - 1, 0) :]
-    assert [frame.payload for frame in _frames(written(made), 0)] == [*again, b"later", b"last"]
+    assert [envelope[-1] for envelope in _envelopes(written(made), 0)] == [*again, b"later", b"last"]
 
 
 def test_partial_writes() -> None:

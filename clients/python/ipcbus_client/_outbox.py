@@ -22,7 +22,7 @@ import msgpack
 
 from ipcbus.protocol.errors import ProtocolError
 from ipcbus.protocol.limits import HEADER_BYTES
-from ipcbus.protocol.messages import IN_RUNS, LAYOUTS, Kind, Meta, decode, encode_prefix
+from ipcbus.protocol.messages import IN_RUNS, LAYOUTS, Kind, Meta, encode_prefix
 from ipcbus.protocol.payloads import RAW, PayloadError
 from ipcbus.protocol.topics import check_name, check_publication, parse_peer
 
@@ -45,6 +45,7 @@ _DEADLINES = 1000
 _HEADS_MAX = 8192
 
 _PLAIN = {False: Kind.PUBLISH, True: Kind.RETAIN}
+_KINDS = {kind.value: kind for kind in (*IN_RUNS, Kind.POST)}  #: what waits for the next connection
 _is_meta = dict(LAYOUTS[Kind.PUBLISH])["meta"]
 
 #: topic -> size of the payload -> all of a PUBLISH before its payload, and with how many parts in ``out`` there are FLUSH_BYTES of such
@@ -271,8 +272,9 @@ class Outbox:
         """
         self.peer = 0  # first: what is published from here on waits with the others
         self._forget_heads()
-        items = self._with_deadlines([*self._unwritten(), *_messages(b"".join(self.out), 0)])
-        unknown = self._unknown + self._handed() - self._confirmed
+        unwritten = self._unwritten()
+        items = self._with_deadlines([*unwritten, *_messages(b"".join(self.out), 0)])
+        unknown = self._unknown + self._handed(unwritten) - self._confirmed
         mark, waiting = self.mark(), self.waiting
         size, expires = waiting.measure(items)
         older, out, deadlines = deque(items), list[bytes](), list[float]()
@@ -326,16 +328,16 @@ class Outbox:
 
     def undelivered(self) -> Undelivered:
         """What waits or was not handed to the kernel yet, and what was and is not confirmed, on this and earlier connections."""
-        handed = self._handed()
+        handed = self._handed(self._unwritten())
         return Undelivered(len(self.waiting) + self.mark() - handed, self._unknown + handed - self._confirmed)
 
     def _unsent(self) -> int:
         """Messages that the kernel may not have yet, at most."""
         return self.mark() - (self._begun if self._sending else self._moved)
 
-    def _handed(self) -> int:
+    def _handed(self, unwritten: list[Item]) -> int:
         """Messages of which the kernel had at least a byte, ever."""
-        return self._moved - (0 if self._joining else len(self._unwritten()))
+        return self._moved - (0 if self._joining else len(unwritten))
 
     def _unwritten(self) -> list[Item]:
         """The messages between ``out`` and the kernel of which no byte was written."""
@@ -406,22 +408,26 @@ def check_topic(topic: str, what: str = "publish") -> None:
 def _messages(data: bytes, begun: int) -> list[Item]:
     """The publications and direct messages of *data* of which no byte was written, where *begun* bytes were."""
     items: list[Item] = []
-    for frame in _frames(data, begun):
-        kind, elements = frame.kind, frame.elements
-        if kind in IN_RUNS:
-            items.append((kind, elements[2], elements[3], frame.payload))
-        elif kind is Kind.POST and elements[3] is None:  # one that is confirmed is its caller's
-            items.append((kind, elements[2], elements[6], frame.payload, elements[5]))
+    for envelope in _envelopes(data, begun):
+        kind = _KINDS.get(envelope[0])
+        if kind is Kind.POST:
+            if envelope[3] is None:  # one that is confirmed is its caller's
+                items.append((kind, envelope[2], envelope[6], envelope[7], envelope[5]))
+        elif kind is not None:
+            _, _, to, meta, payload = envelope
+            items.append((kind, to, meta, payload))
     return items
 
 
-def _frames(data: bytes, begun: int) -> list[Any]:
-    """The whole frames of *data* of which no byte was written, where *begun* bytes were."""
-    frames = []
+def _envelopes(data: bytes, begun: int) -> list[tuple[Any, ...]]:
+    """The envelopes of *data* of which no byte was written, where *begun* bytes were. They are our own: nothing has to be checked, and
+    there may be a hundred thousand, for which an event loop stands still.
+    """
+    envelopes = []
     at, end = 0, len(data)
     while at < end:
         size = HEADER_BYTES + int.from_bytes(data[at + 1 : at + HEADER_BYTES], "big")
         if at >= begun:
-            frames.append(decode(data[at : at + size]))
+            envelopes.append(msgpack.unpackb(data[at + HEADER_BYTES : at + size], use_list=False))
         at += size
-    return frames
+    return envelopes
