@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -151,6 +152,29 @@ def test_a_bus_that_is_not_there_is_what_the_timeout_says(connect: Connect, daem
         for call in DECLARATIONS.values():
             with pytest.raises(ipcbus_client.Timeout, match="not connected"):
                 await call(bus)
+        for unsent, who, what in (
+            (bus.publish("t", confirm=True), "t", "publish"),
+            (bus.request("svc/do", timeout=0.01), daemon.address, "request"),
+            (bus.request_all(["svc/do"], timeout=0.01), daemon.address, "request_all"),
+        ):
+            with pytest.raises(ipcbus_client.ConnectionLost, match=r"not connected, for .* s: nothing listens") as caught:
+                await unsent
+            assert (caught.value.who, caught.value.what) == (who, what)
+            assert "It was not sent" in caught.value.hint
+        await bus.close()
+
+
+def test_a_confirmation_that_is_lost_is_of_a_publication(connect: Connect, daemon_factory: DaemonFactory) -> None:
+    async def body() -> None:
+        daemon = daemon_factory()
+        bus = await connect(daemon.address, timeout=WAIT_S)
+        daemon.signal(signal.SIGSTOP)
+        waiting = asyncio.create_task(bus.publish("t", confirm=True))
+        await asyncio.sleep(0.1)
+        daemon.kill()
+        with pytest.raises(ipcbus_client.ConnectionLost) as caught:
+            await waiting
+        assert (caught.value.who, caught.value.what) == ("t", "publish")
         await bus.close()
 
     run(body())

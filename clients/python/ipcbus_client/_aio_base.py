@@ -134,7 +134,7 @@ class BusBase:
         if confirm:
             deadline = self._loop.time() + self._patience()
             if not await self._wire.wait_connected(deadline):
-                raise ConnectionLost(f"{topic}: not connected, for {self._patience():g} s: {self._wire.last_failure}", who=topic)
+                raise self._not_connected(topic, self._patience(), "publish", topic)
             return int((await self._wait(posts.confirm(post), deadline)).result())
         try:
             due = posts.put(post)
@@ -171,7 +171,7 @@ class BusBase:
         """Ask all of them, and wait for their answers until the *deadline* (of monotonic())."""
         end = self._loop.time() + deadline - self._now()
         if not await self._wire.wait_connected(end):
-            raise self._not_connected("request_all", timeout)
+            raise self._not_connected("request_all", timeout, "request_all")
         gathering = Gathering(self._session, asked, by_name=by_name)
         waiters: Waiters = []
         gathering.notify = lambda: wake(waiters)
@@ -183,10 +183,11 @@ class BusBase:
             self._wire.push()
         return gathering.answers(timeout)
 
-    def _not_connected(self, what: str, timeout: float) -> ConnectionLost:
-        """Why a request was never sent."""
-        text = f"{what}: not connected, for {round(timeout, 3):g} s: {self._wire.last_failure}"
-        return ConnectionLost(text, who=self._address, what="request")
+    def _not_connected(self, to: str, timeout: float, what: str = "request", who: str = "") -> ConnectionLost:
+        """Why something was never sent."""
+        text = f"{to}: not connected, for {round(timeout, 3):g} s: {self._wire.last_failure}"
+        hint = "It was not sent: wait for the bus with state.wait_for(), or with a longer timeout."
+        return ConnectionLost(text, who=who or self._address, what=what, hint=hint)
 
     async def _declared(self, call: Call, *key: Any) -> Any:
         """The answer to a declaration; takes it back where there is none in time."""

@@ -131,7 +131,7 @@ class BusBase:
             if confirm:
                 deadline = self._now() + self._patience()
                 if not self._wire.wait_connected(deadline):
-                    raise ConnectionLost(f"{topic}: not connected, for {self._patience():g} s: {self._wire.last_failure}", who=topic)
+                    raise self._not_connected(topic, self._patience(), "publish", topic)
                 return int(self._wait(posts.confirm(post), deadline).result())
             try:
                 due = posts.put(post)
@@ -172,7 +172,7 @@ class BusBase:
         """Ask all of them, and wait for their answers until the *deadline*."""
         with self._lock:
             if not self._wire.wait_connected(deadline):
-                raise self._not_connected("request_all", timeout)
+                raise self._not_connected("request_all", timeout, "request_all")
             gathering = Gathering(self._session, asked, by_name=by_name)
             waiter = Waiter()
             gathering.notify = waiter.wake
@@ -184,10 +184,11 @@ class BusBase:
                 self._wire.push()
         return gathering.answers(timeout)
 
-    def _not_connected(self, what: str, timeout: float) -> ConnectionLost:
-        """Why a request was never sent."""
-        text = f"{what}: not connected, for {round(timeout, 3):g} s: {self._wire.last_failure}"
-        return ConnectionLost(text, who=self._address, what="request")
+    def _not_connected(self, to: str, timeout: float, what: str = "request", who: str = "") -> ConnectionLost:
+        """Why something was never sent."""
+        text = f"{to}: not connected, for {round(timeout, 3):g} s: {self._wire.last_failure}"
+        hint = "It was not sent: wait for the bus with state.wait_for(), or with a longer timeout."
+        return ConnectionLost(text, who=who or self._address, what=what, hint=hint)
 
     def _declared(self, call: Call, *key: Any) -> Any:
         """The answer to a declaration; takes it back where there is none in time."""

@@ -22,6 +22,7 @@ class Call:
 
     # (no slots: what most calls never set is cheapest as the class's)
     declaration: Declaration | None = None
+    operation = "request"  #: for an exception
     mark: int | None = None  #: of a fence, to the bus itself (Outbox.mark); its answer takes the long way through Session.settle()
     sender = 0  #: who answered a call with a mark; 0: the bus, or nobody
     done = False
@@ -53,7 +54,7 @@ class Call:
         """The operation, for an exception."""
         if self.declaration is not None:
             return self.declaration.method
-        return "request" if self.to else "ping"
+        return self.operation if self.to else "ping"
 
     def result(self) -> Any:
         """The decoded answer of a call that is done; raises its error, or PayloadError."""

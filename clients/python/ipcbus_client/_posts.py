@@ -106,6 +106,7 @@ class Posts:
             raise Expired(Code.EXPIRED, "it was too old before there was a connection", post.topic)
         self._bind(post)
         call = Call(session.new_id(), post.topic)
+        call.operation = "publish"
         call.mark = session.outbox.mark()
         elements = (session.outbox.peer, post.topic, call.id, ttl_ms, post.retain, post.meta)
         session.outbox.put(encode_with_payload(post.payload, Kind.POST, *elements))
