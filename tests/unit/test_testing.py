@@ -385,6 +385,27 @@ def test_a_heartbeat_notices_a_connection_that_is_stalled_for_long() -> None:
     both(body)
 
 
+def test_what_a_stalled_connection_leaves_behind_does_not_undo_what_came_after_it() -> None:
+    """H-13, as with a real daemon: the session's new connection ends the old one, whose will comes first."""
+
+    async def body(world: Any) -> None:
+        bus, other = await world.connect(heartbeat=2.0), await world.connect()
+        sub = await other.subscribe("presence")
+        await bus.will("presence", "gone", retain=True)
+        await bus.publish("presence", "here", retain=True)
+        await bus.flush()
+        world.kit.stall(getattr(bus, "inner", bus), 60)
+        await world.sleep(20)
+        assert bus.epoch == 1
+        await bus.publish("presence", "back", retain=True)
+        await bus.flush()
+        await world.sleep(100)
+        assert [(await sub.get(1)).data for _ in range(4)] == ["here", "gone", "here", "back"]
+        assert (await other.get("presence")).data == "back"
+
+    both(body)
+
+
 def test_a_delay_is_for_each_direction_of_one_or_all() -> None:
     async def body(world: Any) -> None:
         kit = world.kit

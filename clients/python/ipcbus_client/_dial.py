@@ -48,7 +48,7 @@ class Target(NamedTuple):
         """
         if isinstance(self.address, UnixAddress):
             check_listener(made, self.address)
-            return {"session_id": self._session_id()}
+            return {"session_id": self.session_id()}
         assert self.secret_path is not None
         here, there = made.getsockname(), made.getpeername()
         if here == there:
@@ -58,10 +58,10 @@ class Target(NamedTuple):
             "nonce": os.urandom(NONCE_BYTES),
             "bus_address": endpoint(*there[:2]),
             "client_address": endpoint(*here[:2]),
-            "session_id": self._session_id(),
+            "session_id": self.session_id(),
         }
 
-    def _session_id(self) -> str:
+    def session_id(self) -> str:
         """After fork the child is another session: its connections must not end those of its parent."""
         return f"{self.session}-{os.getpid()}" if self.session else ""
 

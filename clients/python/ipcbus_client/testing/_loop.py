@@ -120,7 +120,8 @@ class MemoryLoopKeeper(LoopKeeper):
     _wire: MemoryLoopWire
 
     async def _dial(self) -> tuple[Any, dict[str, Any]]:
-        return self._wire.dial(), {}
+        wire = self._wire
+        return wire.dial(), {"session_id": wire.target.session_id()}
 
 
 class MemoryLoopWire(LoopWire):

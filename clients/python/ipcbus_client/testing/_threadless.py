@@ -62,7 +62,7 @@ class MemoryKeeper(Keeper):
         except OSError as error:
             self._failed(error)
         else:
-            wire.opened(made, {})
+            wire.opened(made, {"session_id": wire.target.session_id()})
         return now
 
 
