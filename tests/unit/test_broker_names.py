@@ -723,6 +723,27 @@ def test_shut_down_says_goodbye_to_all() -> None:
     assert a.peer.closing
 
 
+def test_shut_down_in_the_middle_of_a_stream() -> None:
+    """What was sent comes, then BYE, and nothing after it (H-10): neither PARTs, nor errors for what was in flight."""
+    bus = Bus()
+    a, b = bus.peer(features=("parts",)), bus.peer(features=("parts",))
+    b.serve("svc", "list")
+    id = a.request("svc/list")
+    a.write(encode(Kind.ALLOW, a.id, "svc/list", id, 10_000))
+    part, late = (encode_with_payload(b"v", Kind.PART, b.id, f":{a.id}", id, sequence, None) for sequence in (0, 1))
+    b.write(part)
+    bus.broker.shut_down(bus.now)
+    b.write(late)
+    a.write(encode(Kind.ALLOW, a.id, "svc/list", id, 10_000))
+    bus.advance(100.0)
+    assert [envelope[0] for envelope in a.read()] == [Kind.PART, Kind.BYE]
+    assert [envelope[0] for envelope in b.read()] == [Kind.REQUEST, Kind.ALLOW, Kind.BYE]
+    assert len(bus.broker.requests) == 0
+    a.leave()
+    b.leave()
+    assert (bus.broker.peers, bus.broker.queued_bytes()) == ({}, 0)
+
+
 def test_a_program_s_name_cannot_carry_control_characters_to_others() -> None:
     bus = Bus()
     a, b = bus.peer("\x1b[2J\nx"), bus.peer()

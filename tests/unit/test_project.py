@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from ipcbus.protocol import limits
-from ipcbus.protocol.connection import ALLOWED
+from ipcbus.protocol.connection import ALLOWED, FEATURES
 from ipcbus.protocol.errors import Code
 from ipcbus.protocol.limits import Limits
-from ipcbus.protocol.messages import LAYOUTS, WITH_PAYLOAD, Kind
+from ipcbus.protocol.messages import LAYOUTS, WITH_PAYLOAD, Kind, decode, encode
+
+from .harness import Bus
 
 ROOT = Path(__file__).resolve().parents[2]
 PROTOCOL = (ROOT / "ipcbus" / "PROTOCOL.md").read_text()
@@ -73,19 +75,68 @@ def test_who_may_send_which_kind_is_the_table_of_states() -> None:
         assert {kind.name for kind in kinds} == set(re.findall(r"\b[A-Z]{3,}\b", states[state.value])), state
 
 
+#: Where PROTOCOL.md says the default of a limit, in italics. max_peers and max_route_cache are no client's concern.
+_LIMITS = {
+    "max_frame_bytes": "F-3", "max_lanes": "L-1", "max_names": "N-1", "max_requests": "R-2", "max_callee_requests": "R-2",
+    "max_timeout_ms": "R-1", "max_credit_bytes": "L-5", "lane_high_bytes": "L-7", "lane_stall_s": "L-7", "max_retained_topics": "L-8",
+    "max_retained_bytes": "L-8", "max_wills": "W-1", "max_will_bytes": "W-1", "max_bound": "W-2", "handshake_timeout_s": "H-9",
+    "half_close_linger_s": "H-11",
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    "number",
+    ("value", "text"),
     [
-        Limits().max_frame_bytes,
-        Limits().max_timeout_ms,
-        Limits().max_requests,
-        Limits().max_callee_requests,
-        Limits().max_retained_topics,
-        limits.PAGE_ITEMS,
+        *((getattr(Limits(), name), clause) for name, clause in _LIMITS.items()),
+        (Limits().max_methods, "| `serve` |"),
+        (Limits().max_topic_counters, "| `topics` |"),
+        (Limits().max_output_bytes, "| `slow_reader` |"),
+        (limits.PAGE_ITEMS, "B-2"),
     ],
 )
-def test_the_numbers_in_italics_are_the_defaults(number: int) -> None:
-    assert f"*{number:,}*".replace(",", " ") in PROTOCOL
+def test_the_numbers_in_italics_are_the_defaults(value: float, text: str) -> None:
+    lines = clause(text) if text[0] != "|" else next(line for line in PROTOCOL.splitlines() if text in line)
+    ways = [str(value), f"{value:,}".replace(",", " "), f"{value:g} s", f"{value / 2**20:g} MiB"]
+    assert any(f"*{way}*" in lines for way in ways), (ways, lines)
+
+
+def test_what_welcome_says_is_listed() -> None:
+    bus = Bus()
+    peer = bus.broker.connect(bus.now)
+    bus.broker.receive(peer, encode(Kind.HELLO, 0, 1, 1, [], {}, None), bus.now)
+    assert names_in(clause("H-8")) == ["info", *decode(bytes(peer.out[0])).elements[6]]
+
+
+def test_the_features_that_are_offered_are_listed() -> None:
+    offered, later = clause("H-3").split("Fixed for later")
+    assert names_in(offered) == ["post", "get", "restore", "wills", "parts"]
+    assert set(FEATURES) == {"post", "wills", "parts"}
+    assert not {*FEATURES} & {*names_in(later)}
+
+
+def test_what_the_bus_counts_is_listed() -> None:
+    listed = clause("B-4").split("Counters count")[0]
+    assert sorted(names_in(listed)) == sorted(["stats", *Bus().peer().ask("stats")])
+
+
+def test_the_methods_of_the_bus_and_their_arguments_are_listed() -> None:
+    table = {}
+    for methods, arguments, _ in rows(PROTOCOL, "| **B-3** method |"):
+        if "[later]" not in methods:
+            built = re.sub(r"\([^()]*\)", "", arguments.split("[later]")[0])
+            table.update({method: set(names_in(built.replace("?`", "`"))) for method in names_in(methods)})
+    assert table == {method: set(about["arguments"]) for method, about in Bus().peer().ask("introspect")["methods"].items()}
+
+
+def clause(name: str) -> str:
+    """The text of one clause."""
+    begin = PROTOCOL.index(f"- **{name}**")
+    return re.split(r"\n- \*\*|\n\n", PROTOCOL[begin:])[0]
+
+
+def names_in(text: str) -> list[str]:
+    """The plain words in backquotes."""
+    return re.findall(r"`([a-z_]+)`", text)
 
 
 def clauses() -> set[str]:
