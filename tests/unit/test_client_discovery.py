@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+import ipcbus_client
 from ipcbus.protocol.addresses import AddressError
+from ipcbus_client import aio
 from ipcbus_client._discovery import find_address, runtime_dir, trusted_uids
 
 
@@ -33,3 +39,16 @@ def test_no_warning_without_a_runtime_directory(monkeypatch: pytest.MonkeyPatch)
 def test_the_bus_user_is_a_number(monkeypatch: pytest.MonkeyPatch, named: str, more: set[int]) -> None:
     monkeypatch.setenv("IPCBUS_BUS_UID", named)
     assert trusted_uids() == {0, os.geteuid()} | more
+
+
+@pytest.mark.parametrize("connect", [ipcbus_client.connect, aio.connect])
+@pytest.mark.parametrize("options", [{"address": 3}, {"address": Path("/run/x.sock")}, {"bus": 3}, {"program": 3}])
+def test_what_is_no_text_is_told_by_its_option(connect: Callable[..., Any], options: dict[str, Any]) -> None:
+    async def connecting() -> None:
+        made = connect(**options)
+        if connect is aio.connect:
+            await made
+
+    (option,) = options
+    with pytest.raises(TypeError, match=f"^{option}=.*: it is a str, or None"):
+        asyncio.run(connecting())

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import math
 import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -512,6 +514,51 @@ def test_faults_of_what_is_not_connected_are_refused() -> None:
         bus.close()
         with pytest.raises(ValueError, match="is not connected to this FakeBus"):
             kit.stall(bus, 1)
+
+
+@pytest.mark.parametrize("wrong", ["1", None, True])
+def test_what_is_no_duration_or_bus_is_told_where_it_is_given(wrong: Any) -> None:
+    with testing.FakeBus() as kit:
+        bus = kit.connect()
+        calls: list[Callable[[Any], object]] = [
+            kit.advance,
+            kit.delay,
+            lambda seconds: kit.stall(bus, seconds),
+            lambda seconds: kit.call_later(seconds, print),
+            lambda seconds: testing.FakeBus(patience=seconds),
+        ]
+        for call in calls:
+            with pytest.raises(TypeError, match="no number of seconds"):
+                call(wrong)
+            for seconds in (-1, math.nan, math.inf):
+                with pytest.raises(ValueError, match="no number of seconds from 0 on"):
+                    call(seconds)
+        faults: list[Callable[[Any], object]] = [
+            kit.drop,
+            lambda bus: kit.stall(bus, 1),
+            lambda bus: kit.delay(1, bus or 3),
+            lambda bus: kit.duplicate(None, bus or 3),
+        ]
+        for fault in faults:
+            with pytest.raises(TypeError, match="no bus object"):
+                fault(wrong)
+        with pytest.raises(TypeError, match="a later action is a function"):
+            kit.call_later(1, wrong)
+        with pytest.raises(ipcbus_client.BadName, match="pattern"):
+            kit.duplicate("a b")
+        with pytest.raises(TypeError, match="limits="):
+            testing.FakeBus(limits=wrong or 3)
+        kit.advance(10)  # nothing of it is left
+
+
+def test_an_action_that_fails_at_the_end_ends_the_kit_all_the_same() -> None:
+    kit = testing.FakeBus()
+    bus = kit.connect()
+    kit.call_later(0, lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        kit.close()
+    assert not kit.running
+    assert bus.state.value == "closed"
 
 
 # --- the end ---

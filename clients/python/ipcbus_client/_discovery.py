@@ -35,11 +35,19 @@ def runtime_dir() -> str:
         return platformdirs.user_runtime_dir("ipcbus", appauthor=False)
 
 
+def check_text(option: str, value: object) -> None:
+    """Raise TypeError unless *value*, of an *option* of connect(), is a str or None."""
+    if value is not None and not isinstance(value, str):
+        raise TypeError(f"{option}={value!r:.50}: it is a str, or None")
+
+
 def find_address(address: str | None, bus: str | None) -> Address:
-    """The address to connect to. Raises AddressError.
+    """The address to connect to. Raises AddressError, or TypeError for what is no text.
 
     An explicit *address*, else the bus that was named, else ``$IPCBUS_ADDRESS``, else the bus of ``$IPCBUS_BUS`` or ``default``.
     """
+    check_text("address", address)
+    check_text("bus", bus)
     if address is not None:
         if bus is not None:
             raise AddressError("give an address or a bus's name, not both")
@@ -115,7 +123,8 @@ def program_name() -> str:
 
 
 def clip_program(program: str) -> str:
-    """*program* as HELLO can carry it (H-1)."""
+    """*program* as HELLO can carry it (H-1). Raises TypeError for what is no text."""
+    check_text("program", program)
     return program.encode(errors="replace")[:INFO_VALUE_MAX_BYTES].decode(errors="ignore")
 
 

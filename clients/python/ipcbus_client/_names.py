@@ -123,9 +123,14 @@ def check_topic(topic: str, what: str) -> None:
     _check(topics.check_topic, topic, "topic", what)
 
 
+def check_pattern(pattern: str, what: str) -> None:
+    """Raise BadName unless *pattern* is one of topics or names (T-2)."""
+    _check(topics.split_pattern, pattern, "pattern", what)
+
+
 def check_subscription(pattern: str, group: str | None, window_bytes: int, prefetch: int) -> None:
     """Raise BadName or ValueError unless this can be subscribed."""
-    _check(topics.split_pattern, pattern, "pattern", "subscribe")
+    check_pattern(pattern, "subscribe")
     if group is not None:
         _check(topics.check_group, group, "group", "subscribe")
     check_window(window_bytes)
@@ -180,7 +185,7 @@ def check_request_all(to: str) -> tuple[str, str]:
     if not isinstance(to, str) or "/" not in to:
         raise BadName(f"{to!r:.300} is not PATTERN/METHOD, with a pattern of names", who=f"{to}"[:300], what="request_all")
     pattern, _, method = to.partition("/")
-    _check(topics.split_pattern, pattern, "pattern", "request_all")
+    check_pattern(pattern, "request_all")
     _check(topics.check_method, method, "method", "request_all")
     return pattern, method
 

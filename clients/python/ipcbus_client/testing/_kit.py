@@ -6,13 +6,13 @@ import weakref
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from functools import partial
+from math import inf
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ipcbus.protocol.limits import Limits
-from ipcbus.protocol.topics import split_pattern
 
-from .. import _dial
+from .. import _dial, _names
 from .._blocking import Bus, connect
 from ._engine import Engine
 from ._link import Link
@@ -42,7 +42,9 @@ class FakeBus:
     """
 
     def __init__(self, *, seed: int = 0, limits: Limits | None = None, patience: float = 86_400.0) -> None:
-        self._engine = Engine(seed, limits, patience)
+        if limits is not None and not isinstance(limits, Limits):
+            raise TypeError(f"limits={limits!r:.50}: they are ipcbus.protocol.limits.Limits(…)")
+        self._engine = Engine(seed, limits, _seconds(patience))
         self._loop_wires: weakref.WeakSet[Any] = weakref.WeakSet()
 
     # --- clients ---
@@ -100,7 +102,7 @@ class FakeBus:
 
     def advance(self, seconds: float) -> None:
         """Let time pass, with everything that happens on the way. (In a coroutine: ``await asyncio.sleep(seconds)``.)"""
-        self._engine.advance(self._engine.now + seconds)
+        self._engine.advance(self._engine.now + _seconds(seconds))
 
     def run(self) -> None:
         """Let everything happen that can happen now: messages arrive, callbacks and handlers run."""
@@ -110,7 +112,8 @@ class FakeBus:
         """Call *action* when the clock is so much further, in whoever waits then: how a test makes something happen while the code under
         test is in a loop of its own.
         """
-        self._engine.after(seconds, action)
+        _names.check_callback(action, "later action")
+        self._engine.after(_seconds(seconds), action)
 
     # --- faults ---
 
@@ -121,12 +124,13 @@ class FakeBus:
     def stall(self, bus: Bus | aio.Bus, seconds: float) -> None:
         """Nothing moves between *bus* and the bus for so long, in either direction, then all of it: a process that was stopped."""
         link = self._link(bus)
-        link.stalled_until = max(link.stalled_until, self._engine.now + seconds)
+        link.stalled_until = max(link.stalled_until, self._engine.now + _seconds(seconds))
 
     def delay(self, seconds: float, bus: Bus | aio.Bus | None = None) -> None:
         """From now on everything takes so long, in each direction, on the connections of *bus*, or of everybody. 0 ends it."""
         engine = self._engine
-        session = None if bus is None else bus._session
+        session = None if bus is None else _session(bus)
+        _seconds(seconds)
         if session is None:
             engine.delays.clear()
         engine.delays[session] = seconds
@@ -141,8 +145,8 @@ class FakeBus:
         does: this is for testing that who receives does no harm then.
         """
         if pattern is not None:
-            split_pattern(pattern)
-        self._engine.twice.append((None if bus is None else bus._session, pattern))
+            _names.check_pattern(pattern, "duplicate")
+        self._engine.twice.append((None if bus is None else _session(bus), pattern))
 
     def kill(self) -> None:
         """The bus dies as of kill -9: connections end, names, subscriptions and retained values are forgotten. Nobody can connect."""
@@ -179,10 +183,12 @@ class FakeBus:
                 wire.session.bye()
                 wire.push()
                 wire.end()
-        engine.settle()
-        for wire in tuple(self._loop_wires):
-            wire.forget()
-        engine.end(orderly=False)
+        try:
+            engine.settle()
+        finally:
+            for wire in tuple(self._loop_wires):
+                wire.forget()
+            engine.end(orderly=False)
 
     def __enter__(self) -> FakeBus:
         return self
@@ -203,7 +209,25 @@ class FakeBus:
         return made
 
     def _link(self, bus: Bus | aio.Bus) -> Link:
+        session = _session(bus)
         for link in self._engine.links:
-            if link.session is bus._session and not link.closed:
+            if link.session is session and not link.closed:
                 return link
         raise ValueError(f"{bus!r} is not connected to this FakeBus")
+
+
+def _seconds(seconds: float) -> float:
+    """A duration. Raises TypeError or ValueError for what is none: else it would come out of a wait that is not to blame."""
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+        raise TypeError(f"{seconds!r:.50} is no number of seconds")
+    if not 0 <= seconds < inf:
+        raise ValueError(f"{seconds} is no number of seconds from 0 on")
+    return seconds
+
+
+def _session(bus: Bus | aio.Bus) -> Any:
+    """What a bus object is known by. Raises TypeError for anything else."""
+    try:
+        return bus._session
+    except AttributeError:
+        raise TypeError(f"{bus!r:.100} is no bus object: give what connect() returned") from None
