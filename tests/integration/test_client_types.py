@@ -40,8 +40,9 @@ def test_dataclasses_in_and_out(connect: Connect, daemon: RunningDaemon) -> None
         await bus.publish("r.burst", {"room": "hall", "celsius": 3, "at": NOW, "more": 1})
         assert (await sub.get(WAIT_S)).data == READING
         wrong = await sub.get(WAIT_S)
-        with pytest.raises(ipcbus_client.PayloadError, match=r"^\$\.celsius: expected float, got str 'warm'$"):
+        with pytest.raises(ipcbus_client.PayloadError, match=r"^\$\.celsius: expected float, got str 'warm'$") as caught:
             _ = wrong.data
+        assert caught.value.who == "r.wrong"
         assert wrong.topic == "r.wrong"
         assert (await sub.get(WAIT_S)).data == READING
         assert (await sub.get(WAIT_S)).data == Reading("hall", 3.0, NOW)
@@ -62,10 +63,15 @@ def test_requests_with_a_type(connect: Connect, daemon: RunningDaemon) -> None:
         asker = await connect(daemon.address)
         await bus.respond("svc/reading", lambda request: READING)
         await bus.respond("svc/wrong", lambda request: {"room": 1})
+        await bus.respond("svc/values", lambda request: (value for value in "x"))
         await bus.respond("svc/bad", lambda request: {"value": object()})
         assert await asker.request("svc/reading", type=Reading) == READING
-        with pytest.raises(ipcbus_client.PayloadError, match=r"^\$\.room: expected str, got int 1"):
+        with pytest.raises(ipcbus_client.PayloadError, match=r"^\$\.room: expected str, got int 1") as wrong:
             await asker.request("svc/wrong", type=Reading)
+        assert wrong.value.who == "svc/wrong"
+        with pytest.raises(ipcbus_client.PayloadError, match="expected int") as wrong:
+            await (await asker.stream("svc/values", type=int)).get(WAIT_S)
+        assert wrong.value.who == "svc/values"
         with pytest.raises(ipcbus_client.ServiceError, match=r"\$\.value: cannot pack object") as caught:
             await asker.request("svc/bad")
         assert caught.value.code == "PayloadError"
@@ -103,8 +109,9 @@ def test_large_typed_messages(connect: Connect, daemon: RunningDaemon) -> None:
         await bus.publish("big", [None] * 1_000_001)
         assert (await sub.get(WAIT_S)).data == ["x" * 1000] * 2000
         assert len((await sub.get(WAIT_S)).data) == 600_000
-        with pytest.raises(ipcbus_client.PayloadError, match="more than 1000000 elements"):
+        with pytest.raises(ipcbus_client.PayloadError, match="more than 1000000 elements") as caught:
             _ = (await sub.get(WAIT_S)).data
+        assert caught.value.who == "big"
         await bus.close()
 
     run(body())

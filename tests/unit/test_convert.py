@@ -182,7 +182,7 @@ def test_a_payload_that_is_deeper_than_python_goes_is_an_error_of_its_own() -> N
     [
         (int, "int"), (None, "None"), (type(None), "None"), (Any, "Any"), (list[int], "list[int]"), (typing.List[int], "list[int]"),  # noqa: UP006
         (typing.Optional[str], "str | None"), (int | None, "int | None"), (dict[str, list[Node]], "dict[str, list[Node]]"),  # noqa: UP045
-        (typing.Literal["a", 2], "'a' | 2"), (tuple[int, ...], "tuple[int, ...]"), (typing.Annotated[int, 1], "int"),
+        (typing.Literal["a", 2], "'a' | 2"), (tuple[int, ...], "tuple[int, ...]"), (typing.Annotated[int, 1], "int"), ("int", "'int'"),
     ],
 )  # fmt: skip
 def test_hints_as_text(hint: Any, text: str) -> None:

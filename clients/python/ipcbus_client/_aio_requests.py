@@ -40,7 +40,7 @@ class BusRequests(BusBase):
         As ipcbus_client.Bus.request() in all else.
         """
         if type is not None:
-            return converter(type)(await self.request(to, data, timeout=timeout, headers=headers, idempotent=idempotent))
+            return converter(type, to)(await self.request(to, data, timeout=timeout, headers=headers, idempotent=idempotent))
         if idempotent:
             return await self._request_again(to, data, headers, timeout)
         if timeout.__class__ is not float or not timeout >= 0:

@@ -45,7 +45,7 @@ class BusRequests(BusBase):
         is converted, as subscribe() says.
         """
         if type is not None:
-            return converter(type)(self.request(to, data, timeout=timeout, headers=headers, idempotent=idempotent))
+            return converter(type, to)(self.request(to, data, timeout=timeout, headers=headers, idempotent=idempotent))
         if idempotent:
             return self._request_again(to, data, headers, timeout)
         if timeout.__class__ is not float or not timeout >= 0:

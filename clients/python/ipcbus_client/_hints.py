@@ -45,7 +45,7 @@ def text_of(hint: Any) -> str:
         return f"{text_of(origin)}[{', '.join(map(text_of, arguments))}]"
     if isinstance(hint, type):
         return hint.__qualname__.rpartition(".<locals>.")[2]
-    return str(hint).removeprefix("typing.")
+    return repr(hint) if isinstance(hint, str) else str(hint).removeprefix("typing.")
 
 
 def expected(what: str, value: Any) -> MismatchError:

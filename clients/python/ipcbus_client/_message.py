@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgpack
 
 from ipcbus.protocol.messages import Kind, Meta
-from ipcbus.protocol.payloads import MAX_ELEMENTS, RAW, decode_value, encoding_of
+from ipcbus.protocol.payloads import MAX_ELEMENTS, RAW, PayloadError, decode_value, encoding_of
 
 if TYPE_CHECKING:
     from ._parts import Production
@@ -41,7 +41,7 @@ class Message(tuple[Any, ...]):
                 pass  # once more, for the error, or for None where it is empty
         elif meta == RAW:
             return self[4]
-        return decode_value(meta, self[4])
+        return _decoded(self)
 
     @property
     def headers(self) -> dict[str, Any]:
@@ -63,7 +63,7 @@ class Message(tuple[Any, ...]):
 
         Raises PayloadError, which names the path to what is not as the hint says; TypeError for a hint that no payload can become.
         """
-        return converter(hint)(decode_value(self[3], self[4]))
+        return _decoded(self, converter(hint))
 
     def __repr__(self) -> str:
         return f"<Message {self.topic!r} from :{self.sender}, {len(self.payload)} B>"
@@ -77,7 +77,17 @@ class LargeMessage(Message):
     @property
     def data(self) -> Any:
         """As a Message's; counts before it decodes."""
-        return decode_value(self[3], self[4])
+        return _decoded(self)
+
+
+def _decoded(message: Message, convert: Callable[[Any], Any] | None = None) -> Any:
+    """The payload of *message*, as *convert* makes it. Raises PayloadError, which says of which topic it was."""
+    try:
+        value = decode_value(message[3], message[4])
+        return value if convert is None else convert(value)
+    except PayloadError as error:
+        error.about(who=message[2])
+        raise
 
 
 def message_class(size_bytes: int) -> type[Message]:
@@ -85,18 +95,27 @@ def message_class(size_bytes: int) -> type[Message]:
     return Message if size_bytes <= MAX_ELEMENTS else LargeMessage
 
 
-def converter(hint: Any) -> Callable[[Any], Any]:
-    """_convert.converter(): the reading of hints is loaded where the first one is."""
+def converter(hint: Any, who: str = "") -> Callable[[Any], Any]:
+    """_convert.converter(), whose errors are about *who*: the reading of hints is loaded where the first one is."""
     from ._convert import converter
 
-    return converter(hint)
+    convert = converter(hint)
+
+    def convert_of(value: Any) -> Any:
+        try:
+            return convert(value)
+        except PayloadError as error:
+            error.about(who=who)
+            raise
+
+    return convert_of if who else convert
 
 
 def typed_message(convert: Callable[[Any], Any]) -> type[Message]:
     """A class of messages whose ``data`` is what *convert* makes of it: one for each subscription with a type."""
 
     def data(self: Message) -> Any:
-        return convert(decode_value(self[3], self[4]))
+        return _decoded(self, convert)
 
     def reduce(self: Message) -> tuple[Any, ...]:
         return Message, (tuple(self),)  # in another process it is a plain one: this class is of one subscription

@@ -43,8 +43,12 @@ class Parted(Call):
     def take(self) -> Any:
         """The next value. Raises IndexError where none is here, PayloadError where this one cannot be decoded."""
         meta, payload = self.lane.messages.popleft()
-        value = decode_value(meta, payload)
-        return value if self._convert is None else self._convert(value)
+        try:
+            value = decode_value(meta, payload)
+            return value if self._convert is None else self._convert(value)
+        except PayloadError as error:
+            error.about(who=self.to)
+            raise
 
 
 class Streams:
