@@ -9,8 +9,10 @@ import pytest
 
 from ipcbus.protocol.messages import Kind, decode, encode, encode_with_payload
 from ipcbus_client import BadName, Closed, OutboxFull, PayloadError
+from ipcbus_client._frames import FLUSH_BYTES, envelopes_in
 from ipcbus_client._heads import call_head
-from ipcbus_client._outbox import FLUSH_BYTES, Outbox, _envelopes
+from ipcbus_client._outbox import Outbox
+from ipcbus_client._waiting import Waiting
 
 
 def outbox(peer: int = 7) -> Outbox:
@@ -162,7 +164,7 @@ def test_what_the_kernel_never_had_is_sent_again_with_the_new_id(cut: int) -> No
     made.opened(200, 1000)
     begun = next(n for n in range(5) if sum(sizes[:n]) >= cut)  # frames of which the kernel had a byte
     again = [bytes([n]) for n in range(3)][max(begun - 1, 0) :]
-    assert [envelope[-1] for envelope in _envelopes(written(made), 0)] == [*again, b"later", b"last"]
+    assert [envelope[-1] for envelope in envelopes_in(written(made), 0)] == [*again, b"later", b"last"]
 
 
 def test_partial_writes() -> None:
@@ -200,3 +202,91 @@ def test_end_counts_what_was_never_sent() -> None:
         with pytest.raises(Closed, match="the end"):
             late()
     assert len(made.waiting) == 0
+
+
+# --- a bus that does not read ---------------------------------------------------------------------
+
+FRAME = len(encode_with_payload(bytes(100), Kind.PUBLISH, 7, "t", 1))
+WAYS = {
+    "publish": lambda made, size: made.publish("t", bytes(size), False, None),
+    "retain": lambda made, size: made.publish("t", bytes(size), True, None),
+    "send": lambda made, size: made.send("t", bytes(size), None),
+}
+
+
+def stuck(**limits: int) -> Outbox:
+    """One of whose first message the kernel took a byte, and no more."""
+    made = Outbox(Waiting("raise", **limits))
+    made.opened(7, 100_000)
+    made.publish("t", bytes(100), False, None)
+    made.begin()
+    made.wrote(1)
+    made.stalled()
+    return made
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("more", "fits"), [(-1, True), (0, True), (1, False)])
+def test_bytes_for_a_bus_that_does_not_read_are_bounded(way: str, more: int, fits: bool) -> None:
+    made = stuck(max_bytes=10 * FRAME - 1)
+    for _ in range(8):
+        made.publish("t", bytes(100), False, None)
+        made.stalled()  # each finds the socket blocked
+    assert made.unsent_bytes == 9 * FRAME - 1
+    if fits:
+        WAYS[way](made, FRAME + more)
+    else:
+        with pytest.raises(OutboxFull, match=f"does not read.*{FRAME + 1} bytes more") as caught:
+            WAYS[way](made, FRAME + more)
+        assert (caught.value.who, caught.value.what) == ("t", "send" if way == "send" else "publish")
+        assert made.unsent_bytes == 9 * FRAME - 1
+    assert made.undelivered().unsent == 8 + fits
+    written(made)
+    WAYS[way](made, 50_000)  # it reads: nothing is refused
+    WAYS[way](made, 50_000)
+    assert made.unsent_bytes > 100_000
+
+
+@pytest.mark.parametrize(("count", "fits"), [(9, True), (10, True), (11, False)])
+def test_messages_for_a_bus_that_does_not_read_are_bounded(count: int, fits: bool) -> None:
+    made = stuck(max_messages=10)
+    for _ in range(count - 2):
+        made.publish("t", b"", False, None)
+        made.stalled()
+    if fits:
+        made.publish("t", b"", False, None)
+    else:
+        with pytest.raises(OutboxFull, match="10 messages"):
+            made.publish("t", b"", False, None)
+
+
+def test_one_message_of_any_size_goes_to_a_bus_that_reads() -> None:
+    made = Outbox(Waiting("raise", max_bytes=0, max_messages=0))
+    made.opened(7, 100_000)
+    for _ in range(3):
+        made.publish("t", bytes(100_000), False, None)
+        written(made)
+    made.publish("t", b"", False, None)
+    made.begin()
+    made.stalled()
+    with pytest.raises(OutboxFull):
+        made.publish("t", b"", False, None)
+
+
+def test_a_blocked_socket_alone_changes_nothing() -> None:
+    made = stuck(max_bytes=100 * FRAME)
+    made.publish("t", bytes(100), False, None)
+    assert not made.tight
+    assert made._heads_count
+    made.lost()
+    assert made.undelivered() == (1, 1)
+
+
+def test_a_connection_that_ends_takes_the_bound_along() -> None:
+    made = stuck(max_bytes=FRAME)
+    assert made.tight
+    made.lost()
+    made.opened(8, 100_000)
+    made.publish("t", bytes(100), False, None)
+    made.publish("t", bytes(100), False, None)
+    assert written(made) == encode_with_payload(bytes(100), Kind.PUBLISH, 8, "t", 1) * 2

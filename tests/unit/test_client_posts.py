@@ -480,3 +480,23 @@ def test_a_value_that_does_not_fit_takes_the_older_one_along() -> None:
     sent(program.session)
     program.lost()
     assert all(element[2] != "t" for element in program.connect(b"j"))
+
+
+@pytest.mark.parametrize("online", [False, True])
+def test_what_has_no_room_is_neither_bound_nor_remembered(online: bool) -> None:
+    program = connected(waiting=Waiting("raise", max_bytes=0))
+    program.put("t", b"old", retain=True)
+    sent(program.session)
+    if online:
+        program.session.outbox.publish("u", 1, False, None)
+        program.session.outbox.begin()
+        program.session.outbox.stalled()
+    else:
+        program.lost()
+    with pytest.raises(OutboxFull):
+        program.put("t", b"new", retain=True, bound=True)
+    assert program.session.declarations.declared("bind", "t") is None
+    if online:
+        assert [element[0] for element in program.said()] == [Kind.PUBLISH]
+        program.lost()
+    assert [as_said(element) for element in program.connect(b"j")][:1] == [restore("t", b"old", [])]

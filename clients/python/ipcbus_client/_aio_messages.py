@@ -40,8 +40,7 @@ class BusMessages(BusRequests):
         try:
             due = self._outbox.publish(topic, data, False, headers)
         except OutboxFull as full:
-            await self._ready(full)
-            due = self._outbox.publish(topic, data, False, headers)
+            due = await self._when_ready(full, lambda: self._outbox.publish(topic, data, False, headers))
         if due:
             await self._wire.published()
         return None
@@ -119,8 +118,7 @@ class BusMessages(BusRequests):
         try:
             due = self._outbox.send(to, data, headers)
         except OutboxFull as full:
-            await self._ready(full)
-            due = self._outbox.send(to, data, headers)
+            due = await self._when_ready(full, lambda: self._outbox.send(to, data, headers))
         if due:
             await self._wire.published()
 

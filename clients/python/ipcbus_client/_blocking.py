@@ -51,7 +51,8 @@ def connect(
     What is published or sent while there is no connection waits for it, at most *outbox_messages* messages and *outbox_bytes* bytes (with
     topics and headers, and 64 for each). What is over that goes by *outbox*: ``block`` waits for the connection, up to *timeout*, then
     raises OutboxFull; ``drop_oldest`` and ``drop_newest`` drop and count (``stats_local()["outbox_dropped"]``) and say so once in the
-    log; ``raise`` raises OutboxFull at once.
+    log; ``raise`` raises OutboxFull at once. For a bus that is there and does not read the limits are the same, for the bytes as they are
+    written: what is over them waits for up to *timeout*, whatever *outbox* says, then it raises OutboxFull. One message always fits.
 
     *heartbeat* is how a bus that is stopped, or hangs, is noticed: None asks it for a sign of life when something is awaited of it and
     nothing came for 10 s, or after 120 s, and gives the connection up as dead when 10 s later nothing came; a number of seconds is for

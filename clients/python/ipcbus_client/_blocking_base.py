@@ -27,7 +27,6 @@ from ._worker import Worker
 if TYPE_CHECKING:
     from ._blocking_streams import Subscription
 
-
 class BusBase:
     """A session, its wire and its worker, and the waits of their user."""
 
@@ -113,12 +112,22 @@ class BusBase:
     def _patience(self) -> float:
         return _names.FOREVER_S if self._timeout is None else self._timeout
 
-    def _ready(self, full: OutboxFull) -> None:
-        """Wait for a connection, for what does not fit into the outbox any more; raises *full* where that is not what the program wants."""
-        if self._outbox.waiting.policy != "block":
-            raise full
-        if not self._wire.wait_connected(self._now() + self._patience()):
-            raise full
+    def _when_ready(self, full: OutboxFull, put: Callable[[], bool]) -> bool:
+        """put(), which there was no room for, when there is a connection that takes what is in the outbox; raises *full* where that is not
+        what the program wants, or is not within the connect timeout. Under the lock.
+        """
+        deadline = self._now() + self._patience()
+        while True:
+            if self._outbox.peer:
+                ready = self._wire.wait_writable(deadline)
+            else:
+                ready = self._outbox.waiting.policy == "block" and self._wire.wait_connected(deadline)
+            if not ready:
+                raise full
+            try:
+                return put()
+            except OutboxFull as again:  # others were faster
+                full = again
 
     def _publish_with(
         self, topic: str, data: Any, retain: bool, headers: Mapping[str, Any] | None, confirm: bool, ttl: float | None, bound: bool
@@ -136,8 +145,7 @@ class BusBase:
             try:
                 due = posts.put(post)
             except OutboxFull as full:
-                self._ready(full)
-                due = posts.put(post)
+                due = self._when_ready(full, lambda: posts.put(post))
             if due:
                 self._wire.published()
         return None

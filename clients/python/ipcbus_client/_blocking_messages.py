@@ -36,7 +36,7 @@ class BusMessages(BusRequests):
         Sent at once, or within a millisecond where it follows within 0.15 ms on others. Across a reconnect: what the kernel had may be
         lost, and is counted as ``unknown`` in stats_local(); everything else waits for the connection in the outbox, see connect(). Raises
         BadName, PayloadError, Closed; OutboxFull, for a message that was not taken; Timeout when the bus does not read for the connect
-        timeout.
+        timeout: then it was taken, and is sent when the bus reads.
 
         What is retained is remembered (up to 8 MiB and 10 000 topics; what is over that is counted) and restored when the bus was
         restarted, unless another peer was faster. With *bound* it is there as long as this connection: the bus removes it when the
@@ -53,8 +53,7 @@ class BusMessages(BusRequests):
             try:
                 due = self._outbox.publish(topic, data, False, headers)
             except OutboxFull as full:
-                self._ready(full)
-                due = self._outbox.publish(topic, data, False, headers)
+                due = self._when_ready(full, lambda: self._outbox.publish(topic, data, False, headers))
             if due:
                 self._wire.published()
         return None
@@ -155,8 +154,7 @@ class BusMessages(BusRequests):
             try:
                 due = self._outbox.send(to, data, headers)
             except OutboxFull as full:
-                self._ready(full)
-                due = self._outbox.send(to, data, headers)
+                due = self._when_ready(full, lambda: self._outbox.send(to, data, headers))
             if due:
                 self._wire.published()
 

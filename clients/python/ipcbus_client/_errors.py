@@ -7,7 +7,8 @@ Owns the exceptions of ``ipcbus_client`` and the translation of section 9's code
     ├── ConnectionLost     the connection ended while something was in flight      (also ConnectionError)
     ├── Closed             the bus, subscription or inbox was closed               (also ConnectionError)
     ├── Timeout            a wait took longer than its timeout                     (also TimeoutError)
-    ├── OutboxFull         no connection, and what waits for one is at its limit   (also BufferError)
+    ├── OutboxFull         no connection, or a bus that does not read, and what
+    │                      waits for it is at its limit                            (also BufferError)
     ├── BadName            an illegal topic, pattern, name, method or group        (also ValueError)
     ├── AddressError       an address that cannot be used; of ipcbus.protocol      (also ValueError)
     ├── PayloadError       what cannot be packed, or unpacked; of ipcbus.protocol  (also ValueError)
@@ -87,7 +88,7 @@ class Timeout(BusError, TimeoutError):
 
 
 class OutboxFull(BusError, BufferError):
-    """There is no connection, and what waits for one is at its limit: this message was not taken."""
+    """There is no connection, or the bus does not read, and what waits for it is at its limit: this message was not taken."""
 
     what = "publish"
     hint = "Publish less, or raise outbox_messages= or outbox_bytes= of connect(), or have it drop some with outbox='drop_oldest'."

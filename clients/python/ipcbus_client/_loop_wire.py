@@ -225,6 +225,7 @@ class LoopWire:
                     else:
                         outbox.wrote(count)
             except BlockingIOError:
+                outbox.stalled()
                 if not self._writing:
                     self._writing = True
                     self.loop.add_writer(sock.fileno(), self._writable)
@@ -286,9 +287,12 @@ class LoopWire:
             else:
                 self._sent_at = self.now()
         else:
-            deadline = None if self.timeout is None else self.loop.time() + self.timeout
-            if not await self.wait(lambda: self.sock is None or not self.outbox.blocked, self._writable_waiters, deadline):
+            if not await self.wait_writable(None if self.timeout is None else self.loop.time() + self.timeout):
                 raise took_nothing(self.timeout, self.outbox.unsent_bytes, self.session.address)
+
+    async def wait_writable(self, deadline: float | None) -> bool:
+        """Wait until the kernel took what it refused, or the *deadline*; whether it did, or there is no connection."""
+        return await self.wait(lambda: self.sock is None or not self.outbox.blocked, self._writable_waiters, deadline)
 
     # --- the connection ---
 

@@ -21,17 +21,15 @@ from typing import Any
 import msgpack
 
 from ipcbus.protocol.errors import ProtocolError
-from ipcbus.protocol.limits import HEADER_BYTES
-from ipcbus.protocol.messages import IN_RUNS, LAYOUTS, Kind, Meta, encode_prefix
+from ipcbus.protocol.messages import LAYOUTS, Kind, Meta
 from ipcbus.protocol.payloads import RAW, PayloadError
 from ipcbus.protocol.topics import check_name, check_publication, parse_peer
 
-from ._errors import BadName, BusError, bad_name
+from ._errors import BadName, BusError, OutboxFull, bad_name
+from ._frames import enough_parts, head_of, messages_in
 from ._packing import CANNOT, as_bytes, pack_typed
 from ._waiting import Item, Undelivered, Waiting, size_of
 
-#: Buffered publications are written when there are so many bytes of them: enough that the system call no longer matters.
-FLUSH_BYTES = 65_536
 #: A publication that comes so soon after the last one was written begins a burst. Programs that publish thousands of times a second at
 #: even distances stay above it; a loop, also one that is preempted now and then, does not.
 NEAR_S = 0.000_15
@@ -45,7 +43,6 @@ _DEADLINES = 1000
 _HEADS_MAX = 8192
 
 _PLAIN = {False: Kind.PUBLISH, True: Kind.RETAIN}
-_KINDS = {kind.value: kind for kind in (*IN_RUNS, Kind.POST)}  #: what waits for the next connection
 _is_meta = dict(LAYOUTS[Kind.PUBLISH])["meta"]
 
 #: topic -> size of the payload -> all of a PUBLISH before its payload, and with how many parts in ``out`` there are FLUSH_BYTES of such
@@ -57,8 +54,8 @@ class Outbox:
 
     __slots__ = (
         "_at", "_begun", "_confirmed", "_control", "_deadlines", "_ended", "_heads_count", "_joining", "_moved", "_prune_at", "_raw",
-        "_sending", "_unknown", "_value",
-        "batching", "control", "max_payload_bytes", "out", "pack", "peer", "waiting",
+        "_sending", "_summed", "_unknown", "_value",
+        "batching", "control", "max_payload_bytes", "out", "pack", "peer", "tight", "waiting",
     )  # fmt: skip
 
     def __init__(self, waiting: Waiting | None = None) -> None:
@@ -73,6 +70,8 @@ class Outbox:
         self._begun = 0  #: the same when what is in _sending now was not yet there
         self._confirmed = 0  #: of these, in order, that the bus had or that are unknown for good
         self._unknown = 0  #: messages that earlier connections may have lost
+        self.tight = False  #: the bus does not read, and much is here: what is put in is looked at first. Then there are no cached heads
+        self._summed = (0, 0)  #: parts of ``out``, and their bytes, that stalled() has counted
         self._ended: BusError | None = None
         self._deadlines: list[float] = []  #: of the last POSTs put in, in order: of all that are not handed to the kernel, at least
         self._prune_at = _DEADLINES  #: with so many of them those that are not needed any more go
@@ -138,7 +137,9 @@ class Outbox:
     def post(self, topic: str, meta: Meta, payload: bytes, retain: bool, deadline: float | None) -> bool:
         """Publish what is encoded already, as publish() does; with a *deadline* (of the clock of what waits) it is dropped then."""
         if deadline is None:
-            return self._put(_PLAIN[retain], topic, meta, payload)
+            if not self.peer:
+                return self._wait(_PLAIN[retain], topic, meta, payload)
+            return self._append(_PLAIN[retain], (topic, meta), payload)
         if not self.peer:
             return self._wait(Kind.POST, topic, meta, payload, deadline, retain)
         ttl_ms = self.ttl_ms(deadline)
@@ -148,11 +149,7 @@ class Outbox:
         if len(self._deadlines) >= self._prune_at:
             del self._deadlines[: -self._unsent() or len(self._deadlines)]
             self._prune_at = 2 * len(self._deadlines) + _DEADLINES
-        frame = self._head(Kind.POST, (topic, None, ttl_ms, retain, meta), len(payload)), payload
-        deadlines = (deadline,)
-        self._deadlines += deadlines  # no call from here on, so that the one is not there without the other
-        self.out += frame
-        return not self.batching or len(self.out) >= _enough(len(frame[0]) + len(payload))
+        return self._append(Kind.POST, (topic, None, ttl_ms, retain, meta), payload, deadline)
 
     def ttl_ms(self, deadline: float | None) -> int | None:
         """What is left until *deadline*: 0 when it has come, None without one."""
@@ -169,10 +166,16 @@ class Outbox:
     def _put(self, kind: Kind, to: str, meta: Meta, payload: bytes) -> bool:
         if not self.peer:
             return self._wait(kind, to, meta, payload)
-        head = self._head(kind, (to, meta), len(payload))
+        if self.tight:
+            self.check_room(to, len(payload), "send" if kind is Kind.SEND else "publish")
+        return self._append(kind, (to, meta), payload)
+
+    def _append(self, kind: Kind, elements: tuple[Any, ...], payload: bytes, *deadline: float) -> bool:
+        head = head_of(kind, self.peer, elements, len(payload))
         frame = head, payload
+        self._deadlines += deadline  # no call from here on, so that the one is not there without the other
         self.out += frame
-        return not self.batching or len(self.out) >= _enough(len(head) + len(payload))
+        return not self.batching or len(self.out) >= enough_parts(len(head) + len(payload))
 
     def encode(self, data: Any, headers: Mapping[str, Any] | None, who: str = "", what: str = "encode") -> tuple[Meta, bytes]:
         """The meta and payload of *data* with *headers*, which are for *who* in *what*. Raises PayloadError."""
@@ -202,23 +205,19 @@ class Outbox:
             text = f"payload of {size} bytes: this bus carries at most {self.max_payload_bytes} (limits.max_payload_bytes)"
             raise PayloadError(text, who=who, what=what, hint="Send it in parts, or where it is, or have the bus allow more.")
 
-    def _head(self, kind: Kind, elements: tuple[Any, ...], size: int) -> bytes:
-        prefix = encode_prefix(kind, self.peer, *elements)
-        return b"\xce" + (len(prefix) + 4 + size).to_bytes(4, "big") + prefix + size.to_bytes(4, "big")
-
     def _cache(self, heads: _Heads, topic: str, meta: Meta, size: int) -> None:
-        """Make the head for a topic and size, after the checks that every later publication then passes; without a connection only the
-        checks.
+        """Make the head for a topic and size, after the checks that every later publication then passes; without a connection, or where
+        there is hardly room, only the checks.
         """
         check_topic(topic)
         self.check_size(size, topic, "publish")
-        if not self.peer:
+        if not self.peer or self.tight:
             return
         if self._heads_count >= _HEADS_MAX:
             self._forget_heads()
         self._heads_count += 1
-        head = self._head(Kind.PUBLISH, (topic, meta), size)
-        heads.setdefault(topic, {})[size] = head, _enough(len(head) + size)
+        head = head_of(Kind.PUBLISH, self.peer, (topic, meta), size)
+        heads.setdefault(topic, {})[size] = head, enough_parts(len(head) + size)
 
     def _forget_heads(self) -> None:
         self._raw.clear()
@@ -254,7 +253,7 @@ class Outbox:
                 deadlines, ttl_ms = (more[0],), self.ttl_ms(more[0])
                 elements = to, None, ttl_ms, more[1], meta
             fits = len(payload) <= max_payload_bytes
-            frame = (self._head(kind, elements, len(payload)), payload) if fits else None
+            frame = (head_of(kind, self.peer, elements, len(payload)), payload) if fits else None
             if frame is None:
                 waiting.discarded += 1
             elif ttl_ms == 0:
@@ -273,7 +272,7 @@ class Outbox:
         self.peer = 0  # first: what is published from here on waits with the others
         self._forget_heads()
         unwritten = self._unwritten()
-        items = self._with_deadlines([*unwritten, *_messages(b"".join(self.out), 0)])
+        items = self._with_deadlines([*unwritten, *messages_in(b"".join(self.out), 0)])
         unknown = self._unknown + self._handed(unwritten) - self._confirmed
         mark, waiting = self.mark(), self.waiting
         size, expires = waiting.measure(items)
@@ -287,7 +286,8 @@ class Outbox:
         self._begun = self._moved = self._confirmed = mark  # so that a fence of this connection has nothing to say any more
         self.out, self._joining, self._sending, self._deadlines = out, (), b"", deadlines
         self._at = self.control = self._control = 0
-        self.batching = False
+        self.batching = self.tight = False
+        self._summed = (0, 0)
         self._prune_at = _DEADLINES
         waiting.trim()
 
@@ -341,7 +341,41 @@ class Outbox:
 
     def _unwritten(self) -> list[Item]:
         """The messages between ``out`` and the kernel of which no byte was written."""
-        return _messages(b"".join(self._joining) if self._joining else self._sending, self._at)
+        return messages_in(b"".join(self._joining) if self._joining else self._sending, self._at)
+
+    # --- what the bus does not read ---
+
+    def stalled(self) -> None:
+        """The kernel took not all. What waits for it has the limits of what waits for a connection; from half of them on each message is
+        looked at before it is put in. (So it costs nothing while the bus reads.)
+        """
+        waiting = self.waiting
+        if not self.tight and (2 * self._held() >= waiting.max_bytes or 2 * self._unsent() >= waiting.max_messages):
+            self.tight = True
+            self._forget_heads()
+
+    def check_room(self, to: str, size: int, what: str) -> None:
+        """Raise OutboxFull where the bus does not read and one message more, with a payload of *size* bytes, is over the limits."""
+        if not self._sending:
+            self.tight = False
+        if not self.tight:
+            return
+        waiting, held, messages = self.waiting, self._held(), self._unsent()
+        if held + size > waiting.max_bytes or messages >= waiting.max_messages:
+            raise OutboxFull(
+                f"the outbox is full: {messages} messages, {held} bytes, wait for a bus that does not read, and one of {size} bytes more "
+                f"does not fit (outbox_messages={waiting.max_messages}, outbox_bytes={waiting.max_bytes})",
+                who=to,
+                what=what,
+                hint="This one was not taken, what waits is kept. See why ipcbusd is stuck, or raise outbox_messages= or outbox_bytes=.",
+            )
+
+    def _held(self) -> int:
+        """As unsent_bytes, while something is blocked: of ``out`` only what came since is counted."""
+        parts, size = self._summed
+        size += sum(map(len, self.out[parts:]))
+        self._summed = len(self.out), size
+        return len(self._sending) - self._at + size
 
     # --- what goes out ---
 
@@ -352,7 +386,7 @@ class Outbox:
         if not self._joining:
             if not self.out:
                 return b""
-            self._joining, self.out, self._control, self.control = self.out, [], self.control, 0
+            self._joining, self.out, self._control, self.control, self._summed = self.out, [], self.control, 0, (0, 0)
         messages = (len(self._joining) - self._control) // 2
         data = self._sending = b"".join(self._joining)  # interrupted here by a signal handler, it is done again
         self._joining, self._control, self._begun, self._moved = (), 0, self._moved, self._moved + messages
@@ -382,11 +416,6 @@ class Outbox:
         return bool(self._sending)
 
 
-def _enough(frame_bytes: int) -> int:
-    """With how many parts in ``out`` FLUSH_BYTES are there, where the frames, of two parts each, are as large as this one."""
-    return 2 * max(FLUSH_BYTES // frame_bytes, 1)
-
-
 def _pack_typed(data: Any, who: str, what: str = "publish") -> bytes:
     try:
         return pack_typed(data)
@@ -403,31 +432,3 @@ def check_topic(topic: str, what: str = "publish") -> None:
         check_publication(topic)
     except ProtocolError as error:
         raise bad_name(error, topic, what) from error
-
-
-def _messages(data: bytes, begun: int) -> list[Item]:
-    """The publications and direct messages of *data* of which no byte was written, where *begun* bytes were."""
-    items: list[Item] = []
-    for envelope in _envelopes(data, begun):
-        kind = _KINDS.get(envelope[0])
-        if kind is Kind.POST:
-            if envelope[3] is None:  # one that is confirmed is its caller's
-                items.append((kind, envelope[2], envelope[6], envelope[7], envelope[5]))
-        elif kind is not None:
-            _, _, to, meta, payload = envelope
-            items.append((kind, to, meta, payload))
-    return items
-
-
-def _envelopes(data: bytes, begun: int) -> list[tuple[Any, ...]]:
-    """The envelopes of *data* of which no byte was written, where *begun* bytes were. They are our own: nothing has to be checked, and
-    there may be a hundred thousand, for which an event loop stands still.
-    """
-    envelopes = []
-    at, end = 0, len(data)
-    while at < end:
-        size = HEADER_BYTES + int.from_bytes(data[at + 1 : at + HEADER_BYTES], "big")
-        if at >= begun:
-            envelopes.append(msgpack.unpackb(data[at + HEADER_BYTES : at + size], use_list=False))
-        at += size
-    return envelopes

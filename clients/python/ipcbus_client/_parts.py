@@ -21,8 +21,8 @@ from ipcbus.protocol.topics import peer_address
 
 from ._calls import Call
 from ._errors import Closed, Refused
+from ._frames import FLUSH_BYTES
 from ._lanes import Lane
-from ._outbox import FLUSH_BYTES
 
 if TYPE_CHECKING:
     from ._message import Request

@@ -92,8 +92,14 @@ class Posts:
 
     def put(self, post: Post) -> bool:
         """Publish; returns whether the shell has to look after it, as Outbox.publish(). Raises OutboxFull, or what ended the bus."""
-        self._bind(post)
-        due = self._session.outbox.post(post.topic, post.meta, post.payload, post.retain, post.deadline)
+        outbox = self._session.outbox
+        if outbox.peer:
+            outbox.check_room(post.topic, len(post.payload), "publish")
+            self._bind(post)
+            due = outbox.post(post.topic, post.meta, post.payload, post.retain, post.deadline)
+        else:
+            due = outbox.post(post.topic, post.meta, post.payload, post.retain, post.deadline)
+            self._bind(post)  # what is declared is said before what waits; and nothing, where that has no room
         self._remember(post)
         return due
 

@@ -252,17 +252,22 @@ class Wire(WireSocket):
 
     def publish_all(self) -> None:
         """Write all that is buffered, waiting where the kernel is full. Under the lock. Raises Timeout."""
-        if not self.push() and self.sock is not None and not self._writing:
-            self._wait_writable()
+        if self.push() or self.sock is None or self._writing:
+            return
+        if not self.wait_writable(None if self.timeout is None else self.now() + self.timeout):
+            raise took_nothing(self.timeout, self.outbox.unsent_bytes, self.session.address)
 
-    def _wait_writable(self) -> None:
-        """Wait until the kernel took what it refused. Reads too where nobody else does, so that the bus is not stuck on us."""
-        deadline = None if self.timeout is None else self.now() + self.timeout
+    def wait_writable(self, deadline: float | None) -> bool:
+        """Wait until the kernel took what it refused, or the *deadline*; whether it did, or the connection ended meanwhile. Reads too where
+        nobody else does, so that the bus is not stuck on us. Under the lock. In a signal handler that interrupted push() it is too late.
+        """
+        if self._writing or self.sock is None:
+            return False
         try:
             while self.sock is not None and self.outbox.blocked:
                 timeout = None if deadline is None else deadline - self.now()
                 if timeout is not None and timeout <= 0:
-                    raise took_nothing(self.timeout, self.outbox.unsent_bytes, self.session.address)
+                    return False
                 if self._may_lead():
                     self._lead(Waiter(), None if timeout is None else timeout * 1000 + 1, self.turns)
                     continue
@@ -282,6 +287,7 @@ class Wire(WireSocket):
                         self.polled()
                 if events:
                     self.push()
+            return True
         finally:
             self.hand_over()
 

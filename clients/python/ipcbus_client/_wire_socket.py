@@ -123,6 +123,7 @@ class WireSocket:
                     else:
                         outbox.wrote(count)
             except BlockingIOError:
+                outbox.stalled()
                 if self.leader is not None or not self.keeper.polls:
                     self.keeper.wake()  # to go on when the socket is writable
                 return False
