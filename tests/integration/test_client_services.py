@@ -418,8 +418,30 @@ class Streaming:
             self.ended.append("count")
 
 
+    def mapped(self, to: int) -> Iterator[int]:
+        return map(int, iter(range(to)))
+
+
+class Counting:
+    """An asynchronous iterator that is no generator."""
+
+    def __init__(self, to: int) -> None:
+        self.numbers = iter(range(to))
+
+    def __aiter__(self) -> Counting:
+        return self
+
+    async def __anext__(self) -> int:
+        for number in self.numbers:
+            return number
+        raise StopAsyncIteration
+
+
 class StreamingLater:
     """The same, asynchronous."""
+
+    def mapped(self, to: int) -> AsyncIterator[int]:
+        return Counting(to)
 
     def __init__(self) -> None:
         self.ended: list[str] = []
@@ -697,3 +719,22 @@ def test_a_log_that_fails_does_not_end_the_bus(connect: Connect, daemon: Running
     finally:
         logging.getLogger("ipcbus_client").removeFilter(broken)
     assert capfd.readouterr().err.count("PrivateError: a broken filter") == 4
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_methods_may_return_any_iterator(connect: Connect, daemon: RunningDaemon, later: bool) -> None:
+    async def body() -> None:
+        bus = await connect(daemon.address)
+        if later and not isinstance(bus, aio.Bus):
+            with pytest.raises(TypeError, match="is asynchronous: serve it with"):
+                await bus.serve("s", StreamingLater())
+            await bus.close()
+            return
+        await bus.serve("s", StreamingLater() if later else Streaming())
+        proxy = bus.proxy("s")
+        assert await taken(bus, proxy.mapped, 3) == [0, 1, 2]
+        assert await proxy.mapped(3) == [0, 1, 2]
+        assert (await bus.introspect("s"))["methods"]["mapped"]["streams"] is True
+        await bus.close()
+
+    run(body())

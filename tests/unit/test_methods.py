@@ -337,3 +337,19 @@ def test_a_long_signature_leaves_room_for_what_is_wrong() -> None:
         method.bind(request([3]))
     assert len(caught.value.text) < 600
     assert caught.value.text.endswith("…: text: expected str, got int 3")
+
+
+@pytest.mark.parametrize("hint", [Request, Request | None, typing.Optional[Request], typing.Annotated[Request, "of the bus"]])  # noqa: UP045
+def test_a_method_may_take_the_request_or_nothing(hint: Any) -> None:
+    class Asked:
+        def who(self, x: int = 1, request=None) -> Any:  # type: ignore[no-untyped-def]
+            return x, request
+
+    Asked.who.__annotations__["request"] = hint
+    (method,) = methods_of(Asked())
+    assert method.signature == "who(x: int = 1) -> Any"
+    for value, x in ((None, 1), ([3], 3)):
+        asked = request(value)
+        assert method.handler(None)(asked) == (x, asked)
+    with pytest.raises(BadArguments, match="unexpected keyword argument 'request'"):
+        method.bind(request({"request": None}))

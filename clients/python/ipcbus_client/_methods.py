@@ -16,7 +16,7 @@ from ipcbus.protocol.payloads import PayloadError, decode_value
 from ._arguments import arguments_of
 from ._convert import Convert, checker
 from ._errors import BadArguments
-from ._hints import MismatchError, text_of
+from ._hints import UNIONS, MismatchError, text_of
 from ._message import Request
 from ._packing import pack_typed
 
@@ -49,7 +49,11 @@ class Method:
         self.name = name
         self.function = function
         hints = _hints_of(name, function)
-        self.is_async = inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
+        self.is_async = (
+            inspect.iscoroutinefunction(function)
+            or inspect.isasyncgenfunction(function)
+            or _many(hints.get("return")) in (AsyncIterator, AsyncGenerator)
+        )
         #: whether it answers with many values, one after the other
         self.streams = (
             inspect.isgeneratorfunction(function)
@@ -62,7 +66,7 @@ class Method:
         self._whole = inspect.signature(function)
         for found in self._whole.parameters.values():
             hint = hints.get(found.name, Any)
-            if isinstance(hint, type) and issubclass(hint, Request):
+            if _is_request(hint):
                 self.request_name = found.name
                 continue
             try:
@@ -80,12 +84,13 @@ class Method:
 
     def handler(self, trace: Callable[[BaseException], str] | None) -> Callable[[Request], Any]:
         """The handler for respond(). With *trace* requesters see the traceback of what the method raises."""
-        bind, function = self.bind, self.function
+        bind, function, streams = self.bind, self.function, self.streams
 
         def handle(request: Request) -> Any:
             request.trace = trace
             arguments, named = bind(request)
-            return function(*arguments, **named)  # a value, or a coroutine or generator that has not begun
+            value = function(*arguments, **named)  # a value, or a coroutine or generator that has not begun
+            return _generator(value) if streams else value
 
         return handle
 
@@ -135,6 +140,13 @@ class _Shown(str):
 
     def __repr__(self) -> str:
         return str(self)
+
+
+def _is_request(hint: Any) -> bool:
+    """Whether it is the Request, or that or None: a method may be called without the bus too."""
+    if typing.get_origin(hint) in (typing.Annotated, *UNIONS):
+        return any(map(_is_request, typing.get_args(hint)))
+    return isinstance(hint, type) and issubclass(hint, Request)
 
 
 def _clipped(text: str, characters: int) -> str:
@@ -231,8 +243,21 @@ def returns_of(interface: Any, name: str) -> tuple[Any, Any]:
     return (hint, None) if value is None else (list[value], value)  # type: ignore[valid-type]  # it is one, at run time
 
 
+def _generator(values: Any) -> Any:
+    """*values* as a generator where they are another iterator: one that a method returns, which is none."""
+    if isinstance(values, Iterator) and not isinstance(values, Generator):
+        return (value for value in values)
+    if isinstance(values, AsyncIterator) and not isinstance(values, AsyncGenerator):
+        return (value async for value in values)
+    return values
+
+
 def _value_of(hint: Any) -> Any:
     """The type of each value where *hint* is of what a generator returns, else None."""
-    if (typing.get_origin(hint) or hint) not in _STREAMS:
-        return None
-    return (*typing.get_args(hint), Any)[0]
+    return None if _many(hint) is None else (*typing.get_args(hint), Any)[0]
+
+
+def _many(hint: Any) -> Any:
+    """Which of the classes of what a generator returns *hint* is of, if any."""
+    cls = typing.get_origin(hint) or hint
+    return cls if cls in _STREAMS else None
