@@ -79,6 +79,7 @@ class PeerModel:
         self.buffer_in = bytearray()
         self.buffer_out = bytearray()
         self.lanes: dict[int, LaneModel] = {}  #: the closed ones too: their frames may still be on the way
+        self.session = ""  #: H-13
         self.lane: LaneModel | None = None  #: L-3
         self.requests: dict[int, RequestModel] = {}
         self.serving: dict[tuple[int, int], RequestModel] = {}

@@ -144,6 +144,19 @@ class World:
         self.log.append(f"{self.now - 1000:9.4f} {text}")
 
 
+class _Nobody:
+    """The end of a client that has closed it."""
+
+    def connected(self, link: Link) -> None:
+        """Never."""
+
+    def received(self, data: bytes) -> None:
+        """Nobody reads it."""
+
+    def disconnected(self) -> None:
+        """It knows."""
+
+
 class Link:
     """One connection: two pipes of bytes, each with its own delays."""
 
@@ -171,6 +184,13 @@ class Link:
         """The client shuts down its sending side."""
         self._eof = True
         self.wake()
+
+    def abandon(self) -> None:
+        """The client closes its end, for instance because it thinks that the bus is stopped: what it wrote is still on its way."""
+        client, self.endpoint = self.endpoint, _Nobody()
+        self.down.clear()
+        self.end_of_file()
+        client.disconnected()
 
     def stall(self, direction: str, seconds: float) -> None:
         """Nothing moves in *direction* for a while."""
@@ -202,6 +222,9 @@ class Link:
             del self.up[:size]
             self.broker.receive(self.peer, data, world.now)
             world.oracle.came(self.model, self.peer.id, data, world.now)
+        elif self._eof and isinstance(self.endpoint, _Nobody):
+            self.die()
+            return
         elif self._eof:
             self.broker.half_close(self.peer, world.now)
             world.oracle.half_closed(self.model)

@@ -104,6 +104,11 @@ class Oracle:
         kind, elements = frame.kind, frame.elements
         if kind is Kind.HELLO:
             peer.ready = True
+            peer.session = elements[5].get("session", "")
+            for before in self.peers:
+                if before is not peer and peer.session and before.session == peer.session and not before.gone:
+                    self.checked["ended by its session"] += 1
+                    self.left(before)  # H-13
         elif kind in (Kind.PUBLISH, Kind.RETAIN):
             self._publish(peer, frame)
         elif kind is Kind.POST:
@@ -497,7 +502,7 @@ class Oracle:
         size = sum(map(len, gone))
         self._check(size == lane.lost_bytes, peer, frame, f"{size} bytes are missing, {lane.lost_bytes} were said to be")
         expired = lane.losses["expired"]
-        late = sum(self.mortal.get(raw, now + 1) <= now for raw in gone)
+        late = sum(self.mortal.get(raw, now) < now for raw in gone)
         self._check(expired <= late, peer, frame, f"{expired} are said to have expired, {late} could")
         self.checked["expired"] += expired
         lane.losses.clear()

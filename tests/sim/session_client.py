@@ -125,7 +125,7 @@ class SessionClient:
         self.link = link
         self._buffer = bytearray()
         self._current = -1
-        self.session.opened()
+        self.session.opened(session_id=f"session of {self.label}")
         self._push()
 
     def disconnected(self) -> None:
@@ -160,7 +160,7 @@ class SessionClient:
             if "stopped" not in self.session.hangup and "shutting_down" not in self.session.hangup:
                 raise ViolationError(f"{self.label} hung up: {self.session.hangup}")
             if self.link is not None:
-                self.link.die()
+                self.link.abandon()
         self._push()
 
     def _push(self) -> None:
@@ -183,7 +183,7 @@ class SessionClient:
             if self.session.hangup is not None:
                 self.world.note(f"{self.label} hangs up: {self.session.hangup}")
                 assert self.link is not None
-                self.link.die()
+                self.link.abandon()
         self._push()
         self.world.after(0.5, self._tick)
 

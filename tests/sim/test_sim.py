@@ -61,8 +61,13 @@ def _plan_faults(world: World) -> None:
     def cut() -> None:
         if world.links and not world.quiet:
             link = chance.choice(world.links)
-            world.note(f"{link.model} is cut")
-            link.die()
+            if chance.random() < 0.5:
+                world.note(f"{link.model} is cut")
+                link.die()
+            else:  # what the client had written comes late, while it is back already
+                world.note(f"{link.model} is left")
+                link.stall("up", chance.uniform(0.0, 2.0))
+                link.abandon()
 
     def restart() -> None:
         if not world.quiet:
@@ -104,6 +109,7 @@ def _check_empty(world: World) -> None:
         "requests": len(broker.requests),
         "queued bytes": broker.queued_bytes(),
         "deadline": broker.next_deadline() or 0,
+        "sessions": len(broker._sessions),
     }
     if any(left.values()):
         raise ViolationError(f"left behind: { ({what: count for what, count in left.items() if count}) }")
@@ -129,5 +135,5 @@ def test_the_simulation_sees_all_that_it_judges() -> None:
         seen |= {kind for oracle in world.oracles for kind in oracle.checked}
         losses += world.broker.counters.lost if world.broker is not None else 0
     assert seen >= {"PUBLISH", "RETAIN", "SEND", "REQUEST", "REPLY", "ERROR", "CANCEL", "PART", "ALLOW", "NOTICE", "LANE", "PONG", "BYE"}
-    assert seen >= {"will", "bound value", "expired"}
+    assert seen >= {"will", "bound value", "expired", "ended by its session"}
     assert losses > 0
