@@ -106,8 +106,8 @@ class BusMessages(BusRequests):
         ``state``, which is complete when this returns. *type* as in subscribe().
 
         No change falls between the two. After a reconnect come the changes that happened meanwhile, removals too; so it is where messages
-        were lost. A bus that was started anew has nothing retained until its publishers come back. Raises BadName, RequestError,
-        ConnectionLost, Timeout, Closed; TypeError for a *type* that no payload can become.
+        were lost. A bus that was started anew has nothing retained until its publishers come back: removals, then their values again.
+        Raises BadName, RequestError, ConnectionLost, Timeout, Closed; TypeError for a *type* that no payload can become.
         """
         return await _aio_watch.watch(self, pattern, type)
 
