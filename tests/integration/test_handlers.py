@@ -411,6 +411,41 @@ def test_a_handler_sees_that_nobody_waits_any_more(
     run(body())
 
 
+def test_no_handler_is_left_of_requests_that_are_cancelled_as_they_come(connect: Connect, shell: str, daemon: RunningDaemon) -> None:
+    """REQUEST and CANCEL in one read: the handler never begins, or hears of it."""
+    begun: list[Any] = []
+    ended: list[Any] = []
+
+    def waits(request: ipcbus_client.Request) -> None:
+        begun.append(request)
+        if request.wait_cancelled(WAIT_S):
+            ended.append(request)
+
+    async def sleeps(request: aio.Request) -> None:
+        begun.append(request)
+        try:
+            await asyncio.sleep(WAIT_S)
+        except asyncio.CancelledError:
+            ended.append(request)
+            raise
+
+    async def body() -> None:
+        async with await connect(daemon.address) as bus, aio.connect(daemon.address) as asker:
+            await bus.respond("svc/wait", waits if shell == "blocking" else sleeps)
+            await bus.respond("svc/last", lambda request: "last")
+            for turns in range(100):
+                asked = asyncio.create_task(asker.request("svc/wait"))
+                for _ in range(turns % 4):
+                    await asyncio.sleep(0)
+                asked.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await asked
+            assert await asker.request("svc/last", timeout=WAIT_S) == "last"
+            await until(lambda: len(ended) == len(begun))
+
+    run(body())
+
+
 def test_what_waits_for_its_turn_and_is_cancelled_never_begins(connect: Connect, shell: str, daemon: RunningDaemon) -> None:
     async def body() -> None:
         async with await connect(daemon.address) as service, aio.connect(daemon.address) as bus:

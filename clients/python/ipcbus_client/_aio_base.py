@@ -309,7 +309,9 @@ class BusBase:
         finally:
             self._handled(producing.request)
     def _begin_handling(self, responder: Responder, request: Request) -> asyncio.Task[None] | None:
-        """One request: the task in which its handler goes on, or None where it is done."""
+        """One request: the task in which its handler goes on, or None where it is done, or its CANCEL came in the same read."""
+        if request.cancelled:
+            return None
         handling = responder._handle(request)
         if handling is None:
             return None

@@ -373,8 +373,7 @@ class Responder:
             token, request = turn
             task = None
             try:
-                if not request.cancelled:
-                    task = bus._begin_handling(self, request)
+                task = bus._begin_handling(self, request)
             finally:
                 if task is None:
                     turns.end(token)
