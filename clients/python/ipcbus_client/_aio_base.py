@@ -193,7 +193,7 @@ class BusBase:
 
     def _not_connected(self, to: str, timeout: float, what: str = "request", who: str = "") -> ConnectionLost:
         """Why something was never sent."""
-        text = f"{to}: not connected, for {round(timeout, 3):g} s: {self._wire.last_failure}"
+        text = f"{to}: not connected, for {round(timeout, 3):g} s: {self._wire.last_failure or _names.NO_ANSWER}"
         hint = "It was not sent: wait for the bus with state.wait_for(), or with a longer timeout."
         return ConnectionLost(text, who=who or self._address, what=what, hint=hint)
 
@@ -223,7 +223,7 @@ class BusBase:
     async def _fence(self, deadline: float | None) -> None:
         """Wait until everything sent before was routed."""
         if not await self._wire.wait_connected(deadline):
-            raise Timeout(f"not connected: {self._wire.last_failure}", who=self._address, what="flush")
+            raise Timeout(f"not connected: {self._wire.last_failure or _names.NO_ANSWER}", who=self._address, what="flush")
         (await self._wait(self._session.ping(), deadline)).result()
 
     async def _drain(self, deadline: float | None) -> None:
@@ -274,6 +274,9 @@ class BusBase:
         """The tasks at work, without the one that asks and those that wait for the end."""
         me = asyncio.current_task()
         return [task for task in (*self._tasks, *self._handling.values()) if task is not me and task not in self._closers]
+
+    def __reduce__(self) -> str:
+        raise TypeError(f"{self!r} is a connection and cannot be copied or pickled: connect() in the other process")
 
     def __repr__(self) -> str:
         return f"<Bus {self._address} {self._session.state.value}>"

@@ -179,6 +179,7 @@ class Subscription:
                         await result
                 except BaseException as error:  # the border to user code: one message's trouble is not the next one's
                     if is_ours(error):
+                        self._bus._loop.call_soon(self._schedule)  # who cancelled this task meant this message, not those after it
                         raise
                     self._failed(error)
                     if isinstance(error, KeyboardInterrupt):  # it is the program's; where that goes on, so does this

@@ -194,7 +194,7 @@ class BusBase:
 
     def _not_connected(self, to: str, timeout: float, what: str = "request", who: str = "") -> ConnectionLost:
         """Why something was never sent."""
-        text = f"{to}: not connected, for {round(timeout, 3):g} s: {self._wire.last_failure}"
+        text = f"{to}: not connected, for {round(timeout, 3):g} s: {self._wire.last_failure or _names.NO_ANSWER}"
         hint = "It was not sent: wait for the bus with state.wait_for(), or with a longer timeout."
         return ConnectionLost(text, who=who or self._address, what=what, hint=hint)
 
@@ -224,7 +224,7 @@ class BusBase:
     def _fence(self, deadline: float | None) -> None:
         """Wait until everything sent before was routed. Under the lock, taken once: a wait lets go of it once."""
         if not self._wire.wait_connected(deadline):
-            raise Timeout(f"not connected: {self._wire.last_failure}", who=self._address, what="flush")
+            raise Timeout(f"not connected: {self._wire.last_failure or _names.NO_ANSWER}", who=self._address, what="flush")
         self._wait(self._session.ping(), deadline).result()
 
     def _drain(self, deadline: float | None) -> None:
@@ -254,6 +254,9 @@ class BusBase:
         for what in self._worker.at_work():
             after = self._now() - since
             self._session.remark(WARNING, f"{self!r}: closed while {_name(what)} was at work, {after:.1f} s after close() began")
+
+    def __reduce__(self) -> str:
+        raise TypeError(f"{self!r} is a connection and cannot be copied or pickled: connect() in the other process")
 
     def __repr__(self) -> str:
         return f"<Bus {self._address} {self._session.state.value}>"

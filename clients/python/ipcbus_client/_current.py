@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from contextvars import ContextVar
 
@@ -11,6 +12,7 @@ from ._names import check_timeout
 _current: ContextVar[_message.Request | None] = ContextVar("ipcbus request", default=None)
 enter = _current.set  #: the shells say what user code works on, and None after it
 _making = threading.Lock()
+os.register_at_fork(after_in_child=_making._at_fork_reinit)  # type: ignore[attr-defined]  # a thread that is not in the child may have it
 
 
 def current_request() -> _message.Request | None:

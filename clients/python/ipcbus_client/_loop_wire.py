@@ -332,24 +332,35 @@ class LoopWire:
         if self.sock is not None:
             self.sock.close()
             self.sock = None
-        session = self.session
-        session.on_state = session.on_requests = _nothing
+        self.session.on_state = self.session.on_requests = _nothing
         if self._thread != _thread.get_ident():  # the loop, if it still is one, is of a thread that is not here
-            for call in session.calls.values():
-                call.notify = None
-            for lane in (*session.lanes.values(), *([] if session.inbox is None else [session.inbox])):
-                lane.notify = None
-            for feed in list(session._state_feeds):
-                feed.notify = None
-        session.disown(ConnectionLost(FORKED))
+            self._tell_nobody()
+        self.session.disown(ConnectionLost(FORKED))
 
     def forget(self) -> None:
-        """The loop is closed, or the bus is no more: let go of the socket and tell nobody."""
-        sock, self.sock = self.sock, None
+        """The loop is closed: write what the kernel takes now, let go of the socket and tell nobody."""
+        self._tell_nobody()
+        self.session.bye()
+        sock = self.sock
         if sock is not None:
+            try:
+                self.push()
+            except RuntimeError:
+                pass  # a closed loop watches for nothing: the kernel is full, or the other end is gone
+            self.sock = None
             sock.close()
-        self.session.on_state = _nothing
         self.session.close()
+
+    def _tell_nobody(self) -> None:
+        """No task is there any more that waits for what the session tells of."""
+        session = self.session
+        session.on_state = session.on_requests = _nothing
+        for call in session.calls.values():
+            call.notify = None
+        for lane in (*session.lanes.values(), *([] if session.inbox is None else [session.inbox])):
+            lane.notify = None
+        for feed in list(session._state_feeds):
+            feed.notify = None
 
     def opened(self, made: socket.socket, opening: dict[str, Any]) -> None:
         """The keeper connected *made*: begin to talk on it."""

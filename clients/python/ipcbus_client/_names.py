@@ -36,6 +36,7 @@ FOREVER_S = 86_400.0
 
 
 #: What ends in the child of a fork what its parent had begun.
+NO_ANSWER = "the bus did not answer"  #: why there is no connection where no attempt has failed
 FORKED = "this is a child made by fork, and this is its parent's; what the bus object is asked for from now on is the child's own"
 
 
@@ -68,7 +69,7 @@ def no_answer(call: Call, session: Session, failure: str) -> Timeout:
     """Why a wait for the answer to *call* gave up."""
     text = f"the bus did not answer {call.to or 'a ping'} in time"
     if session.state is not State.CONNECTED:
-        text = f"{call.to or 'ping'}: not connected: {failure or 'the bus did not answer'}"
+        text = f"{call.to or 'ping'}: not connected: {failure or NO_ANSWER}"
     return Timeout(text, who=call.who() or session.address, what=call.what())
 
 

@@ -222,6 +222,12 @@ class Bus(BusMessages):
         if isinstance(self._loop, LoopToBe):
             self._wire.end()
             return self._session.undelivered()
+        if self._loop.is_closed():  # it ended before its bus: there is nobody to wait for
+            self._wire.forget()
+            _buses.discard(self)
+            return self._session.undelivered()
+        if asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError(f"{self!r} belongs to another event loop: there, or from here with asyncio.run_coroutine_threadsafe()")
         started = self._loop.time()
         deadline = None if timeout is None else started + timeout
         session, me = self._session, asyncio.current_task()
