@@ -1,4 +1,4 @@
-"""What programs do wrong with a bus, or around it: tasks cancelled under it, loops that end before it, copies."""
+"""What programs do wrong with a bus, or around it: tasks cancelled under it, loops that end before it, copies, depth."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import ipcbus_client
-from ipcbus_client import _current, aio
+from ipcbus_client import _current, _worker, aio
 from tests.daemons import RunningDaemon, environment
 from tests.threaded import SHELLS, WAIT_S, Connect, connecting, run, until, wait_for
 
@@ -48,6 +48,28 @@ def test_a_callback_that_is_cancelled_costs_its_own_message_only(daemon: Running
             await until(lambda: got == list(range(5)), f"only {got} came")
 
     run(body())
+
+
+@pytest.mark.parametrize("depth", [2, 3, 4])
+def test_handlers_that_wait_for_each_other_too_deep_are_told(
+    daemon: RunningDaemon, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, depth: int
+) -> None:
+    monkeypatch.setattr(_worker, "LENT_MAX", 3)
+    with ipcbus_client.connect(daemon.address) as bus:
+
+        def count(request: ipcbus_client.Request) -> int:
+            return 1 + bus.request("svc/count", request.data - 1, timeout=0.5 if depth > 3 else WAIT_S) if request.data else 0
+
+        bus.respond("svc/count", count)
+        for _ in range(2):
+            if depth <= 3:
+                assert bus.request("svc/count", depth, timeout=WAIT_S) == depth
+            else:
+                with pytest.raises(ipcbus_client.ServiceError, match="did not answer in time"):
+                    bus.request("svc/count", depth, timeout=WAIT_S)
+        assert bus.request("svc/count", 0, timeout=WAIT_S) == 0
+    told = [record.getMessage() for record in caplog.records if "each for the next one" in record.getMessage()]
+    assert len(told) == (depth > 3), told
 
 
 def test_asyncio_a_bus_is_closed_after_its_loop(daemon: RunningDaemon) -> None:

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ._calls import ERROR
+from ._calls import ERROR, WARNING
 from ._current import Request, enter
 from ._errors import ConnectionLost
 from ._log import log_exception
@@ -64,6 +64,7 @@ class Worker:
         self._vacant = False  #: the next thread that looks becomes the worker
         self._hands: dict[int, object] = {}  #: user code at work on other threads: what, by thread
         self._lent = 0  #: those of them that were the worker
+        self._told_lent = False  #: the log knows that these were LENT_MAX once
         self._stopped = False
         self.has_lines = False  #: some responder has a concurrency
         self._spare: list[Any] = []  #: locks that hands sleep on
@@ -161,7 +162,12 @@ class Worker:
 
     def _lend(self) -> None:
         """The worker waits for the bus in user code, and there is something to do: another thread goes on in its place."""
-        if self._lent < LENT_MAX and (self._spare or self._start_thread()):
+        if self._lent >= LENT_MAX:
+            if not self._told_lent:
+                self._told_lent = True
+                text = f"{LENT_MAX} callbacks and handlers wait for the bus, each for the next one: what comes waits until one of them ends"
+                self._session.remark(WARNING, f"{self._bus}: {text}. With a concurrency they have threads of their own")
+        elif self._spare or self._start_thread():
             self._hands[self._thread] = self._doing
             self._lent += 1
             self._thread = self._waiting = 0
