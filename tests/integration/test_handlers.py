@@ -708,3 +708,20 @@ def test_nothing_of_the_hands_is_left(connect: Connect, shell: str, daemon: Runn
 
     run(body())
     assert inspect.iscoroutinefunction(aio.Bus.wait)
+
+
+def test_what_get_handed_out_of_a_group_is_handled_when_iteration_asks_for_more(connect: Connect, daemon: RunningDaemon) -> None:
+    async def body() -> None:
+        async with await connect(daemon.address) as bus:
+            sub = await bus.subscribe("t", group="g", prefetch=1)
+            for number in range(4):
+                await bus.publish("t", number)
+            assert (await sub.get(WAIT_S)).data == 0
+            got = []
+            async for message in sub:
+                got.append(message.data)
+                if len(got) == 3:
+                    break
+            assert got == [1, 2, 3]
+
+    run(body())

@@ -349,7 +349,7 @@ class SessionClient:
     def _take_parts(self, taker: Taker) -> None:
         parts = taker.call.lane.messages
         for _ in range(min(len(parts), self.random.choice([1, 5, 100]))):
-            taker.taken.append(taker.call.take())
+            taker.taken.append(taker.call.value_of(taker.call.next_part()))
         self.session.streams.grant(taker.call)
         self._push()
         if parts:

@@ -285,17 +285,13 @@ class BusBase:
 
     def _take_requests(self) -> None:
         requests = self._session.services.requests
-        try:
-            while requests:
-                responder, request = requests.popleft()
-                if responder._turns is None:
-                    self._begin_handling(responder, request)
-                else:
-                    responder._turns.source.append(request)
-                    responder._look()
-        finally:
-            if requests:  # a handler raised KeyboardInterrupt; where the program goes on, so do the other requests
-                self._loop.call_soon(self._take_requests)
+        while requests:
+            responder, request = requests.popleft()
+            if responder._turns is None:
+                self._begin_handling(responder, request)
+            else:
+                responder._turns.source.append(request)
+                responder._look()
 
     def _produce(self, request: Any, generator: Any) -> None:
         """A handler's answer is what *generator* gives: a task of its own, when the handler's is out of the way."""

@@ -43,10 +43,8 @@ class ReplyStream:
         check_timeout(timeout)
         deadline = None if timeout is None else self._bus._loop.time() + timeout
         while True:
-            try:
-                return self._call.take()
-            except IndexError:
-                pass
+            if (part := self._call.next_part()) is not None:
+                return self._call.value_of(part)
             if not await self._more(deadline):
                 if self._call.done:
                     raise Closed(f"{self!r} has ended", who=self._call.to, what="get")
@@ -138,11 +136,10 @@ class _Values:
     async def __anext__(self) -> Any:
         stream = self._stream
         while True:
-            try:
-                return stream._call.take()
-            except IndexError:
-                if not await stream._more(None):
-                    raise StopAsyncIteration from None
+            if (part := stream._call.next_part()) is not None:
+                return stream._call.value_of(part)
+            if not await stream._more(None):
+                raise StopAsyncIteration
 
     def __del__(self) -> None:
         stream = self._stream

@@ -320,10 +320,10 @@ class Responder:
         enter(request)
         try:
             value = self._handler(request)
-        except BaseException as error:  # the border to user code: it becomes an ERROR
+        except BaseException as error:  # noqa: BLE001  # the border to user code: it becomes an ERROR
             self._refuse(request, error)
-            if isinstance(error, KeyboardInterrupt):  # it is the program's
-                raise
+            if isinstance(error, KeyboardInterrupt):  # it is the program's; here it would go through the reading of the socket
+                self._bus._loop.call_soon(_raise, error)
             return None
         finally:
             enter(None)
@@ -410,6 +410,11 @@ class Responder:
             bus._wire.push_soon()
         elif bus._outbox.out:
             bus._wire.push()
+
+
+def _raise(error: BaseException) -> None:
+    """From the event loop: out of it."""
+    raise error
 
 
 def pull(turns: Turns) -> BaseException | None:

@@ -36,13 +36,10 @@ class ReplyStream:
     def __iter__(self) -> Iterator[Any]:
         try:
             while True:
-                try:
-                    value = self._call.take()
-                except IndexError:
-                    if not self._more(None):
-                        return
-                    continue
-                yield value
+                if (part := self._call.next_part()) is not None:
+                    yield self._call.value_of(part)
+                elif not self._more(None):
+                    return
         finally:
             self.close()
 
@@ -53,10 +50,8 @@ class ReplyStream:
         check_timeout(timeout)
         deadline = None if timeout is None else self._bus._now() + timeout
         while True:
-            try:
-                return self._call.take()
-            except IndexError:
-                pass
+            if (part := self._call.next_part()) is not None:
+                return self._call.value_of(part)
             if not self._more(deadline):
                 if self._call.done:
                     raise Closed(f"{self!r} has ended", who=self._call.to, what="get")

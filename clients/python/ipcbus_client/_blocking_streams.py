@@ -31,6 +31,9 @@ _TURN = 100
 class Subscription:
     """A subscription's messages: ``for message in subscription``, or get(). Ends when it or the bus is closed. Thread-safe; several
     threads share the messages.
+
+    Where a signal handler raises, get() and a member of a group lose no message. Iteration without a group may lose the one that is being
+    handed over, as a ``for`` loop over any queue does.
     """
 
     def __init__(
@@ -51,13 +54,14 @@ class Subscription:
         self._waiters: list[Waiter] = []
         self._scheduled = False
         self._granted_at = 0.0
+        self._grouped = lane.group is not None
         self._given = False  #: group: get() handed out a message that counts as handled at the next
         # (what is iterated must not hold the bus object, which shall be closed when nobody else has it; a callback is a use of it)
         if callback is None:
             lane.notify = partial(_wake, self._waiters)
         else:
             if concurrency > 1:
-                self._line = Line(Turns(lane.messages, concurrency, key, lane), self._take, self)
+                self._line = Line(Turns(lane.messages, concurrency, key, lane), self._call, self)
             lane.notify = self._schedule if self._line is None else self._look
             bus._callers.add(self)
             bus._worker.start()
@@ -65,9 +69,9 @@ class Subscription:
     def __iter__(self) -> Iterator[Message]:
         messages = self._lane.messages
         popleft = messages.popleft
-        if self._lane.group is not None:
+        if self._grouped:
             while self._more(None):
-                message = self._pop()
+                message = self._take_next()
                 if message is not None:
                     try:
                         yield message
@@ -79,24 +83,25 @@ class Subscription:
                 while True:
                     yield popleft()
             except IndexError:
-                if not self._more(None):
-                    return
+                pass  # (what is raised while waiting has nothing to do with it)
+            if not self._more(None):
+                return
 
     def get(self, timeout: float | None = None) -> Message:
         """The next message. Raises Timeout after *timeout* seconds (None: never), Closed or what ended the subscription when there is
         nothing more to come. With notices also a Lost or a Reconnected, as iteration and callbacks have them.
         """
-        if self._given:
-            self._given = False
-            self._handled()
         deadline = None
         if timeout is not None:
             check_timeout(timeout)
             deadline = self._bus._now() + timeout
+        if self._given:
+            with self._bus._lock:
+                self._ask()
         while True:
-            message = self._pop()
+            message = self._take_next()
             if message is not None:
-                self._given = self._lane.group is not None
+                self._given = self._grouped
                 return message
             if not self._more(deadline):
                 if self._lane.closed:
@@ -156,16 +161,26 @@ class Subscription:
             bus._wire.push()
             return call
 
-    def _pop(self) -> Message | None:
+    def _take_next(self) -> Message | None:
+        """The next message, where one is here."""
+        messages = self._lane.messages
+        message = None
         try:
-            return self._lane.messages.popleft()
-        except IndexError:
-            return None
+            with self._bus._lock:
+                if messages:
+                    message = messages[0]  # no call until it is out: a signal handler would run after that
+                    del messages[0]
+            return message
+        except BaseException:  # of a signal handler
+            if message is not None:
+                messages.appendleft(message)
+            raise
 
     def _more(self, deadline: float | None) -> bool:
         """Wait for messages; False at the deadline or the end, which raises where the program did not want it."""
         lane, bus = self._lane, self._bus
         with bus._lock:
+            self._ask()
             bus._session.grant(lane, idle=not lane.messages)
             if not lane.messages and not lane.closed:
                 waiter = Waiter()
@@ -180,14 +195,25 @@ class Subscription:
                 raise lane.ended()
             return False
 
-    def _handled(self) -> None:
-        bus = self._bus
-        with bus._lock:
+    def _ask(self) -> None:
+        """Group: the next message is asked for, so what get() handed out is handled. Under the lock."""
+        if self._given:
             self._lane.handled()
-            now = bus._now()
-            if bus._session.grant(self._lane, idle=now - self._granted_at > GRANT_S):
-                self._granted_at = now
-                bus._wire.push()
+            self._given = False  # (no call in between: a signal handler would run after that)
+            self._grant()
+
+    def _handled(self) -> None:
+        with self._bus._lock:
+            self._lane.handled()
+            self._grant()
+
+    def _grant(self) -> None:
+        """Renew the credit where it is worth a frame, and send that."""
+        bus = self._bus
+        now = bus._now()
+        if bus._session.grant(self._lane, idle=now - self._granted_at > GRANT_S):
+            self._granted_at = now
+            bus._wire.push()
 
     def _schedule(self) -> None:
         if not self._scheduled and self._lane.messages:
@@ -220,7 +246,7 @@ class Subscription:
         assert self._line is not None
         self._bus._worker.look(self._line)
 
-    def _take(self, message: Message, failure: BaseException | None) -> None:
+    def _call(self, message: Message, failure: BaseException | None) -> None:
         """On a hand: one message of what has a concurrency."""
         bus, lane = self._bus, self._lane
         assert self._callback is not None

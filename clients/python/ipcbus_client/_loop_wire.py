@@ -181,19 +181,21 @@ class LoopWire:
         session = self.session
         try:
             count = sock.recv_into(self._buffer, session.incoming.read_bytes)
+            if count:
+                session.receive(self._view[:count])
+                if session.hangup is not None:
+                    self.drop(session.hangup)
+                elif self.outbox.out:
+                    self.push()
+            else:
+                self.drop("the bus closed the connection")
         except BlockingIOError:
             return
         except OSError as error:
             self.drop(f"reading failed: {error.strerror}")
-            return
-        if not count:
-            self.drop("the bus closed the connection")
-            return
-        session.receive(self._view[:count])
-        if session.hangup is not None:
-            self.drop(session.hangup)
-        elif self.outbox.out:
-            self.push()
+        except BaseException:
+            self.drop("interrupted while reading")  # a signal handler raised: what was read is lost, so the stream is
+            raise
         if session.remarks:
             self.log_soon()
 
@@ -233,6 +235,10 @@ class LoopWire:
             except OSError as error:
                 self.drop(self._last_words(sock) or f"writing failed: {error.strerror}")
                 return False
+            except BaseException:  # of a signal handler
+                outbox.interrupted()
+                self.drop("interrupted while writing")
+                raise
 
     def _last_words(self, sock: socket.socket) -> str | None:
         """Writing failed in the handshake: what the bus said before it closed, which a full one does without waiting for HELLO."""

@@ -405,6 +405,12 @@ class Outbox:
             self._sending = b""
             self._at = 0
 
+    def interrupted(self) -> None:
+        """A write was interrupted, and nobody knows what of it the kernel has: it is unknown, for sent again it might come twice. The
+        connection ends now.
+        """
+        self._at = len(self._sending)
+
     @property
     def unsent_bytes(self) -> int:
         """Bytes of this connection that the kernel does not have yet."""

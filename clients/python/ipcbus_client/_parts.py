@@ -40,11 +40,17 @@ class Parted(Call):
         self._convert = convert
         self.lane = Lane(identity, to, window_bytes=window_bytes)
 
-    def take(self) -> Any:
-        """The next value. Raises IndexError where none is here, PayloadError where this one cannot be decoded."""
-        meta, payload = self.lane.messages.popleft()
+    def next_part(self) -> Any:
+        """What the next value is made of, or None where none is here."""
         try:
-            value = decode_value(meta, payload)
+            return self.lane.messages.popleft()
+        except IndexError:
+            return None
+
+    def value_of(self, part: Any) -> Any:
+        """The value of a part. Raises PayloadError where it cannot be decoded."""
+        try:
+            value = decode_value(*part)
             return value if self._convert is None else self._convert(value)
         except PayloadError as error:
             error.about(who=self.to)

@@ -130,7 +130,8 @@ class WireSocket:
             except OSError as error:
                 self.drop(self._last_words(sock) or f"writing failed: {error.strerror}")
                 return False
-            except BaseException:
+            except BaseException:  # of a signal handler
+                outbox.interrupted()
                 self.drop("interrupted while writing")
                 raise
             finally:
