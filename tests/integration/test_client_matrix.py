@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -190,8 +191,9 @@ async def place(bus: Any, inner: Any, context: str, code: Callable[[Any], Any]) 
             inner.state.on_change(lambda value: _tasks.append(asyncio.ensure_future(code(value))))
         else:
             inner.state.on_change(code)
-        for feed in list(inner._session._state_feeds):
-            feed.put(inner._session.state)
+        with getattr(inner, "_lock", contextlib.nullcontext()):
+            for feed in list(inner._session._state_feeds):
+                feed.put(inner._session.state)
     else:
         await bus.respond("m.ask/begin", code, concurrency=2 if context == "handlers" else None)
         async with aio.connect(inner.address) as other:
