@@ -17,7 +17,7 @@ import ipcbus_client
 from ipcbus_client import aio
 from tests.conftest import DaemonFactory
 from tests.daemons import RunningDaemon
-from tests.threaded import Connect, connecting, run, until
+from tests.threaded import Connect, connecting, run, until, wait_for
 
 WAIT_S = 30.0
 
@@ -725,3 +725,69 @@ def test_what_get_handed_out_of_a_group_is_handled_when_iteration_asks_for_more(
             assert got == [1, 2, 3]
 
     run(body())
+
+
+def test_what_a_generator_raises_when_it_is_closed_reaches_the_owner(connect: Connect, daemon: RunningDaemon) -> None:
+    seen: list[Any] = []
+
+    def count(request: ipcbus_client.Request) -> Iterator[int]:
+        try:
+            for number in range(1000):
+                seen.append(ipcbus_client.current_request() is request)
+                yield number
+        finally:
+            seen.append(ipcbus_client.current_request() is request)
+            raise LookupError("in the end")
+
+    async def body() -> None:
+        async with await connect(daemon.address) as service, aio.connect(daemon.address) as bus:
+            await service.respond("svc/count", count, errors="raise")
+            stream = await bus.stream("svc/count", window_bytes=100)
+            assert [await stream.get(WAIT_S) for _ in range(50)] == list(range(50))
+            await stream.close()
+            with pytest.raises(LookupError, match="in the end"):
+                await service.wait(WAIT_S)
+            assert all(seen)
+            assert service.stats_local()["handler_errors"] == 1
+
+    run(body())
+
+
+class NoThreads(threading.Thread):
+    """The system has no thread left for user code."""
+
+    def start(self) -> None:
+        raise RuntimeError("can't start new thread")
+
+
+def test_without_a_thread_for_more_at_once_they_run_one_after_the_other(
+    daemon: RunningDaemon, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    got: list[int] = []
+    together = threading.Barrier(2)
+
+    def take(message: ipcbus_client.Message) -> None:
+        if message.data >= 20:
+            together.wait(WAIT_S)
+        got.append(message.data)
+
+    with ipcbus_client.connect(daemon.address, timeout=WAIT_S) as bus, ipcbus_client.connect(daemon.address, timeout=WAIT_S) as other:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading, "Thread", NoThreads)
+            with pytest.raises(RuntimeError, match="new thread"):
+                bus.subscribe("t", take)
+            with pytest.raises(RuntimeError, match="new thread"):
+                bus.respond("svc/twice", take)
+        assert other.names() == []
+        bus.subscribe("t", take, concurrency=2)
+        bus.respond("svc/twice", lambda request: 2 * request.data, concurrency=2)
+        with monkeypatch.context() as patch:
+            patch.setattr(threading, "Thread", NoThreads)
+            for number in range(20):
+                other.publish("t", number)
+            assert [other.request("svc/twice", number, timeout=WAIT_S) for number in range(20)] == [2 * number for number in range(20)]
+            wait_for(lambda: len(got) == 20, "a message has no callback")
+        assert caplog.text.count("no further thread") == 1
+        for number in (20, 21):
+            other.publish("t", number)
+        wait_for(lambda: len(got) == 22, "they do not run at once again")

@@ -31,6 +31,8 @@ class Producing:
         self._wire = wire
         self.request = request
         self._generator = generator
+        responder = self._services.find(request.to)
+        self._raises = responder is not None and responder._raises
         self._waiters: Waiters = []
         self._production = session.services.production(request)
         self._production.wake = partial(wake, self._waiters)
@@ -80,10 +82,7 @@ class Producing:
         text = self._services.refuse(self.request, error)
         self._wire.push()
         if text is not None:
-            log_exception(text, error)
-            responder = self._services.find(self.request.to)
-            if responder is not None and responder._raises:
-                self._session.user_raised(error)
+            self._raised(text, error)
 
     async def _close(self) -> None:
         """End the generator, which may be user code too."""
@@ -96,4 +95,9 @@ class Producing:
             if is_ours(error):
                 raise
             self._session.counters["handler_errors"] += 1
-            log_exception(f"the generator that answered {self.request.to} raised {type(error).__name__} when it was closed", error)
+            self._raised(f"the generator that answered {self.request.to} raised {type(error).__name__} when it was closed", error)
+
+    def _raised(self, text: str, error: BaseException) -> None:
+        log_exception(text, error)
+        if self._raises:
+            self._session.user_raised(error)

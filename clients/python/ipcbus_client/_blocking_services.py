@@ -130,6 +130,7 @@ def respond(
         session.check_open()
         owns = session.declarations.declared("own", name) is None
         responder = Responder(bus, name, list(said), handler, owns=owns, concurrency=concurrency, key=key, errors=errors)
+        bus._worker.start()
         try:
             deadline = bus._now() + bus._patience()
             for call in session.services.begin(name, said, responder, mode if owns else None):
@@ -138,5 +139,4 @@ def respond(
             responder._end_serving()
             bus._wire.push()
             raise
-        bus._worker.start()
     return responder

@@ -62,10 +62,10 @@ class StateHandle:
         self._callback = callback
         with bus._lock:
             bus._session.check_open()
+            bus._worker.start()
             self._feed = bus._session.watch_state(StateFeed())
             self._feed.notify = self._schedule
             bus._state_handles.add(self)
-            bus._worker.start()
 
     def close(self) -> None:
         """No more calls; one that runs goes on to its end. Idempotent."""

@@ -63,8 +63,8 @@ class Subscription:
             if concurrency > 1:
                 self._line = Line(Turns(lane.messages, concurrency, key, lane), self._call, self)
             lane.notify = self._schedule if self._line is None else self._look
-            bus._callers.add(self)
             bus._worker.start()
+            bus._callers.add(self)
 
     def __iter__(self) -> Iterator[Message]:
         messages = self._lane.messages

@@ -35,6 +35,8 @@ class Producing:
         self._worker = worker
         self.request = request
         self._generator = generator
+        responder = self._services.find(request.to)
+        self._raises = responder is not None and responder._raises
         self._scheduled = False  #: a job of ours waits or runs: never two
         self._production = session.services.production(request)
         self._production.wake = self._wake
@@ -91,11 +93,7 @@ class Producing:
             text = self._services.refuse(self.request, error)
             self._wire.push()
         if text is not None:
-            log_exception(text, error)
-            responder = self._services.find(self.request.to)
-            if responder is not None and responder._raises:
-                with self._lock:
-                    self._session.user_raised(error)
+            self._raised(text, error)
         self._close()
 
     def _close(self) -> None:
@@ -104,4 +102,10 @@ class Producing:
             self._generator.close()
         except BaseException as error:  # noqa: BLE001  # the border to user code
             self._session.counters["handler_errors"] += 1
-            log_exception(f"the generator that answered {self.request.to} raised {type(error).__name__} when it was closed", error)
+            self._raised(f"the generator that answered {self.request.to} raised {type(error).__name__} when it was closed", error)
+
+    def _raised(self, text: str, error: BaseException) -> None:
+        log_exception(text, error)
+        if self._raises:
+            with self._lock:
+                self._session.user_raised(error)

@@ -66,6 +66,7 @@ class Worker:
         self._lent = 0  #: those of them that were the worker
         self._told_lent = False  #: the log knows that these were LENT_MAX once
         self._stopped = False
+        self._short = False  #: the last thread that was wanted could not be had
         self.has_lines = False  #: some responder has a concurrency
         self._spare: list[Any] = []  #: locks that hands sleep on
         self._closers: list[int] = []  #: threads that wait in wait_end()
@@ -93,11 +94,11 @@ class Worker:
         return me in self._hands or (self._thread == me and self._doing is not None)
 
     def start(self) -> None:
-        """Start the worker, once."""
+        """Start the worker, once. Raises RuntimeError where the system has no thread left."""
         if self._waiter is None:
+            threading.Thread(target=self._work, name="ipcbus worker", daemon=True).start()
             self._waiter = Waiter()
             self._vacant = True
-            self._start_thread()
 
     def add(self, job: Callable[[], None]) -> None:
         """Have *job* run by the worker."""
@@ -112,8 +113,8 @@ class Worker:
         if self._queue(line):
             if self._spare:
                 self._spare.pop().release()
-            else:
-                self._start_thread()
+            elif not self._start_thread():
+                self.add(self._take_turn_here)
 
     def _queue(self, line: Line) -> bool:
         if line.queued or self._stopped or not line.turns.can_begin:
@@ -226,8 +227,11 @@ class Worker:
         try:
             threading.Thread(target=self._work, name="ipcbus worker", daemon=True).start()
         except RuntimeError as error:  # the system has no more, or the interpreter is at its end
-            self._session.remark(ERROR, f"{self._bus}: no thread for callbacks and handlers: {error}")
+            if not self._short:
+                self._short = True
+                self._session.remark(ERROR, f"{self._bus}: no further thread for callbacks and handlers, so fewer run at once: {error}")
             return False
+        self._short = False
         return True
 
     def _produce(self, request: Any, generator: Any) -> None:
@@ -319,7 +323,7 @@ class Worker:
 
     def _back(self, me: int) -> None:
         """User code is over whose place was lent meanwhile."""
-        del self._hands[me]
+        self._hands.pop(me, None)  # (it was a hand, too, where it took a turn)
         self._lent -= 1
         self._told()
 
@@ -349,6 +353,14 @@ class Worker:
             self._queue(line)  # this hand looks at it next
             if self._idle:
                 self._told()
+
+    def _take_turn_here(self) -> None:
+        """On the worker, as a job, without the lock: a turn for which no hand could be had."""
+        with self._lock:
+            if self._lines:
+                self._take_turn(_thread.get_ident(), self._lines.popleft())
+            if self._lines:
+                self.add(self._take_turn_here)
 
     def _find_key(self, me: int, line: Line, key_of: Key, item: Any) -> None:
         """As a hand: ask user code for the key of *item*, which waits for its turn then."""
