@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import ipcbus_client
+from ipcbus_client import aio
 from tests.conftest import DaemonFactory
 from tests.daemons import RunningDaemon
 from tests.threaded import WAIT_S, Connect, connecting, run
@@ -192,5 +193,53 @@ def test_what_ended_the_bus_is_raised_anew_each_time(connect: Connect, daemon_fa
             errors.append(caught.value)
         assert errors[0] is not errors[1]
         await bus.close()
+
+    run(body())
+
+
+OWNED: dict[str, Callable[[Any], Any]] = {
+    "subscription": lambda bus: bus.subscribe("t"),
+    "watch": lambda bus: bus.watch("t"),
+    "responder": lambda bus: bus.respond("svc/do", print),
+}
+
+
+async def fail_in(made: Any, daemon: RunningDaemon) -> None:
+    if hasattr(made, "inner"):
+        with made.inner:
+            daemon.signal(signal.SIGSTOP)
+            raise KeyError
+    async with made:
+        daemon.signal(signal.SIGSTOP)
+        raise KeyError
+
+
+@pytest.mark.parametrize("kind", OWNED)
+def test_an_exception_does_not_wait_for_a_stopped_bus_on_its_way_out(connect: Connect, daemon: RunningDaemon, kind: str) -> None:
+    """The connect timeout is an hour: a ``with`` that waited for the answer to unsubscribe would hang, and replace the exception."""
+
+    async def body() -> None:
+        bus = await connect(daemon.address, timeout=3600, heartbeat=0)
+        made = await OWNED[kind](bus)
+        with pytest.raises(KeyError):
+            await fail_in(made, daemon)
+        daemon.signal(signal.SIGCONT)
+        assert await bus.names() == []
+        assert (await bus.stats())["lanes"] == 0
+        await bus.close()
+
+    run(body())
+
+
+def test_a_timeout_of_asyncio_is_not_held_up_by_a_stopped_bus(daemon: RunningDaemon) -> None:
+    async def body() -> None:
+        async with aio.connect(daemon.address, timeout=3600, heartbeat=0) as bus:
+            sub = await bus.subscribe("t")
+            daemon.signal(signal.SIGSTOP)
+            with pytest.raises(TimeoutError) as caught:
+                async with asyncio.timeout(0.05), sub:
+                    await sub.get()
+            assert not isinstance(caught.value, ipcbus_client.Timeout)
+            daemon.signal(signal.SIGCONT)
 
     run(body())

@@ -33,7 +33,10 @@ class Service:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        await self.close()
+        if kind is None:
+            await self.close()
+        else:  # what goes on here must not wait for a bus that is stopped
+            self._responder._leave()
 
     def __repr__(self) -> str:
         return f"<Service {self.name}: {', '.join(self.methods)}>"
@@ -133,7 +136,6 @@ async def respond(
         for call in session.services.begin(name, said, responder, mode if owns else None):
             (await bus._wait(call, deadline)).result()
     except BaseException:
-        responder._end_serving()
-        bus._wire.push()
+        responder._leave()
         raise
     return responder

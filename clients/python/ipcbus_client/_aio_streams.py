@@ -89,7 +89,11 @@ class Subscription:
         return await self._next(self._bus._loop.time() + timeout)
 
     async def close(self) -> None:
-        """End it: unsubscribe. What was received already can still be taken. Idempotent."""
+        """End it: unsubscribe. What was received already can still be taken. Idempotent.
+
+        Raises Timeout where the bus does not answer within the connect timeout; it has ended all the same. An ``async with`` that
+        an exception leaves does not wait for the answer.
+        """
         bus, call = self._bus, self._leave()
         if bus._session.state is State.CONNECTED:
             await bus._settled(call)
@@ -123,7 +127,10 @@ class Subscription:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        await self.close()
+        if kind is None:
+            await self.close()
+        else:  # what goes on here must not wait for a bus that is stopped
+            self._leave()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._lane.pattern!r}>"
@@ -298,20 +305,26 @@ class Responder:
 
     async def close(self) -> None:
         """Serve them no more, and give up the name where respond() had claimed it and nothing else is served under it. Idempotent."""
-        for call in self._end_serving():
+        for call in self._leave():
             await self._bus._settled(call)
 
     async def __aenter__(self) -> Responder:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        await self.close()
+        if kind is None:
+            await self.close()
+        else:  # what goes on here must not wait for a bus that is stopped
+            self._leave()
 
     def __repr__(self) -> str:
         return f"<Responder {self.name}/{', '.join(self.methods)}>"
 
-    def _end_serving(self) -> list[Call]:
-        return self._bus._session.services.end(self.name, self.methods, self, self._owns)
+    def _leave(self) -> list[Call]:
+        """End it; the answers of the bus, where it has to be told, are nothing that must be waited for."""
+        calls = self._bus._session.services.end(self.name, self.methods, self, self._owns)
+        self._bus._wire.push()
+        return calls
 
     def _handle(self, request: Request) -> Coroutine[Any, Any, None] | None:
         """One request. A handler that has to be awaited goes on in the coroutine that is returned, for a task; any other is done."""

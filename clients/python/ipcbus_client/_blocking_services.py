@@ -33,7 +33,10 @@ class Service:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
+        if kind is None:
+            self.close()
+        else:  # what goes on here must not wait for a bus that is stopped
+            self._responder._leave()
 
     def __repr__(self) -> str:
         return f"<Service {self.name}: {', '.join(self.methods)}>"
@@ -136,7 +139,6 @@ def respond(
             for call in session.services.begin(name, said, responder, mode if owns else None):
                 bus._wait(call, deadline).result()
         except BaseException:
-            responder._end_serving()
-            bus._wire.push()
+            responder._leave()
             raise
     return responder

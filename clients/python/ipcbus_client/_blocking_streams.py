@@ -109,7 +109,11 @@ class Subscription:
                 raise Timeout(f"no message on {self._lane.pattern!r} in time", who=self._lane.pattern, what="get")
 
     def close(self) -> None:
-        """End it: unsubscribe. What was received already can still be taken. Idempotent."""
+        """End it: unsubscribe. What was received already can still be taken. Idempotent.
+
+        Raises Timeout where the bus does not answer within the connect timeout; it has ended all the same. A ``with`` that an exception
+        leaves does not wait for the answer.
+        """
         bus = self._bus
         with bus._lock:
             call = self._leave()
@@ -145,7 +149,10 @@ class Subscription:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
+        if kind is None:
+            self.close()
+        else:  # what goes on here must not wait for a bus that is stopped
+            self._leave()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._lane.pattern!r}>"
@@ -323,20 +330,27 @@ class Responder:
     def close(self) -> None:
         """Serve them no more, and give up the name where respond() had claimed it and nothing else is served under it. Idempotent."""
         with self._bus._lock:
-            for call in self._end_serving():
+            for call in self._leave():
                 self._bus._settled(call)
 
     def __enter__(self) -> Responder:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
+        if kind is None:
+            self.close()
+        else:  # what goes on here must not wait for a bus that is stopped
+            self._leave()
 
     def __repr__(self) -> str:
         return f"<Responder {self.name}/{', '.join(self.methods)}>"
 
-    def _end_serving(self) -> list[Call]:
-        return self._bus._session.services.end(self.name, self.methods, self, self._owns)
+    def _leave(self) -> list[Call]:
+        """End it; the answers of the bus, where it has to be told, are nothing that must be waited for."""
+        with self._bus._lock:
+            calls = self._bus._session.services.end(self.name, self.methods, self, self._owns)
+            self._bus._wire.push()
+            return calls
 
     def _take(self, request: Request, failure: BaseException | None) -> None:
         self._bus._worker.take(self, request, failure)

@@ -90,7 +90,10 @@ class Watch:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
+        if kind is None:
+            self.close()
+        else:  # what goes on here must not wait for a bus that is stopped
+            self._stream._leave()
 
     def __repr__(self) -> str:
         return f"<Watch {self._lane.pattern!r}>"
