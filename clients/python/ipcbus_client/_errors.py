@@ -47,7 +47,7 @@ class ConnectError(BusError, ConnectionError):
     """The bus could not be reached in time, or what listens there is not a bus that this program may trust.
 
     ``reason`` is for a program: ``nothing_listens``, ``secret`` (TCP: its file, or the proof), ``refused`` (by the bus, or by us what
-    listens there), or ``timeout`` (no answer, or none that could be understood).
+    listens there), ``autostart`` (none could be started), or ``timeout`` (no answer, or none that could be understood).
     """
 
     what = "connect"
