@@ -500,3 +500,35 @@ def test_what_has_no_room_is_neither_bound_nor_remembered(online: bool) -> None:
         assert [element[0] for element in program.said()] == [Kind.PUBLISH]
         program.lost()
     assert [as_said(element) for element in program.connect(b"j")][:1] == [restore("t", b"old", [])]
+
+
+def test_a_value_that_the_outbox_dropped_is_restored() -> None:
+    program = connected(waiting=Waiting("drop_oldest", max_messages=1))
+    program.put("t", b"1", retain=True)
+    program.flush()
+    program.lost()
+    program.put("t", b"2", retain=True)
+    program.put("u", b"3")  # takes its place
+    assert [as_said(element) for element in program.connect()] == [restore("t", b"2", [7]), (Kind.PUBLISH, 8, "u", 1, b"3")]
+
+
+def test_a_will_that_was_taken_back_without_a_connection_was_published_all_the_same() -> None:
+    program = connected()
+    program.put("status", b"online", retain=True)
+    program.session.posts.will("status", b"offline", True, None)
+    program.flush()
+    program.lost()
+    program.session.declarations.withdraw("will", "status")
+    assert [as_said(element) for element in program.connect()] == [restore("status", b"online", [7])]
+
+
+@pytest.mark.parametrize(("more", "fits"), [(-1, True), (0, True), (1, False)])
+def test_what_is_over_a_later_busses_limit_is_not_said_to_it(monkeypatch: pytest.MonkeyPatch, more: int, fits: bool) -> None:
+    """A frame over its limit would be the end of the connection, and of the bus object."""
+    program = connected()
+    program.put("t", bytes(5000 + more), retain=True)
+    sent(program.session)
+    program.lost()
+    monkeypatch.setitem(INFO, "max_payload_bytes", 5000)
+    assert [element[0] for element in program.connect(b"j")] == [Kind.REQUEST] * fits
+    assert any("over this bus's payload limit" in remark.text for remark in program.session.remarks) is not fits

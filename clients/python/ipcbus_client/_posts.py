@@ -169,6 +169,8 @@ class Posts:
         self._values[post.topic] = post
         self._marks[post.topic] = self._session.outbox.mark()
         self._bytes += size
+        if not self._session.outbox.peer:
+            self._uncertain.add(post.topic)  # the outbox may have dropped it, or may yet
 
     def _forget(self, topic: str) -> None:
         post = self._values.pop(topic, None)
@@ -193,22 +195,25 @@ class Posts:
         if not everything and not self._values:
             return
         coming = session.outbox.waiting.retained_topics()
-        declared = session.declarations.declared
         for post in list(self._values.values()):
             ttl_ms = session.outbox.ttl_ms(post.deadline)
             if ttl_ms == 0:
                 self._forget(post.topic)
             elif post.topic in coming:
                 self._arrives(post.topic, session.outbox.mark() + len(session.outbox.waiting))
-            elif everything or post.bound or post.topic in self._uncertain or declared("will", post.topic) is not None:
+            elif everything or post.topic in self._uncertain:
                 self._restore(post, ttl_ms)
         if not self._restoring:
             self._restored = session.incarnation
 
     def lost(self) -> None:
-        """The connection is gone, and its outbox still knows what it had; what was not answered is said again."""
-        confirmed = self._session.outbox.confirmed
-        self._uncertain.update(topic for topic, mark in self._marks.items() if mark > confirmed)
+        """The connection is gone, and its outbox still knows what it had; what was not answered is said again. What may not have arrived,
+        was bound to the connection, or has the will of it in its place, is uncertain from here on.
+        """
+        confirmed, declared = self._session.outbox.confirmed, self._session.declarations.declared
+        for topic, post in self._values.items():
+            if self._marks[topic] > confirmed or post.bound or declared("will", topic) is not None:
+                self._uncertain.add(topic)
         if self._restoring:
             self._restored = b""
         self._restoring.clear()
@@ -216,11 +221,11 @@ class Posts:
     def _restore(self, post: Post, ttl_ms: int | None) -> None:
         session = self._session
         size = len(post.payload)
+        if size > session.limits.get("max_payload_bytes", size):
+            self._forget(post.topic)
+            session.remark(WARNING, f"after a reconnect: the retained value of {post.topic!r} is over this bus's payload limit")
+            return
         if size > ARGUMENT_BYTES:
-            if size > session.limits.get("max_payload_bytes", size):
-                self._forget(post.topic)
-                session.remark(WARNING, f"after a reconnect: the retained value of {post.topic!r} is over this bus's payload limit")
-                return
             session.outbox.post(post.topic, post.meta, post.payload, True, post.deadline)
             self._arrives(post.topic, session.outbox.mark())
             return
