@@ -532,3 +532,17 @@ def test_what_is_over_a_later_busses_limit_is_not_said_to_it(monkeypatch: pytest
     monkeypatch.setitem(INFO, "max_payload_bytes", 5000)
     assert [element[0] for element in program.connect(b"j")] == [Kind.REQUEST] * fits
     assert any("over this bus's payload limit" in remark.text for remark in program.session.remarks) is not fits
+
+
+@pytest.mark.parametrize(("limit", "fits"), [(5100, True), (4900, False)])
+def test_a_will_over_a_later_busses_limit_is_given_up_loudly(monkeypatch: pytest.MonkeyPatch, limit: int, fits: bool) -> None:
+    program = connected()
+    program.session.posts.will("w", bytes(5000), False, None)
+    program.said()
+    program.answer({})
+    program.lost()
+    monkeypatch.setitem(INFO, "max_payload_bytes", limit)
+    assert len(program.connect(b"j")) == fits
+    assert any("payload limit; given up" in remark.text for remark in program.session.remarks) is not fits
+    assert (program.session.declarations.declared("will", "w") is not None) is fits
+    assert all(len(remark.text) < 300 for remark in program.session.remarks)  # without its payload

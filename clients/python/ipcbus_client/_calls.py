@@ -67,13 +67,18 @@ class Call:
             raise
 
 
+#: The method of a declaration, then its lane, name, name and method, or topic.
+Key = tuple[str, ...] | tuple[str, int]
+
+
 class Declaration:
     """Something that the bus was told and must be told again after a reconnect."""
 
     # (no dataclass, here and elsewhere: importing those takes 13 ms)
-    __slots__ = ("arguments", "call", "earlier", "lane", "method", "owner", "refused", "said")
+    __slots__ = ("arguments", "call", "earlier", "key", "lane", "method", "owner", "refused", "said")
 
-    def __init__(self, method: str, arguments: dict[str, Any], call: Call, lane: Lane | None = None) -> None:
+    def __init__(self, key: Key, method: str, arguments: dict[str, Any], call: Call, lane: Lane | None = None) -> None:
+        self.key = key  #: there is one of it
         self.method = method  #: the bus's method: subscribe, own or serve
         self.arguments = arguments
         self.call = call  #: whoever waits for the first answer
@@ -94,6 +99,15 @@ class Declaration:
         while declaration is not None:
             declaration.call.settle(meta, payload, error)
             declaration.earlier, declaration = None, declaration.earlier
+
+
+def map_of(meta: Any, payload: bytes) -> dict[str, Any]:
+    """The map that the bus put into a payload; empty where it is none."""
+    try:
+        value = decode_value(meta, payload)
+    except PayloadError:
+        value = None  # of a newer bus, whose kinds and names alone are understood
+    return value if isinstance(value, dict) else {}
 
 
 class Remark(NamedTuple):

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ipcbus.protocol.errors import Code
 from ipcbus.protocol.limits import Limits
 from ipcbus.protocol.messages import Meta
 from ipcbus.protocol.payloads import encode_value
 
-from ._calls import ERROR, WARNING, Call, Declaration
-from ._errors import Closed, RequestError, Verdict, verdict
+from ._calls import ERROR, WARNING, Call, Declaration, Key, map_of
+from ._errors import Closed, Refused, RequestError, Verdict, verdict
 from ._lanes import Lane
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 #: Between attempts to get back what a replay was refused.
 RETRY_S = 1.0
 _ANSWER_S = Limits().max_timeout_ms / 1000  #: the bus answers its own methods at once; the caller's patience is the shell's business
-
-Key = tuple[str, ...] | tuple[str, int]
 
 
 class Declarations:
@@ -124,7 +123,7 @@ class Declarations:
 
     def _declare(self, key: Key, method: str, arguments: dict[str, Any], lane: Lane | None = None) -> Call:
         call = Call(self._session.new_id(), f"bus/{method}")
-        declaration = Declaration(method, arguments, call, lane)
+        declaration = Declaration(key, method, arguments, call, lane)
         call.declaration = declaration
         earlier = self._all.get(key)
         if earlier is not None and not earlier.call.done:
@@ -140,7 +139,7 @@ class Declarations:
     def replay(self) -> None:
         """Tell this connection everything that it was not told yet."""
         peer = self._session.outbox.peer
-        for declaration in self._all.values():
+        for declaration in list(self._all.values()):
             # A will waits for WELCOME: of what it publishes this side must know the sender, to tell it from what others published.
             if not declaration.said and (peer or declaration.method != "will"):
                 self._say(declaration)
@@ -193,26 +192,32 @@ class Declarations:
             if declaration.lane.group is not None:
                 arguments["messages"] = messages
         meta, payload = encode_value(arguments)
+        call = Call(session.new_id(), declaration.call.to, declaration)
+        if declaration.method == "will" and len(payload) > session.limits.get("max_payload_bytes", len(payload)):
+            # Only a will can be so large. Such a frame would be the end of the connection, and of the bus object.
+            self.answered(call, None, b"", Refused(Code.TOO_LARGE, "it is over this bus's payload limit", call.to))
+            return
         declaration.said = True
-        session.put_request(Call(session.new_id(), declaration.call.to, declaration), meta, payload, _ANSWER_S)
+        session.put_request(call, meta, payload, _ANSWER_S)
 
     def answered(self, call: Call, meta: Meta, payload: bytes, error: RequestError | None) -> None:
         """The bus answered a declaration."""
         declaration = call.declaration
-        key = next((key for key, known in self._all.items() if known is declaration), None)
-        if declaration is None or key is None:
-            if declaration is not None:  # declared anew meanwhile; whoever waited for this one still has to be told
-                declaration.settle(meta, payload, error)
+        if declaration is None:
+            return
+        key = declaration.key
+        if self._all.get(key) is not declaration:  # declared anew meanwhile; whoever waited for this one still has to be told
+            declaration.settle(meta, payload, error)
             return
         first = not declaration.call.done
         if error is not None:
             error.about(who=declaration.who(), what=declaration.method)
         if error is None:
             if declaration.method == "own":
-                result = self._session.map_of(meta, payload)
+                result = map_of(meta, payload)
                 declaration.owner = bool(result.get("owner"))
             elif declaration.lane is not None:
-                declaration.lane.accepted(self._session.epoch, self._session.map_of(meta, payload).get("retained", 0))
+                declaration.lane.accepted(self._session.epoch, map_of(meta, payload).get("retained", 0))
             declaration.refused = False
             declaration.settle(meta, payload)
         elif first:
@@ -228,7 +233,7 @@ class Declarations:
             self._refused[key] = None
             self._session.on_state()
         else:
-            self._session.remark(ERROR, f"after a reconnect: {error}; given up: {declaration.method} {declaration.arguments}")
+            self._session.remark(ERROR, f"after a reconnect: {error}; given up: {declaration.method} {declaration.who()!r}")
             self._forget(key, declaration)
             if declaration.lane is not None:
                 declaration.lane.close(error)

@@ -20,7 +20,7 @@ from ipcbus.protocol.limits import ARGUMENTS_MAX_BYTES
 from ipcbus.protocol.messages import Kind, Meta, encode_with_payload
 from ipcbus.protocol.payloads import PayloadError, encode_value
 
-from ._calls import WARNING, Call
+from ._calls import WARNING, Call, map_of
 from ._errors import Expired, Refused, RequestError
 from ._outbox import check_topic
 
@@ -252,7 +252,7 @@ class Posts:
             self._restored = session.incarnation
         if call.error is not None:
             session.remark(WARNING, f"after a reconnect: the retained value of {post.topic!r} was not restored: {call.error}")
-        elif not session.map_of(call.meta, call.payload).get("restored") and self._values.get(post.topic) is post:
+        elif not map_of(call.meta, call.payload).get("restored") and self._values.get(post.topic) is post:
             self._forget(post.topic)
             session.remark(WARNING, f"after a reconnect: another peer has retained a newer value for {post.topic!r}, which stays")
 

@@ -19,9 +19,8 @@ from weakref import WeakSet
 from ipcbus.protocol.errors import Code, code_label
 from ipcbus.protocol.limits import Limits
 from ipcbus.protocol.messages import Kind, encode, encode_with_payload
-from ipcbus.protocol.payloads import PayloadError, decode_value
 
-from ._calls import ERROR, WARNING, Call, Remark
+from ._calls import ERROR, WARNING, Call, Remark, map_of
 from ._declarations import Declarations
 from ._errors import BusError, Closed, ConnectError, ConnectionLost, RequestError, Verdict, refusal_reason, request_error, verdict
 from ._greeting import Greeting
@@ -29,12 +28,12 @@ from ._heads import HEADS_MAX, Head, call_head
 from ._heartbeat import Heartbeat
 from ._incoming import Incoming
 from ._lanes import INBOX, Lane
-from ._message import message_class
 from ._outbox import Outbox
 from ._parts import Streams
 from ._posts import Posts
 from ._services import Services
 from ._state import State, StateFeed
+from ._told import Told
 from ._waiting import Undelivered, Waiting
 
 _DEFAULTS = Limits()
@@ -62,6 +61,7 @@ class Session:
         self.greeting = Greeting(self)
         self.services = Services(self)
         self.streams = Streams(self)
+        self.told = Told(self)
         self.declarations = Declarations(self)
         self.incoming = Incoming(self)
         self.heartbeat = Heartbeat(self, heartbeat)
@@ -92,7 +92,7 @@ class Session:
         self._next_id = 0
         self.handlers: dict[int, Callable[[tuple[Any, ...]], None]] = {  # after WELCOME
             Kind.BYE: self.on_bye,
-            Kind.PING: self._on_ping, Kind.PONG: self._on_pong, Kind.SEND: self._on_send, Kind.NOTICE: self._on_notice,
+            Kind.PING: self._on_ping, Kind.PONG: self._on_pong, Kind.SEND: self.told.message, Kind.NOTICE: self.told.notice,
             Kind.REQUEST: self.services.take, Kind.ERROR: self._on_error, Kind.CANCEL: self._on_cancel,
             Kind.LANE: self._on_lane, Kind.PART: self.streams.take, Kind.ALLOW: self.services.allow,
         }  # fmt: skip
@@ -388,24 +388,6 @@ class Session:
                 self.outbox.confirm(call.mark)
             call.settle()
 
-    def _on_send(self, envelope: tuple[Any, ...]) -> None:
-        inbox = self.inbox
-        size = len(envelope[4]) + len(envelope[2]) + 32  # about what it was on the wire; bounds memory, not credit
-        if inbox is None or inbox.closed:
-            self.counters["unclaimed"] += 1
-            if self.counters["unclaimed"] == 1:
-                self.remark(WARNING, f"a direct message from :{envelope[1]} came, but there is no inbox: such are counted and dropped")
-            return
-        self.grant(inbox)
-        if inbox.held_bytes + size > inbox.window_bytes:
-            if not inbox.lost:
-                self.remark(WARNING, f"the inbox is full ({inbox.window_bytes} B): direct messages are lost and counted until it is read")
-            inbox.missed(1, "inbox_full")
-            self.counters["lost"] += 1
-            return
-        inbox.messages.append(message_class(size)(envelope))
-        inbox.arrived(1, size)
-
     def _on_lane(self, envelope: tuple[Any, ...]) -> None:
         self.incoming.lane = envelope[2]
 
@@ -416,14 +398,10 @@ class Session:
         _, _, _, identity, code, text, meta, payload = envelope
         if identity:
             call = self.calls.pop(identity, None)
-            about = self.map_of(meta, payload) if payload else {}
+            about = map_of(meta, payload) if payload else {}
             self.settle(call, meta, payload, request_error(code, text, call.to if call else "", about), envelope[1])
             return
-        about = self.map_of(meta, payload)
-        count = about.get("count", 1)
-        self.counters["late_replies" if code == Code.NO_SUCH_REQUEST else "refused"] += count if type(count) is int else 1
-        if code != Code.NO_SUCH_REQUEST:
-            self.remark(WARNING, f"the bus refused {count} message(s) to {about.get('to')!r}: {code_label(code)}: {text}")
+        self.told.refused(envelope)
 
     def settle(self, call: Call | None, meta: Any, payload: bytes, error: RequestError | None, sender: int = 0) -> None:
         """An answer came, where that is not the usual one, which _incoming.py settles."""
@@ -437,28 +415,6 @@ class Session:
             self.declarations.answered(call, meta, payload, error)
         else:
             call.settle(meta, payload, error)
-
-    def _on_notice(self, envelope: tuple[Any, ...]) -> None:
-        _, _, name, meta, payload = envelope
-        about = self.map_of(meta, payload)
-        if name == "lost":
-            lane = self.lanes.get(about.get("lane", 0))
-            count = about.get("count", 0)
-            self.counters["lost"] += count
-            if lane is not None:
-                if not lane.lost:
-                    self.remark(WARNING, f"subscription {lane.pattern!r} lost {count} messages: {about.get('why')}; its `lost` counts on")
-                lane.missed(count, str(about.get("why")))
-        elif name in ("name_lost", "name_acquired"):
-            self.declarations.ownership(about.get("name", ""), name == "name_acquired")
-
-    def map_of(self, meta: Any, payload: bytes) -> dict[str, Any]:
-        """The map that the bus put into a payload; empty where it is none."""
-        try:
-            value = decode_value(meta, payload)
-        except PayloadError:
-            value = None  # a notice of a newer bus, of which only the name is understood
-        return value if isinstance(value, dict) else {}
 
 
 def _nobody() -> None:

@@ -1,0 +1,70 @@
+"""What this program is told without having asked: direct messages, notices, and which of its messages the bus refused. Part of the session:
+same lock, no I/O.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ipcbus.protocol.errors import Code, code_label
+
+from ._calls import WARNING, map_of
+from ._message import message_class
+
+if TYPE_CHECKING:
+    from ._session import Session
+
+
+class Told:
+    """Takes these frames of one session, each of its kind."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def message(self, envelope: tuple[Any, ...]) -> None:
+        """A SEND: for the inbox, which is bounded here, for it has no credit."""
+        session = self._session
+        inbox = session.inbox
+        size = len(envelope[4]) + len(envelope[2]) + 32  # about what it was on the wire; bounds memory, not credit
+        if inbox is None or inbox.closed:
+            session.counters["unclaimed"] += 1
+            if session.counters["unclaimed"] == 1:
+                session.remark(WARNING, f"a direct message from :{envelope[1]} came, but there is no inbox: such are counted and dropped")
+            return
+        session.grant(inbox)
+        if inbox.held_bytes + size > inbox.window_bytes:
+            if not inbox.lost:
+                text = f"the inbox is full ({inbox.window_bytes} B): direct messages are lost and counted until it is read"
+                session.remark(WARNING, text)
+            inbox.missed(1, "inbox_full")
+            session.counters["lost"] += 1
+            return
+        inbox.messages.append(message_class(size)(envelope))
+        inbox.arrived(1, size)
+
+    def refused(self, envelope: tuple[Any, ...]) -> None:
+        """An ERROR about frames without an id (E-4)."""
+        session = self._session
+        _, _, _, _, code, text, meta, payload = envelope
+        about = map_of(meta, payload)
+        count = about.get("count", 1)
+        session.counters["late_replies" if code == Code.NO_SUCH_REQUEST else "refused"] += count if type(count) is int else 1
+        if code != Code.NO_SUCH_REQUEST:
+            session.remark(WARNING, f"the bus refused {count} message(s) to {about.get('to')!r}: {code_label(code)}: {text}")
+
+    def notice(self, envelope: tuple[Any, ...]) -> None:
+        """A NOTICE (E-6); one that is not known is ignored."""
+        session = self._session
+        _, _, name, meta, payload = envelope
+        about = map_of(meta, payload)
+        if name == "lost":
+            lane = session.lanes.get(about.get("lane", 0))
+            count = about.get("count", 0)
+            session.counters["lost"] += count
+            if lane is not None:
+                if not lane.lost:
+                    text = f"subscription {lane.pattern!r} lost {count} messages: {about.get('why')}; its `lost` counts on"
+                    session.remark(WARNING, text)
+                lane.missed(count, str(about.get("why")))
+        elif name in ("name_lost", "name_acquired"):
+            session.declarations.ownership(about.get("name", ""), name == "name_acquired")
