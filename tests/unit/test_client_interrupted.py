@@ -11,8 +11,13 @@ from itertools import count
 from types import FrameType
 from typing import Any
 
+import pytest
+
 from ipcbus.protocol.messages import Kind, encode
 from ipcbus_client._errors import ConnectionLost
+from ipcbus_client._greeting import FEATURES
+from ipcbus_client._lanes import Lane
+from ipcbus_client._parts import Parted
 from ipcbus_client._session import Session
 from ipcbus_client._waiting import Waiting
 
@@ -138,6 +143,42 @@ def test_the_end() -> None:
 
     calls: list[Any] = []
     everywhere(make, lambda session: session.close(), judge)
+
+
+@pytest.mark.parametrize("what", ["own", "serve", "will", "bind", "subscribe", "stream"])
+def test_what_the_program_never_got_is_taken_back(what: str) -> None:
+    """A name, a lane or a stream that the caller knows nothing of would stay, and be declared again with each connection."""
+    got: list[Any] = []
+
+    def step(session: Session) -> None:
+        declare = session.declarations
+        if what == "own":
+            got.append(declare.own("a.b", "exclusive", False, False))
+        elif what == "serve":
+            got.append(declare.serve("a.b", "do"))
+        elif what == "will":
+            got.append(declare.will("t", 1, b"", False))
+        elif what == "bind":
+            got.append(declare.bind("t"))
+        elif what == "subscribe":
+            got.append(declare.subscribe(lanes.pop()))
+        else:
+            got.append(session.streams.open("svc/m", b"", None, 5.0, 1000))
+
+    def make() -> Session:
+        got.clear()
+        session = connected()
+        session.features = FEATURES
+        lanes[:] = [Lane(session.new_id(), "t", window_bytes=1000)]
+        return session
+
+    def judge(session: Session) -> None:
+        kept = len(session.declarations._all) + sum(isinstance(call, Parted) for call in session.calls.values())
+        assert kept == len(got)
+        assert len(session.lanes) == (len(got) if what == "subscribe" else 0)
+
+    lanes: list[Lane] = []
+    everywhere(make, step, judge)
 
 
 def test_what_is_published_while_a_connection_ends() -> None:

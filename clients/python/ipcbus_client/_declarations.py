@@ -42,7 +42,6 @@ class Declarations:
         arguments: dict[str, Any] = {"pattern": lane.pattern, "lane": lane.number, "retained": lane.retained}
         if lane.group is not None:
             arguments["group"] = lane.group
-        self._session.lanes[lane.number] = lane
         return self._declare(("subscribe", lane.number), "subscribe", arguments, lane)
 
     def subscribe_anew(self, lane: Lane) -> None:
@@ -129,9 +128,15 @@ class Declarations:
         if earlier is not None and not earlier.call.done:
             declaration.earlier = earlier
         self._refused.pop(key, None)
-        self._all[key] = declaration
-        if self._session.outbox.peer:
-            self._say(declaration)
+        try:
+            self._all[key] = declaration
+            if lane is not None:
+                self._session.lanes[lane.number] = lane
+            if self._session.outbox.peer:
+                self._say(declaration)
+        except BaseException:  # of a signal handler: nobody has the call, so nobody else can take it back
+            self.withdraw(*key)
+            raise
         return call
 
     # --- connections ---

@@ -81,8 +81,12 @@ class Streams:
         meta, payload = session.outbox.encode(data, {**(headers or {}), HEADER: True}, to, "stream")
         window = min(window_bytes, session.limits.get("max_credit_bytes", window_bytes))
         call = Parted(session.new_id(), to, window, convert)
-        session.put_request(call, meta, payload, timeout_s)
-        self._allow(call, call.lane.window_bytes)
+        try:
+            session.put_request(call, meta, payload, timeout_s)
+            self._allow(call, call.lane.window_bytes)
+        except BaseException:  # of a signal handler: nobody has the call, so nobody else can end it
+            session.cancel(call)
+            raise
         return call
 
     def take(self, envelope: tuple[Any, ...]) -> None:

@@ -217,6 +217,9 @@ class Bus(BusMessages):
         Idempotent, and legal anywhere: also in user code, for whose end it does not wait. Who closes it while another task does waits
         for that, at most for the own timeout, and then ends it. Every wait of other tasks settles: iterations end after what was
         received, calls raise Closed. Cancelling it closes without the rest.
+
+        After the end of the bus's event loop it may be called in any other: it says goodbye and lets go of the socket. While that loop
+        runs, RuntimeError in another.
         """
         _names.check_timeout(timeout)
         if isinstance(self._loop, LoopToBe):
