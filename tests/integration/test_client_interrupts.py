@@ -6,12 +6,15 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import ipcbus_client
 from ipcbus_client import aio
+from ipcbus_client._watching import Watching
+from ipcbus_client._wire import Wire
 from tests.daemons import RunningDaemon, environment
 from tests.threaded import WAIT_S, Connect, connecting, run, until
 
@@ -207,20 +210,20 @@ class InterruptedLock:
             raise Interruption
 
 
-@pytest.mark.parametrize(("how", "group"), [("get", None), ("get", "workers"), ("iterate", "workers")])
+@pytest.mark.parametrize(("how", "group"), [("get", None), ("get", "workers"), ("iterate", "workers"), ("watch", None)])
 def test_an_interruption_loses_no_message_and_no_credit(daemon: RunningDaemon, how: str, group: str | None) -> None:
     with ipcbus_client.connect(daemon.address, timeout=WAIT_S) as bus:
-        sub = bus.subscribe("t", group=group, prefetch=1)
+        sub: Any = bus.watch("t") if how == "watch" else bus.subscribe("t", group=group, prefetch=1)
         lock: Any = InterruptedLock(bus._lock)
         bus._lock = lock
         got: list[int] = []
         iterator = iter(sub)
 
         def take() -> None:
-            got.append((sub.get(WAIT_S) if how == "get" else next(iterator)).data)
+            got.append((next(iterator) if how == "iterate" else sub.get(WAIT_S)).data)
 
         for number in range(20):
-            bus.publish("t", number, confirm=True)
+            bus.publish("t", number, retain=how == "watch", confirm=True)
             lock.number = number
             try:
                 take()
@@ -232,3 +235,46 @@ def test_an_interruption_loses_no_message_and_no_credit(daemon: RunningDaemon, h
                 take()
             assert got == list(range(number + 1))
         assert not interrupted, "the test has not come to the end"
+
+
+class BusyLock:
+    """A lock that another thread has: two signals come while one waits for it."""
+
+    def __init__(self) -> None:
+        self.owned = False
+        self.signals = 2
+
+    def _is_owned(self) -> bool:
+        return self.owned
+
+    def acquire(self) -> None:
+        if self.signals:
+            self.signals -= 1
+            raise Interruption
+        self.owned = True
+
+
+def test_a_second_interruption_while_the_lock_is_taken_again_does_not_lose_it() -> None:
+    lock = BusyLock()
+    wire: Any = SimpleNamespace(lock=lock)
+    Wire._regain(wire)
+    assert lock.owned
+
+
+def test_a_watch_that_was_interrupted_asks_again_for_what_it_missed(daemon: RunningDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    take = Watching.take
+    missed: list[Any] = []
+
+    def interrupted(self: Watching, item: Any) -> None:
+        if not missed:
+            missed.append(item)
+            raise Interruption
+        take(self, item)
+
+    with ipcbus_client.connect(daemon.address, timeout=WAIT_S) as bus, bus.watch("t") as watch:
+        monkeypatch.setattr(Watching, "take", interrupted)
+        bus.publish("t", 1, retain=True)
+        with pytest.raises(Interruption):
+            watch.get(WAIT_S)
+        assert watch.get(WAIT_S).data == 1
+        assert watch.state == {"t": 1}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from math import inf
@@ -85,7 +86,7 @@ class ReplyStream:
     # --- inside ---
 
     def __del__(self) -> None:
-        if not self._call.done:
+        if not self._call.done and not sys.is_finalizing():  # (then a thread that is no more perhaps has the lock for ever)
             self.close()
 
     def _more(self, deadline: float | None) -> bool:

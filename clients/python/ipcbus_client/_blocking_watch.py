@@ -111,10 +111,20 @@ class Watch:
 
     def _change(self) -> Change | None:
         """The next change where there is one."""
-        with self._bus._lock:  # so that changes keep their order where several threads take them
-            while not self._watching.changes and self._take():
-                pass
-            return self._watching.changes.popleft() if self._watching.changes else None
+        changes = self._watching.changes
+        change = None
+        try:
+            with self._bus._lock:  # so that changes keep their order where several threads take them
+                while not changes and self._take():
+                    pass
+                if changes:
+                    change = changes[0]  # no call until it is out: a signal handler would run after that
+                    del changes[0]
+            return change
+        except BaseException:  # of a signal handler
+            if change is not None:
+                changes.appendleft(change)
+            raise
 
     def _take(self) -> bool:
         """Take in one item of the stream, if there is one."""
@@ -122,11 +132,16 @@ class Watch:
         with bus._lock:
             if not lane.messages:
                 return False
-            self._watching.take(lane.messages.popleft())
-            if self._watching.uncertain and not lane.closed:
-                self._watching.begin(bus._session.epoch)
-                bus._session.declarations.subscribe_anew(lane)
-                bus._wire.push()
+            try:
+                self._watching.take(lane.messages.popleft())
+            except BaseException:  # of a signal handler: what was taken is missing
+                self._watching.uncertain = True
+                raise
+            finally:
+                if self._watching.uncertain and not lane.closed:
+                    self._watching.begin(bus._session.epoch)
+                    bus._session.declarations.subscribe_anew(lane)
+                    bus._wire.push()
             return True
 
     def _more(self, deadline: float | None) -> None:

@@ -197,9 +197,14 @@ class Wire(WireSocket):
                 self._followers.pop(waiter, None)
 
     def _regain(self) -> None:
-        """A signal handler raised while this thread waited for the lock, or just when it had it: who called us holds it in any case."""
-        if not self.lock._is_owned():  # type: ignore[attr-defined]  # of RLock since it is there; Condition relies on it too
-            self.lock.acquire()
+        """A signal handler raised while this thread waited for the lock, or just when it had it: who called us holds it in any case. What
+        it raises once more meanwhile is one with the first, which is on its way.
+        """
+        while not self.lock._is_owned():  # type: ignore[attr-defined]  # of RLock since it is there; Condition relies on it too
+            try:
+                self.lock.acquire()
+            except BaseException:  # noqa: BLE001  # of a signal handler
+                continue
 
     def hand_over(self) -> None:
         """Somebody stopped waiting: if nobody leads, have a follower do it, or the keeper soon."""
