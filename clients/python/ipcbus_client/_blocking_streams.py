@@ -96,8 +96,7 @@ class Subscription:
             check_timeout(timeout)
             deadline = self._bus._now() + timeout
         if self._given:
-            with self._bus._lock:
-                self._ask()
+            self._handled(given=True)
         while True:
             message = self._take_next()
             if message is not None:
@@ -187,7 +186,8 @@ class Subscription:
         """Wait for messages; False at the deadline or the end, which raises where the program did not want it."""
         lane, bus = self._lane, self._bus
         with bus._lock:
-            self._ask()
+            if self._given:
+                self._handled(given=True)
             bus._session.grant(lane, idle=not lane.messages)
             if not lane.messages and not lane.closed:
                 waiter = Waiter()
@@ -202,25 +202,17 @@ class Subscription:
                 raise lane.ended()
             return False
 
-    def _ask(self) -> None:
-        """Group: the next message is asked for, so what get() handed out is handled. Under the lock."""
-        if self._given:
-            self._lane.handled()
-            self._given = False  # (no call in between: a signal handler would run after that)
-            self._grant()
-
-    def _handled(self) -> None:
-        with self._bus._lock:
-            self._lane.handled()
-            self._grant()
-
-    def _grant(self) -> None:
-        """Renew the credit where it is worth a frame, and send that."""
+    def _handled(self, *, given: bool = False) -> None:
+        """Group: one message was handled; with *given* the one that get() handed out, as the next is asked for."""
         bus = self._bus
-        now = bus._now()
-        if bus._session.grant(self._lane, idle=now - self._granted_at > GRANT_S):
-            self._granted_at = now
-            bus._wire.push()
+        with bus._lock:
+            self._lane.handled()
+            if given:
+                self._given = False  # (no call in between: a signal handler would run after that)
+            now = bus._now()
+            if bus._session.grant(self._lane, idle=now - self._granted_at > GRANT_S):
+                self._granted_at = now
+                bus._wire.push()
 
     def _schedule(self) -> None:
         if not self._scheduled and self._lane.messages:
