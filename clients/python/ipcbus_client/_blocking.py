@@ -96,6 +96,10 @@ class Bus(BusMessages):
     connects anew, as another peer that has declared nothing. A child that ends by os._exit(), as multiprocessing's do, sends what is
     buffered only with flush() or close().
 
+    An exception from a signal handler, as KeyboardInterrupt, leaves the bus usable or closed. Where it came in the middle of
+    reading or writing the socket, that connection ends and comes back: calls in flight raise ConnectionLost, what was being written is
+    ``unknown`` and not sent again. In connect() and close() it closes the bus.
+
     One that is dropped without close() is closed, with a ResourceWarning, unless it has callbacks or handlers: those are a use of it.
     """
 
