@@ -22,7 +22,7 @@ class BusError(Exception):
     TypeError or ValueError.)
 
     ``who`` is the name, peer, topic, file or address that it is about, or empty; ``what`` the operation; ``when`` the time.time() at which
-    it was made; ``hint`` what to do about it; str() is one sentence of all that. Pickling and copying keep them.
+    it was made; ``hint`` what to do about it; str() is one sentence of what happened. Pickling and copying keep them.
     """
 
     who = ""

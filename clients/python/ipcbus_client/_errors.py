@@ -22,7 +22,7 @@ Owns the exceptions of ``ipcbus_client`` and the translation of section 9's code
         └── ServiceError   the service's own code, a str; subclasses by code, which programs may add to
             └── BadArguments   the arguments do not fit the method                 (also TypeError)
 
-Every one says ``who`` it is about, ``what`` was tried, ``when``, and in ``hint`` what to do now; str() is one sentence of all that.
+Every one says ``who`` it is about, ``what`` was tried, ``when``, and in ``hint`` what to do now; str() is one sentence of what happened.
 """
 
 # ruff: noqa: N818  # these names are the public ones: ipcbus_client.Timeout reads better than ipcbus_client.TimeoutError would mislead

@@ -108,13 +108,15 @@ class Outbox:
         try:
             head, enough = heads[topic][len(payload)]
         except (KeyError, TypeError):
-            meta = RAW if heads is self._raw else None
-            self._cache(heads, topic, meta, len(payload))
-            return self._put(Kind.PUBLISH, topic, meta, payload)
-        frame = head, payload
-        out = self.out
-        out += frame  # one step without a call since ``out`` was looked at: a signal handler may publish too
-        return len(out) >= enough or not self.batching
+            pass  # made below, where what goes wrong is no consequence of this
+        else:
+            frame = head, payload
+            out = self.out
+            out += frame  # one step without a call since ``out`` was looked at: a signal handler may publish too
+            return len(out) >= enough or not self.batching
+        meta = RAW if heads is self._raw else None
+        self._cache(heads, topic, meta, len(payload))
+        return self._put(Kind.PUBLISH, topic, meta, payload)
 
     def put(self, *frame: bytes) -> None:
         """Send a whole frame that is no message, in one part or several. (*frame* is made before ``out`` is looked at.)"""
