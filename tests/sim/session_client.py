@@ -18,6 +18,7 @@ from ipcbus_client._errors import BusError, ServiceError
 from ipcbus_client._lanes import INBOX, Lane
 from ipcbus_client._message import Request
 from ipcbus_client._parts import Parted
+from ipcbus_client._refusal import refusal
 from ipcbus_client._session import Session
 from ipcbus_client._state import State
 
@@ -333,7 +334,7 @@ class SessionClient:
         if self.random.random() < 0.8:
             self.session.services.answer(request, self._payload())
         else:
-            self.session.services.refuse(request, ServiceError("not-today", "come back tomorrow"))
+            self.session.services.refuse(request, refusal(request, ServiceError("not-today", "come back tomorrow")))
         self._push()
 
     def _take(self, reader: Reader) -> None:

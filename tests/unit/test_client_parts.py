@@ -15,6 +15,7 @@ from ipcbus_client._errors import Closed, ConnectionLost, Refused, ServiceError
 from ipcbus_client._greeting import FEATURES
 from ipcbus_client._message import Request
 from ipcbus_client._parts import Parted, is_generator
+from ipcbus_client._refusal import refusal
 from ipcbus_client._session import Session
 
 INFO = {"software": "test", "max_frame_bytes": 100_000, "max_payload_bytes": 50_000, "max_credit_bytes": 10_000, "max_timeout_ms": 60_000}
@@ -381,7 +382,8 @@ def test_what_was_answered_does_not_count() -> None:
         session.services.reply(request(session, 1, bytes(900), identity), None)
         sent(session)
     for identity in range(20, 30):
-        session.services.refuse(request(session, 1, bytes(900), identity), ServiceError("no", "no"))
+        asked = request(session, 1, bytes(900), identity)
+        session.services.refuse(asked, refusal(asked, ServiceError("no", "no")))
         sent(session)
     for identity in range(30, 40):
         request(session, 1, bytes(900), identity)

@@ -15,6 +15,8 @@ from ipcbus.protocol.payloads import PayloadError
 from ipcbus_client._errors import Closed, ConnectError, ConnectionLost, Expired, NoSuchName, RequestError, ServiceError
 from ipcbus_client._greeting import FEATURES
 from ipcbus_client._lanes import INBOX, Lane
+from ipcbus_client._message import Request
+from ipcbus_client._refusal import refusal
 from ipcbus_client._session import INBOX_MAX_BYTES, Session
 from ipcbus_client._state import State
 
@@ -639,6 +641,10 @@ def test_methods_are_said_to_the_bus_with_their_name_at_once_and_taken_back_so()
     assert services.end("svc", ["do"], "h", True) == []
 
 
+def refused(session: Session, request: Request, error: BaseException) -> str | None:
+    return session.services.refuse(request, refusal(request, error))
+
+
 def test_answers() -> None:
     session = connected()
     session.services.add("svc", "do", "h")
@@ -647,9 +653,11 @@ def test_answers() -> None:
     services = session.services
     assert services.answer(requests[0], [1]) is None
     assert services.answer(requests[0], [2]) is None  # once only
-    assert services.refuse(requests[1], KeyError("k")) == "handler of svc/do raised KeyError"
-    assert services.refuse(requests[2], ServiceError("too_hot", "text")) is None
-    assert services.answer(requests[3], object()) == "handler of svc/do raised PayloadError"
+    assert refused(session, requests[1], KeyError("k")) == "handler of svc/do raised KeyError"
+    assert refused(session, requests[2], ServiceError("too_hot", "text")) is None
+    unsendable = services.answer(requests[3], object())
+    assert unsendable is not None
+    assert refused(session, requests[3], unsendable) == "handler of svc/do raised PayloadError"
     services.fail(requests[4], "not a code!", "x" * 5000)
     session.receive(encode(Kind.CANCEL, 9, "svc/do", 6) + encode(Kind.CANCEL, 9, "svc/do", 6))
     assert requests[5].cancelled

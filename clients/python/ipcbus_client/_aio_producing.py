@@ -16,6 +16,7 @@ from ._current import enter
 from ._log import log_exception
 from ._loop_wire import LoopWire, Waiters, wake
 from ._message import Request
+from ._refusal import refusal
 from ._session import Session
 
 #: Values of one generator before other tasks get a turn.
@@ -72,14 +73,16 @@ class Producing:
                 await asyncio.sleep(0)
 
     def _end(self, result: Any) -> None:
-        text = self._production.end(result)
-        if text is not None:
-            self._session.remark(ERROR, f"{text}: its result cannot be sent")
+        error = self._production.end(result)
+        if error is not None:
+            text = self._services.refuse(self.request, refusal(self.request, error))
+            if text is not None:
+                self._session.remark(ERROR, f"{text}: its result cannot be sent")
             self._wire.log_soon()
         self._wire.push()
 
     def _fail(self, error: BaseException) -> None:
-        text = self._services.refuse(self.request, error)
+        text = self._services.refuse(self.request, refusal(self.request, error))
         self._wire.push()
         if text is not None:
             self._raised(text, error)

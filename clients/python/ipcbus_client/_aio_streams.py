@@ -18,6 +18,7 @@ from ._log import log_exception
 from ._loop_wire import Waiters, wake
 from ._message import Message
 from ._names import check_timeout
+from ._refusal import refusal
 from ._state import State
 from ._turns import Key, Turns
 
@@ -402,14 +403,16 @@ class Responder:
 
     def _answer(self, request: Request, value: Any) -> None:
         bus, services = self._bus, self._bus._session.services
-        text = services.answer(request, value)
-        if text is not None:
-            bus._session.remark(ERROR, f"{text}: its answer cannot be sent")
+        error = services.answer(request, value)
+        if error is not None:
+            text = services.refuse(request, refusal(request, error))
+            if text is not None:
+                bus._session.remark(ERROR, f"{text}: its answer cannot be sent")
             bus._wire.log_soon()
         self._push()
 
     def _refuse(self, request: Request, error: BaseException) -> None:
-        text = self._bus._session.services.refuse(request, error)
+        text = self._bus._session.services.refuse(request, refusal(request, error))
         if text is not None:
             log_exception(text, error)
             if self._raises:

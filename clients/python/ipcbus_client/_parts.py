@@ -176,8 +176,8 @@ class Production:
             how_much = f"{len(self._values)} values of {self.held_bytes} bytes"
             raise PayloadError(f"{how_much} are more than one reply carries ({limit} bytes, {MAX_ELEMENTS} elements): ask with stream()")
 
-    def end(self, result: Any) -> str | None:
-        """The generator returned *result*: the final answer. Returns the text for the log where it cannot be sent."""
+    def end(self, result: Any) -> BaseException | None:
+        """The generator returned *result*: the final answer. Returns why that cannot be sent, for Services.refuse()."""
         services = self._session.services
         if self._streams:
             return services.answer(self._request, result)

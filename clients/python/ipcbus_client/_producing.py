@@ -13,6 +13,7 @@ from ._calls import ERROR
 from ._current import enter
 from ._log import log_exception
 from ._message import Request
+from ._refusal import refusal
 
 if TYPE_CHECKING:
     from ._session import Session
@@ -83,14 +84,20 @@ class Producing:
 
     def _end(self, result: Any) -> None:
         with self._lock:
-            text = self._production.end(result)
-            if text is not None:
-                self._session.remark(ERROR, f"{text}: its result cannot be sent")
+            error = self._production.end(result)
             self._wire.push()
+        if error is not None:
+            said = refusal(self.request, error)
+            with self._lock:
+                text = self._services.refuse(self.request, said)
+                if text is not None:
+                    self._session.remark(ERROR, f"{text}: its result cannot be sent")
+                self._wire.push()
 
     def _fail(self, error: BaseException) -> None:
+        said = refusal(self.request, error)
         with self._lock:
-            text = self._services.refuse(self.request, error)
+            text = self._services.refuse(self.request, said)
             self._wire.push()
         if text is not None:
             self._raised(text, error)

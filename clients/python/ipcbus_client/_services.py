@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from ipcbus.protocol.limits import ERROR_CODE_MAX_BYTES
 from ipcbus.protocol.messages import Kind, clip_text, encode_with_payload
-from ipcbus.protocol.payloads import encode_value
 from ipcbus.protocol.topics import is_name, peer_address
 
 from ._calls import WARNING, Call
@@ -21,12 +20,12 @@ from ._errors import ServiceError
 from ._heads import HEADS_MAX, Head, call_head
 from ._message import Request
 from ._parts import Production, is_generator
+from ._refusal import Refusal
 from ._state import State
 
 if TYPE_CHECKING:
     from ._session import Session
 
-TRACEBACK_MAX_BYTES = 32 * 1024  #: of a remote traceback
 #: Payloads of requests that came and were not answered, and answers that are not sent: neither a handler that is stuck nor a bus that does
 #: not read may fill the memory. Where the bus carries larger payloads than half of it, it is two of those.
 REQUESTS_MAX_BYTES = 64 * 1024 * 1024
@@ -212,17 +211,12 @@ class Services:
         out += frame
         outbox.control += 2
 
-    def refuse(self, request: Request, error: BaseException) -> str | None:
-        """A handler raised *error*: send it as ERROR. Returns the text for the log where it was not a ServiceError, which is an answer
-        and no fault.
-        """
-        about = b"" if request.trace is None else _clipped_trace(request.trace, error)
-        if isinstance(error, ServiceError) and isinstance(error.code, str):
-            self.fail(request, error.code, _words(error.text), about)
-            return None
-        self._session.counters["handler_errors"] += 1
-        self.fail(request, type(error).__name__, _words(error), about)
-        return f"handler of {request.to} raised {type(error).__name__}"
+    def refuse(self, request: Request, said: Refusal) -> str | None:
+        """A handler raised what refusal() has *said*: send it as ERROR. Returns the text for the log where it is a fault."""
+        if said.fault is not None:
+            self._session.counters["handler_errors"] += 1
+        self.fail(request, said.code, said.text, said.about)
+        return said.fault
 
     def fail(self, request: Request, code: str, text: str, about: bytes = b"") -> None:
         """Answer with an ERROR of our own, with *about* as its payload; a code that E-1 does not allow becomes ``Error``."""
@@ -231,15 +225,15 @@ class Services:
         if self.wants(request):
             self._put(request, about, Kind.ERROR, code, clip_text(text), None)
 
-    def answer(self, request: Request, value: Any) -> str | None:
-        """reply(), or refuse() where *value* cannot be sent; returns the text for the log, or None. A generator cannot be sent either:
-        its values are the answer (looked for here, for most answers are none).
+    def answer(self, request: Request, value: Any) -> BaseException | None:
+        """reply(); returns why *value* cannot be sent, which is for refuse(), or None. A generator cannot be sent either: its values are
+        the answer (looked for here, for most answers are none).
         """
         try:
             self.reply(request, value)
         except Exception as error:  # noqa: BLE001  # the border to user code: a PayloadError whose cause has no words, for example
             if not is_generator(value):
-                return self.refuse(request, error)
+                return error
             self.on_generator(request, value)
         return None
 
@@ -257,23 +251,6 @@ class Services:
         self._came_bytes += len(payload)
         session = self._session
         session.outbox.put(encode_with_payload(payload, kind, session.peer, peer_address(request.sender), request.id, *rest))
-
-
-def _words(said: object) -> str:
-    """*said* as text; none where that fails: it is user code too."""
-    try:
-        return str(said)
-    except Exception:  # noqa: BLE001  # the border to user code
-        return ""
-
-
-def _clipped_trace(trace: Callable[[BaseException], str], error: BaseException) -> bytes:
-    """The payload of an ERROR with the traceback, of which the end says most."""
-    try:
-        text = trace(error).encode("utf-8", "backslashreplace")[-TRACEBACK_MAX_BYTES:].decode("utf-8", "ignore")
-    except Exception:  # noqa: BLE001  # the border to user code: notes that are none, for example
-        return b""
-    return encode_value({"traceback": text})[1]
 
 
 def _nobody(request: Request, generator: Any) -> None:

@@ -20,6 +20,7 @@ from ._current import Request, enter
 from ._errors import ConnectionLost
 from ._log import log_exception
 from ._producing import Producing
+from ._refusal import refusal, words
 from ._session import Session
 from ._state import State
 from ._turns import Key, Turns
@@ -239,8 +240,9 @@ class Worker:
         if hasattr(generator, "__next__"):
             Producing(self._session, self._wire, self, request, generator)
         else:
-            error = TypeError("an async generator answers in the asyncio shell only")
-            self._session.remark(ERROR, f"{self._session.services.refuse(request, error)}: {error}")
+            why = "an async generator answers in the asyncio shell only"
+            text = self._session.services.refuse(request, refusal(request, TypeError(why)))  # (these words are ours)
+            self._session.remark(ERROR, f"{text}: {why}")
 
     def _work(self) -> None:
         fault: BaseException | None = None
@@ -260,7 +262,12 @@ class Worker:
                     self._sleep()
         except BaseException as error:  # noqa: BLE001  # a fault of ours: nobody would answer requests, and close() would wait in vain
             fault = error
-            self._session.close(ConnectionLost(f"the thread that runs callbacks and handlers failed: {type(error).__name__}: {error}"))
+            self._lock.release()
+            try:
+                why = words(error)
+            finally:
+                self._lock.acquire()
+            self._session.close(ConnectionLost(f"the thread that runs callbacks and handlers failed: {type(error).__name__}: {why}"))
             self._wire.keeper.wake()
         finally:
             if self._thread == me:
@@ -392,23 +399,30 @@ class Worker:
         if request.cancelled:
             return
         services, lock = self._session.services, self._lock
-        value = None
+        value = said = text = None
         lock.release()
         try:
             if failure is None:
                 enter(request)
                 value = responder._handler(request)
+            else:
+                said = refusal(request, failure)
         except BaseException as error:  # noqa: BLE001  # the border to user code, also for sys.exit(): it becomes an ERROR
-            failure = error
+            failure, said = error, refusal(request, error)
         finally:
             enter(None)
             lock.acquire()
-        if failure is None:
-            text = services.answer(request, value)
-            if text is not None:
-                self._session.remark(ERROR, f"{text}: its answer cannot be sent")
-        else:
-            text = services.refuse(request, failure)
+        if said is not None:
+            text = services.refuse(request, said)
+        elif (unsendable := services.answer(request, value)) is not None:
+            lock.release()
+            try:
+                said = refusal(request, unsendable)
+            finally:
+                lock.acquire()
+            fault = services.refuse(request, said)
+            if fault is not None:
+                self._session.remark(ERROR, f"{fault}: its answer cannot be sent")
         if self._outbox.out:
             self._wire.push()
         if failure is not None and text is not None:
