@@ -35,14 +35,18 @@ class ReplyStream:
         call.notify = call.lane.notify = partial(_wake, self._waiters)  # not a method: what the session holds must not keep us alive
 
     def __iter__(self) -> Iterator[Any]:
+        end = self.close
         try:
             while True:
                 if (part := self._call.next_part()) is not None:
                     yield self._call.value_of(part)
                 elif not self._more(None):
                     return
+        except GeneratorExit:  # it was left, or collected
+            end = self._forget
+            raise
         finally:
-            self.close()
+            end()
 
     def get(self, timeout: float | None = None) -> Any:
         """The next value. Raises Timeout after *timeout* seconds (None: the stream's own), which ends nothing; Closed when there are no
@@ -86,8 +90,16 @@ class ReplyStream:
     # --- inside ---
 
     def __del__(self) -> None:
-        if not self._call.done and not sys.is_finalizing():  # (then a thread that is no more perhaps has the lock for ever)
-            self.close()
+        self._forget()
+
+    def _forget(self) -> None:
+        """close(), from where the garbage collector may be: under the lock of another bus, perhaps, so that this must not wait for one."""
+        call = self._call
+        if (not call.done or call.lane.messages) and not sys.is_finalizing():  # (then there is no other thread)
+            self._closed = True
+            call.lane.messages.clear()
+            if not call.done:
+                self._bus._wire.keeper.forget(call)
 
     def _more(self, deadline: float | None) -> bool:
         """Wait for a value; False at the deadline or the end, which raises where it is an error."""

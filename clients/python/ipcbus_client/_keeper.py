@@ -1,6 +1,7 @@
 """The blocking shell's one background thread: it does what nobody else is there for.
 
-It leads when nobody has for a few milliseconds, flushes bursts, reconnects, says again what a replay was refused, writes the log. While
+It leads when nobody has for a few milliseconds, flushes bursts, reconnects, says again what a replay was refused, ends the streams that the
+program forgot, writes the log. While
 somebody else leads and nothing is buffered it sleeps without a timeout; while it leads itself, in poll().
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 import os
 import select
 import threading
+from collections import deque
 from typing import TYPE_CHECKING
 
 from ._backoff import Backoff
@@ -20,6 +22,7 @@ from ._state import State
 from ._waiter import Waiter
 
 if TYPE_CHECKING:
+    from ._parts import Parted
     from ._wire import Wire
 
 #: Ticks with little output after which a burst is over.
@@ -46,6 +49,7 @@ class Keeper:
         self._backoff = Backoff()
         self._turned = (0, 0.0)  #: how often others had led, and when that number was new
         self._quiet = (0, 0)  #: ticks with little output, and how often publishers had written
+        self._forgotten: deque[Parted] = deque()  #: streams that nobody has any more
         self._log_lock = threading.RLock()  #: who holds it writes the log
 
     def start(self) -> None:
@@ -76,6 +80,8 @@ class Keeper:
             while session.state is not State.CLOSED:
                 if self.orphaned:
                     self._bury()
+                elif self._forgotten:
+                    self._end_forgotten()
                 elif session.remarks:
                     wire.lock.release()
                     try:
@@ -103,6 +109,7 @@ class Keeper:
     def abandon(self) -> None:
         """In the child of a fork, where the thread does not exist."""
         self.finished = True
+        self._forgotten.clear()
         self.close()
         self._log_lock = threading.RLock()
 
@@ -117,6 +124,20 @@ class Keeper:
         self.orphaned = True
         if self.fd >= 0:
             os.eventfd_write(self.fd, 1)
+
+    def forget(self, call: Parted) -> None:
+        """Nobody has the stream of *call* any more; not under the lock, as this may come wherever the garbage collector runs, perhaps where
+        this thread has another bus's lock: end it soon.
+        """
+        self._forgotten.append(call)
+        if self.fd >= 0:
+            os.eventfd_write(self.fd, 1)
+
+    def _end_forgotten(self) -> None:
+        """What close() of the streams would do."""
+        while self._forgotten:
+            self._session.streams.close(self._forgotten.popleft())
+        self._wire.push()
 
     def _bury(self) -> None:
         """What close() would do, as far as it takes no time but to write what is buffered."""

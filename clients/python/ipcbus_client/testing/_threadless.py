@@ -45,6 +45,12 @@ class MemoryKeeper(Keeper):
         self.finished = False
         self._dial_at: float | None = None
 
+    def forget(self, call: Any) -> None:
+        """There is no other thread to do it, and none to wait for."""
+        super().forget(call)
+        with self._wire.lock:
+            self._end_forgotten()
+
     def step(self, now: float) -> float | None:
         """Do what is due; returns when something will be."""
         wire = self._wire
