@@ -142,9 +142,15 @@ def test_others_get_their_share_of_the_window_while_one_key_is_stuck() -> None:
     assert lane.grant() == (600, 0)
 
 
-@pytest.mark.parametrize("concurrency", [0, CONCURRENCY_MAX + 1, -1, 1.5, "2", True])
-def test_a_concurrency_that_means_nothing_is_refused(concurrency: Any) -> None:
+@pytest.mark.parametrize("concurrency", [0, CONCURRENCY_MAX + 1, -1])
+def test_a_concurrency_that_means_nothing_is_refused(concurrency: int) -> None:
     with pytest.raises(ValueError, match="1 to 1000"):
+        check_handling(concurrency, None, "log")
+
+
+@pytest.mark.parametrize("concurrency", [1.5, "2", True, 2.0])
+def test_a_concurrency_is_a_whole_number(concurrency: Any) -> None:
+    with pytest.raises(TypeError, match="it is a whole number"):
         check_handling(concurrency, None, "log")
 
 

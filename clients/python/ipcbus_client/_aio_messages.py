@@ -83,8 +83,7 @@ class BusMessages(BusRequests):
         As ipcbus_client.Bus.subscribe() in all else.
         """
         _names.check_subscription(pattern, group, window_bytes, prefetch)
-        _names.check_callback(callback)
-        _names.check_handling(concurrency, key, errors)
+        _names.check_subscriber(callback, concurrency, key, errors)
         self._session.check_open()
         lane = Lane(
             self._session.new_id(),

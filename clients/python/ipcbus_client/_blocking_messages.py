@@ -107,7 +107,8 @@ class BusMessages(BusRequests):
         Iterate over the subscription, or give a *callback*, which runs on the bus's worker thread, one message at a time. With a
         *concurrency* (at most 1000) so many run at once, on threads of their own; then messages with the same *key* (a function of the
         message) keep their order, and without a *key* none is promised. What it raises is logged and counted, with *errors* ``raise``
-        also raised by wait(). A callback may call every method; while it waits for the bus, those of others go on.
+        also raised by wait(). A callback may call every method; while it waits for the bus, those of others go on. All three are a
+        ValueError without a callback.
 
         Members of a *group* share the messages; each gets at most *prefetch* that it has not handled: whose callback has not ended.
         *window_bytes* is how much the bus sends ahead. Declared again after a reconnect. Where messages are missing, or may be, ``lost``
@@ -117,8 +118,7 @@ class BusMessages(BusRequests):
         TypeError for a *type* that no payload can become.
         """
         _names.check_subscription(pattern, group, window_bytes, prefetch)
-        _names.check_callback(callback)
-        _names.check_handling(concurrency, key, errors)
+        _names.check_subscriber(callback, concurrency, key, errors)
         with self._lock:
             self._session.check_open()
             lane = Lane(

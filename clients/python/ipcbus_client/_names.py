@@ -157,12 +157,26 @@ def check_callback(callback: object, noun: str = "callback") -> None:
 
 def check_handling(concurrency: int | None, key: object, errors: str) -> None:
     """Raise ValueError or TypeError unless user code can be run so."""
-    if concurrency is not None and not (type(concurrency) is int and 1 <= concurrency <= CONCURRENCY_MAX):
+    if concurrency is not None and type(concurrency) is not int:
+        raise TypeError(f"concurrency of {concurrency!r:.50}: it is a whole number")
+    if concurrency is not None and not 1 <= concurrency <= CONCURRENCY_MAX:
         raise ValueError(f"concurrency of {concurrency!r}: allowed are 1 to {CONCURRENCY_MAX}")
     if key is not None and not callable(key):
         raise TypeError(f"key is a function of what is handled, not {type(key).__name__}")
     if errors not in ("log", "raise"):
         raise ValueError(f'errors={errors!r}: it is "log" or "raise"')
+
+
+def check_subscriber(callback: object, concurrency: int, key: object, errors: str) -> None:
+    """Raise TypeError or ValueError unless a subscription can have this *callback*, and run it so."""
+    check_callback(callback)
+    if concurrency is None:
+        raise TypeError("concurrency of None: it is a whole number; 1 is one message at a time")
+    check_handling(concurrency, key, errors)
+    if callback is None:
+        said = [name for name, there in (("concurrency", concurrency != 1), ("key", key is not None), ("errors", errors != "log")) if there]
+        if said:
+            raise ValueError(f"{' and '.join(said)} without a callback: it says how that is run; give one, or leave it out to iterate")
 
 
 def check_request(to: str) -> None:
