@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from ipcbus_client import ConnectError
 from tests.daemons import RunningDaemon
 from tests.threaded import SHELLS, Connect, connecting, run
 
@@ -34,5 +35,25 @@ def test_how_a_callback_runs_needs_one(connect: Connect, daemon: RunningDaemon) 
             await bus.subscribe("t", concurrency=1, key=None, errors="log")
             await bus.subscribe("t", print, concurrency=2, key=len, errors="raise")
             assert bus.stats_local()["lanes"] == 2
+
+    run(body())
+
+
+@pytest.mark.parametrize("option", ["reconnect", "autostart"])
+@pytest.mark.parametrize("value", ["no", "", 0, 1, [], 1.0])
+def test_yes_and_no_are_bools(connect: Connect, option: str, value: Any) -> None:
+    async def body() -> None:
+        with pytest.raises(TypeError, match=f"^{option}="):
+            await connect("unix:/nowhere", timeout=0, **{option: value})
+
+    run(body())
+
+
+def test_reconnect_is_yes_or_no(connect: Connect) -> None:
+    async def body() -> None:
+        with pytest.raises(TypeError, match="reconnect=None: it is True or False"):
+            await connect("unix:/nowhere", timeout=0, reconnect=None)
+        with pytest.raises(ConnectError):
+            await connect("unix:/nowhere", timeout=0, reconnect=False, autostart=False)
 
     run(body())

@@ -45,6 +45,7 @@ class BusBase:
         autostart: bool | None,
     ) -> None:
         _names.check_timeout(timeout)
+        _names.check_reconnect(reconnect)
         _names.check_heartbeat(heartbeat)
         found = _discovery.find_address(address, bus)
         secret_path = _discovery.find_secret_path(secret_file, bus) if _discovery.is_tcp(found) else None

@@ -105,6 +105,12 @@ def check_mode(mode: str) -> None:
         raise ValueError(f"mode={mode!r}: allowed are {', '.join(_MODES)}")
 
 
+def check_reconnect(reconnect: bool) -> None:
+    """Raise TypeError unless *reconnect* is True or False: a text that says no would be a yes."""
+    if not isinstance(reconnect, bool):
+        raise TypeError(f"reconnect={reconnect!r:.50}: it is True or False")
+
+
 def check_heartbeat(heartbeat: float | None) -> None:
     """Raise TypeError unless *heartbeat* is None or a number, and ValueError unless that is 0, or of seconds that can be kept."""
     if heartbeat is not None and not isinstance(heartbeat, (int, float)):
