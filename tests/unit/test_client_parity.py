@@ -57,8 +57,9 @@ def test_same_parameters_and_defaults(name: str) -> None:
 
 def test_connect_and_everything_else() -> None:
     assert parameters(ipcbus_client.connect) == parameters(aio.connect)
-    assert set(aio.__all__) <= set(ipcbus_client.__all__)
+    assert set(aio.__all__) == set(ipcbus_client.__all__)  # errors too: who imports aio needs nothing else
     assert ipcbus_client.Message is aio.Message
+    assert aio.ConnectionLost is ipcbus_client.ConnectionLost
 
 
 BLOCKING = {"_keeper", "_producing", "_waiter", "_wire", "_wire_socket", "_worker", "threading"}

@@ -15,6 +15,10 @@ from collections.abc import Callable, Generator
 from types import TracebackType
 from typing import Any
 
+from ipcbus.protocol.addresses import AddressError
+from ipcbus.protocol.failures import BusError
+from ipcbus.protocol.payloads import PayloadError
+
 from . import _aio_watch, _names
 from ._aio_messages import BusMessages
 from ._aio_replies import ReplyStream
@@ -23,7 +27,26 @@ from ._aio_state import BusState, StateChanges, StateHandle
 from ._aio_streams import Inbox, Responder, Subscription
 from ._aio_watch import Watch
 from ._current import Request, current_request
-from ._errors import Timeout
+from ._errors import (
+    BadArguments,
+    BadName,
+    Closed,
+    ConnectError,
+    ConnectionLost,
+    Denied,
+    Expired,
+    NoSuchMethod,
+    NoSuchName,
+    NoSuchPeer,
+    OutboxFull,
+    Overloaded,
+    Refused,
+    RequestError,
+    ResponderDied,
+    ServiceError,
+    Timeout,
+)
+from ._gather import Answer
 from ._loop_wire import LoopToBe, LoopWire
 from ._message import Message
 from ._notices import Lost, Reconnected
@@ -32,22 +55,43 @@ from ._waiting import OUTBOX_BYTES, OUTBOX_MESSAGES, Undelivered, Waiting
 from ._watching import Change
 
 __all__ = [
+    "AddressError",
+    "Answer",
+    "BadArguments",
+    "BadName",
     "Bus",
+    "BusError",
     "BusState",
     "Change",
+    "Closed",
+    "ConnectError",
+    "ConnectionLost",
+    "Denied",
+    "Expired",
     "Inbox",
     "Lost",
     "Message",
+    "NoSuchMethod",
+    "NoSuchName",
+    "NoSuchPeer",
+    "OutboxFull",
+    "Overloaded",
+    "PayloadError",
     "Proxy",
     "ProxyMethod",
     "Reconnected",
+    "Refused",
     "ReplyStream",
     "Request",
+    "RequestError",
     "Responder",
+    "ResponderDied",
     "Service",
+    "ServiceError",
     "StateChanges",
     "StateHandle",
     "Subscription",
+    "Timeout",
     "Undelivered",
     "Watch",
     "connect",
