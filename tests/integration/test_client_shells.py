@@ -385,15 +385,15 @@ def test_what_a_handler_or_callback_raises_stays_there(connect: Connect, daemon:
             await bus.respond("svc/later", handle_later)
         await bus.subscribe("t", call_back)
         for to in ("svc/do", "svc/later") if connect is _connect_aio else ("svc/do",):
-            for data, code in (("exit", "SystemExit"), ("wordless", "WordlessError")):
+            for data, code in (("exit", "SystemExit"), ("wordless", "WordlessError"), ("generator", "GeneratorExit")):
                 with pytest.raises(ipcbus_client.ServiceError) as caught:
                     await bus.request(to, data, timeout=WAIT_S)
                 assert caught.value.code == code
             assert await bus.request(to, "else", timeout=WAIT_S) == "fine"
-        for data in ("exit", "wordless", "else"):
+        for data in ("exit", "wordless", "generator", "else"):
             await bus.publish("t", data)
-        await until(lambda: seen == ["exit", "wordless", "else"])
-        assert bus.stats_local()["handler_errors"] >= 4
+        await until(lambda: seen == ["exit", "wordless", "generator", "else"])
+        assert bus.stats_local()["handler_errors"] >= 6
         started = time.monotonic()
         await bus.close(WAIT_S)
         assert time.monotonic() - started < WAIT_S / 2

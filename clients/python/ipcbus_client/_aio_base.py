@@ -300,14 +300,11 @@ class BusBase:
 
     def _start_producing(self, request: Any, generator: Any) -> None:
         if self._session.services.wants(request):
-            self._handling[request] = self._loop.create_task(self._produce_all(Producing(self._session, self._wire, request, generator)))
+            task = self._loop.create_task(Producing(self._session, self._wire, request, generator).run())
+            self._handling[request] = task
+            task.add_done_callback(partial(self._handled, request))
             request.when_cancelled(partial(self._cancel, request))
 
-    async def _produce_all(self, producing: Producing) -> None:
-        try:
-            await producing.run()
-        finally:
-            self._handled(producing.request)
     def _begin_handling(self, responder: Responder, request: Request) -> asyncio.Task[None] | None:
         """One request: the task in which its handler goes on, or None where it is done, or its CANCEL came in the same read."""
         if request.cancelled:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import sys
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
@@ -448,9 +449,12 @@ def pull(turns: Turns) -> BaseException | None:
 
 def is_ours(error: BaseException) -> bool:
     """Whether *error* ends the task that runs user code, and does not just come out of that: who awaits something that was cancelled gets
-    a CancelledError too.
+    a CancelledError too. To be called by the task's own coroutine, not by one that it awaits.
     """
     if isinstance(error, asyncio.CancelledError):
         task = asyncio.current_task()
         return task is None or task.cancelling() > 0
-    return isinstance(error, GeneratorExit)
+    if isinstance(error, GeneratorExit):  # of a coroutine that is collected, unless user code raised it in the running task
+        task = asyncio.current_task() if asyncio._get_running_loop() else None
+        return task is None or getattr(task.get_coro(), "cr_frame", None) is not sys._getframe(1)
+    return False
