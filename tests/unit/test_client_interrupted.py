@@ -206,3 +206,23 @@ def test_what_is_published_while_a_connection_ends() -> None:
         assert [frame[-1] for frame in frames[1:]] == [b"2", b"3", b"4", b"5", b"6", b"late"], f"at place {number}"
         assert session.undelivered() == (0, 2 + 6)
     assert number > 10
+
+
+def test_who_closes_an_interrupted_subscription_again_tells_the_bus() -> None:
+    """It would stay at the bus, and send what nobody takes."""
+
+    def make() -> Session:
+        session = connected()
+        session.declarations.subscribe(Lane(session.new_id(), "t", window_bytes=1000))
+        keys[:] = session.declarations._all
+        elements(session)
+        return session
+
+    def judge(session: Session) -> None:
+        session.declarations.withdraw(*keys[0])
+        assert "bus/unsubscribe" in [frame[2] for frame in elements(session) if frame[0] == Kind.REQUEST]
+        assert not session.declarations._all
+        assert not session.lanes
+
+    keys: list[Any] = []
+    everywhere(make, lambda session: session.declarations.withdraw(*keys[0]), judge)

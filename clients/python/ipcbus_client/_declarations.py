@@ -85,12 +85,18 @@ class Declarations:
         """Take a declaration back; a call to wait for where the bus has to be told. Taking back what is not declared is fine. Who still
         waits for the declaration gets Closed.
         """
-        declaration = self._take_out(key)
+        declaration = self._all.get(key)
         if declaration is None:
             return None
         if declaration.lane is not None:
-            self._session.lanes.pop(declaration.lane.number, None)
+            # Said before it is forgotten: where a signal handler interrupts this, who closes it again tells the bus, perhaps twice.
+            number = declaration.lane.number
+            call = self._session.request("bus/unsubscribe", {"lane": number}, None, _ANSWER_S) if declaration.said else None
+            self._session.lanes.pop(number, None)
             declaration.lane.close()
+            self._take_out(key)
+            return call
+        self._take_out(key)
         arguments = declaration.arguments
         if declaration.method == "own":
             for other in [other for other in self._all if other[0] == "serve" and other[1] == key[1]]:
@@ -98,7 +104,6 @@ class Declarations:
         if not declaration.said:
             return None
         method, told = {
-            "subscribe": ("unsubscribe", {"lane": arguments.get("lane")}),
             "own": ("release", {"name": arguments.get("name")}),
             "serve": ("unserve", {"name": arguments.get("name"), "methods": arguments.get("methods")}),
             "will": ("will", {"topic": arguments.get("topic")}),
