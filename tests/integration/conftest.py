@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-KILLS = 10  #: of an ordinary run
+KILLS = 5  #: of an ordinary run
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
