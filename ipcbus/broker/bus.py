@@ -14,10 +14,9 @@ from ..protocol.limits import ABOUT_MAX_BYTES, ABOUT_PEER_MAX_BYTES, ARGUMENTS_M
 from ..protocol.messages import Frame, brief, is_meta, pack
 from ..protocol.payloads import PayloadError, decode_value
 from ..protocol.topics import BUS_NAME, check_group, check_topic
-from .counters import OTHER
 from .delivery import Delivery
 from .lanes import Lane
-from .listing import describe_name, describe_peer, page
+from .listing import Lists
 from .names import MODES
 from .peers import Peer
 
@@ -82,6 +81,7 @@ class BusService:
     def __init__(self, broker: Broker, delivery: Delivery) -> None:
         self._broker = broker
         self._delivery = delivery
+        lists = Lists(broker)
         lane = Argument(f"a lane number of 1 to {MAX_ID}", _int(1, MAX_ID), required=True)
         self._methods: dict[str, Method] = {
             "subscribe": Method(
@@ -111,10 +111,10 @@ class BusService:
             "release": Method("Give up a name, or the place in line for it.", self._release, {"name": _NAME}),
             "serve": Method("Serve methods under a name.", self._serve, {"name": _NAME, "methods": _METHODS, "about": _ABOUT}),
             "unserve": Method("Serve methods under a name no more.", self._unserve, {"name": _NAME, "methods": _METHODS}),
-            "names": Method("List the names that are owned.", self._list_names, _PAGE),
-            "peers": Method("List the peers.", self._list_peers, _PAGE),
-            "topics": Method("List the topics that were published to or are retained.", self._list_topics, _PAGE),
-            "stats": Method("Counters and gauges of the bus.", self._stats),
+            "names": Method("List the names that are owned.", lists.names, _PAGE),
+            "peers": Method("List the peers.", lists.peers, _PAGE),
+            "topics": Method("List the topics that were published to or are retained.", lists.topics, _PAGE),
+            "stats": Method("Counters and gauges of the bus.", lists.stats),
             "ping": Method("Answer at once.", self._ping),
             "introspect": Method("List the methods under a name.", self._introspect, {"name": Argument("a name", _is_str)}),
             "get": Method("Get the retained message of a topic.", self._get, {"topic": _TOPIC}),
@@ -281,56 +281,7 @@ class BusService:
         self._broker.names.unserve(peer, arguments["name"], arguments["methods"])
         return {}
 
-    # --- lists (B-2) ------------------------------------------------------------------------------
-
-    def _list_names(self, peer: Peer, arguments: Arguments) -> dict[str, Any]:
-        names = self._broker.names
-
-        def item(key: str) -> dict[str, Any] | None:
-            name = names.get(key)
-            return describe_name(name) if name is not None else None
-
-        return page(sorted(name.name for name in names), item, arguments, str)
-
-    def _list_peers(self, peer: Peer, arguments: Arguments) -> dict[str, Any]:
-        peers, now = self._broker.peers, self._broker.now
-        return page(
-            sorted(key for key, peer in peers.items() if not peer.closing), lambda key: describe_peer(peers[key], now), arguments, int
-        )
-
-    def _list_topics(self, peer: Peer, arguments: Arguments) -> dict[str, Any]:
-        broker = self._broker
-        counters = dict(broker.topics.items())
-
-        def item(topic: str) -> dict[str, Any]:
-            counter = counters[topic]
-            lanes, groups = broker.routes.receivers(topic) if topic != OTHER else ((), ())
-            receivers = len(lanes) + sum(len(group.members) for group in groups)
-            return {
-                "topic": topic,
-                "messages": counter.messages,
-                "bytes": counter.bytes,
-                "lanes": receivers,
-                "retained": topic in broker.retained,
-            }
-
-        return page(sorted(counters), item, arguments, str)
-
-    def _stats(self, peer: Peer, arguments: Arguments) -> dict[str, Any]:
-        broker = self._broker
-        return {
-            "uptime_s": round(broker.now - broker.started_at, 3),
-            "version": broker.software,
-            "pid": broker.pid,
-            "peers": len(broker.peers),
-            "names": len(broker.names),
-            "lanes": broker.lane_count,
-            "retained": len(broker.retained),
-            "retained_bytes": broker.retained.bytes,
-            "requests": len(broker.requests),
-            "queued_bytes": broker.queued_bytes(),
-            **broker.totals(),
-        }
+    # --- the bus itself ------------------------------------------------------------------------------
 
     def _ping(self, peer: Peer, arguments: Arguments) -> dict[str, Any]:
         return {"now_s": round(self._broker.now - self._broker.started_at, 6)}

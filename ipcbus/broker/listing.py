@@ -1,19 +1,85 @@
-"""Lists in pages, and what their items say (B-2, B-3)."""
+"""What the bus says about itself: lists in pages, what their items say, and its counters and gauges (B-2, B-3, B-4)."""
 
 from __future__ import annotations
 
 import bisect
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..protocol.errors import Code, ProtocolError
 from ..protocol.limits import PAGE_BYTES, PAGE_ITEMS
 from ..protocol.messages import brief, pack
+from .counters import OTHER
 from .names import Name
 from .peers import Peer
 
+if TYPE_CHECKING:
+    from .broker import Broker
 
-def page(keys: list[Any], item: Callable[[Any], Any], arguments: dict[str, Any], cursor: type) -> dict[str, Any]:
+Arguments = dict[str, Any]
+
+
+class Lists:
+    """The methods of the bus that only look."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+
+    def names(self, peer: Peer, arguments: Arguments) -> dict[str, Any]:
+        """A page of the names."""
+        names = self._broker.names
+
+        def item(key: str) -> dict[str, Any] | None:
+            name = names.get(key)
+            return describe_name(name) if name is not None else None
+
+        return page(sorted(name.name for name in names), item, arguments, str)
+
+    def peers(self, peer: Peer, arguments: Arguments) -> dict[str, Any]:
+        """A page of the peers."""
+        peers, now = self._broker.peers, self._broker.now
+        return page(
+            sorted(key for key, peer in peers.items() if not peer.closing), lambda key: describe_peer(peers[key], now), arguments, int
+        )
+
+    def topics(self, peer: Peer, arguments: Arguments) -> dict[str, Any]:
+        """A page of the topics that have a counter."""
+        broker = self._broker
+        counters = dict(broker.topics.items())
+
+        def item(topic: str) -> dict[str, Any]:
+            counter = counters[topic]
+            lanes, groups = broker.routes.receivers(topic) if topic != OTHER else ((), ())
+            receivers = len(lanes) + sum(len(group.members) for group in groups)
+            return {
+                "topic": topic,
+                "messages": counter.messages,
+                "bytes": counter.bytes,
+                "lanes": receivers,
+                "retained": topic in broker.retained,
+            }
+
+        return page(sorted(counters), item, arguments, str)
+
+    def stats(self, peer: Peer, arguments: Arguments) -> dict[str, Any]:
+        """Counters and gauges (B-4)."""
+        broker = self._broker
+        return {
+            "uptime_s": round(broker.now - broker.started_at, 3),
+            "version": broker.software,
+            "pid": broker.pid,
+            "peers": len(broker.peers),
+            "names": len(broker.names),
+            "lanes": broker.lane_count,
+            "retained": len(broker.retained),
+            "retained_bytes": broker.retained.bytes,
+            "requests": len(broker.requests),
+            "queued_bytes": broker.queued_bytes(),
+            **broker.totals(),
+        }
+
+
+def page(keys: list[Any], item: Callable[[Any], Any], arguments: Arguments, cursor: type) -> dict[str, Any]:
     """One page of a sorted list of keys."""
     after, limit = arguments.get("after"), arguments.get("limit", PAGE_ITEMS)
     if after is not None and type(after) is not cursor:
