@@ -1,31 +1,28 @@
-"""``pytest tests/sim --seeds 5000`` for a long run, ``--seed 17`` to see one again."""
+"""``pytest tests/sim --seeds 5000`` for a long run; ``--seed 17`` and ``--story …`` to see one again."""
 
 from __future__ import annotations
 
-from collections.abc import Generator
-
 import pytest
 
-SEEDS = 100  #: of an ordinary run
+SEEDS = 300  #: of an ordinary run
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--seeds", type=int, default=SEEDS, help="tests/sim: run the seeds 0 … N − 1")
-    parser.addoption("--seed", type=int, default=None, help="tests/sim: run this seed only")
+    parser.addoption("--seeds", type=int, default=SEEDS, help="tests/sim: play the seeds 0 … N − 1")
+    parser.addoption("--seed", type=int, default=None, help="tests/sim: play this seed only")
+    parser.addoption("--story", default=None, help="tests/sim: with --seed: only a part of it, like clients=0+2,faults=0-2,until=3.2")
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "seed" in metafunc.fixturenames:
-        # a plain `pytest` reads this file too late for its options, then the defaults hold
-        one = metafunc.config.getoption("--seed", None)
-        count = metafunc.config.getoption("--seeds", SEEDS)
-        metafunc.parametrize("seed", range(count) if one is None else [one])
+@pytest.fixture
+def seeds(pytestconfig: pytest.Config) -> range:
+    """What to play."""
+    # a plain `pytest` reads this file too late for its options, then the defaults hold
+    one = pytestconfig.getoption("--seed", None)
+    return range(pytestconfig.getoption("--seeds", SEEDS)) if one is None else range(one, one + 1)
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    report = yield
-    seed = item.callspec.params.get("seed") if isinstance(item, pytest.Function) and hasattr(item, "callspec") else None
-    if report.failed and seed is not None:
-        report.sections.append(("again", f"python -m pytest tests/sim --seed {seed}"))
-    return report
+@pytest.fixture
+def story_text(pytestconfig: pytest.Config) -> str | None:
+    """The part of a seed that is to be played, if one was said."""
+    text: str | None = pytestconfig.getoption("--story", None)
+    return text

@@ -10,10 +10,10 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ipcbus.protocol.messages import Frame, Kind, decode, encode, encode_with_payload, pack
+from ipcbus.protocol.messages import Frame, Kind, encode, encode_with_payload, pack
 from ipcbus.protocol.topics import peer_address
 
-from .models import frames_in
+from .models import frame_of, frames_in
 from .network import Link, World
 
 TOPICS = ["a.b", "a.c", "a.b.c", "x.b", "x.y.z", "lone", "$own", "bad..topic"]
@@ -36,7 +36,7 @@ class ModelClient:
 
     def __init__(self, world: World, label: str) -> None:
         self.world = world
-        self.random = world.random
+        self.random = world.dice(label)
         self.label = label
         self.link: Link | None = None
         self.peer = 0
@@ -50,7 +50,11 @@ class ModelClient:
         self._owed: dict[int, list[int]] = {}  #: lane: bytes and messages that were received and not yet credited
         self._requests: dict[int, str] = {}
         self._streams: dict[tuple[int, int], _Stream] = {}  #: that it answers in parts, by caller and id
-        self.world.after(world.soon(0.1), self._connect)
+        self.world.after(self.soon(0.1), self._connect)
+
+    def soon(self, longest_s: float) -> float:
+        """A delay by its own dice."""
+        return self.world.soon(longest_s, self.random)
 
     # --- the connection -----------------------------------------------------------------------------------------------------------------
 
@@ -58,7 +62,7 @@ class ModelClient:
         if not self.acting or self.link is not None:
             return
         if not self.world.connect(self, f"{self.label}/{self.connections}"):
-            self.world.after(self.world.soon(0.5), self._connect)
+            self.world.after(self.soon(0.5), self._connect)
 
     def connected(self, link: Link) -> None:
         self.link = link
@@ -72,12 +76,12 @@ class ModelClient:
 
     def disconnected(self) -> None:
         self.link = None
-        self.world.after(self.world.soon(0.5), self._connect)
+        self.world.after(self.soon(0.5), self._connect)
 
     def received(self, data: bytes) -> None:
         self._buffer += data
         for raw in frames_in(self._buffer):
-            self._take(decode(raw))
+            self._take(frame_of(raw))
 
     def _take(self, frame: Frame) -> None:
         elements = frame.elements
@@ -94,7 +98,7 @@ class ModelClient:
             owed[0] += len(frame.raw)
             owed[1] += 1
             lane = self._current
-            self.world.after(self.world.soon(3.0 if self._slow else 0.05), lambda: self._credit(lane))
+            self.world.after(self.soon(3.0 if self._slow else 0.05), lambda: self._credit(lane))
         elif frame.kind is Kind.REQUEST:
             meta = elements[5]
             if isinstance(meta, dict) and meta.get("stream") and self.random.random() < 0.7:
@@ -112,7 +116,7 @@ class ModelClient:
         elif frame.kind is Kind.PART:
             to, size = self._requests.get(elements[3]), len(frame.raw)
             if to is not None:
-                self.world.after(self.world.soon(1.0 if self._slow else 0.1), lambda: self._allow(to, elements[3], size))
+                self.world.after(self.soon(1.0 if self._slow else 0.1), lambda: self._allow(to, elements[3], size))
         elif frame.kind in (Kind.REPLY, Kind.ERROR):
             self._requests.pop(elements[3], None)
 
@@ -126,7 +130,7 @@ class ModelClient:
                 self._act()
                 self._act_soon()
 
-        self.world.after(self.world.soon(0.6), act)
+        self.world.after(self.soon(0.6), act)
 
     def _act(self) -> None:
         actions: list[tuple[int, Callable[[], None]]] = [
@@ -145,7 +149,7 @@ class ModelClient:
             (1, self._leave),
         ]
         weights, chosen = zip(*actions, strict=True)
-        self.random.choices(chosen, weights)[0]()
+        self.world.let(self.random.choices(chosen, weights)[0])
 
     def _write(self, frame: bytes) -> None:
         if self.link is not None:
@@ -206,7 +210,7 @@ class ModelClient:
             arguments["retained"] = False
         self._to_bus("subscribe", **arguments)
         if arguments["credit"] == 0:
-            self.world.after(self.world.soon(1.0), lambda: self._grant(lane, 1000, 0))
+            self.world.after(self.soon(1.0), lambda: self._grant(lane, 1000, 0))
 
     def _unsubscribe(self) -> None:
         if self._lanes:
@@ -281,7 +285,7 @@ class ModelClient:
                 else:
                     self._write(encode_with_payload(self._payload(300), Kind.REPLY, self.peer, to, number, 1))
 
-        self.world.after(self.world.soon(0.4), answer)
+        self.world.after(self.soon(0.4), answer)
 
     def _produce_later(self, caller: int, number: int) -> None:
         link = self.link
@@ -300,9 +304,9 @@ class ModelClient:
                 stream.sequence += 1
                 stream.left -= 1
                 self._write(part)
-                self.world.after(self.world.soon(0.02), produce)
+                self.world.after(self.soon(0.02), produce)
 
-        self.world.after(self.world.soon(0.02), produce)
+        self.world.after(self.soon(0.02), produce)
 
     def _leave(self) -> None:
         """BYE, half-close, garbage, or nothing at all: the ways in which a connection ends."""
@@ -315,7 +319,7 @@ class ModelClient:
             self._write(encode(Kind.BYE, self.peer, 0, ""))
         elif how == "half":
             link.end_of_file()
-            self.world.after(self.world.soon(5.0), link.die)
+            self.world.after(self.soon(5.0), link.die)
         elif how == "garbage":
             self._write(b"GET / HTTP/1.1\r\n\r\n")
         else:

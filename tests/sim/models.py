@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
+
+from ipcbus.protocol import topics
+from ipcbus.protocol.messages import decode
 
 
 class ViolationError(AssertionError):
@@ -13,15 +17,23 @@ class ViolationError(AssertionError):
 
 def frames_in(buffer: bytearray) -> list[bytes]:
     """Take the whole frames out of *buffer*."""
+    if len(buffer) < 5:
+        return []
+    data = bytes(buffer)
     found, at = [], 0
-    while at + 5 <= len(buffer) and buffer[at] == 0xCE:
-        end = at + 5 + int.from_bytes(buffer[at + 1 : at + 5], "big")
-        if end > len(buffer):
+    while at + 5 <= len(data) and data[at] == 0xCE:
+        end = at + 5 + int.from_bytes(data[at + 1 : at + 5], "big")
+        if end > len(data):
             break
-        found.append(bytes(buffer[at:end]))
+        found.append(data[at:end])
         at = end
     del buffer[:at]
     return found
+
+
+#: A frame goes by several times: into the bus, out of it to each receiver, into the program. Nobody changes one.
+frame_of = lru_cache(4096)(decode)
+matches = lru_cache(4096)(topics.matches)
 
 
 @dataclass(eq=False, slots=True)
@@ -70,8 +82,9 @@ class RequestModel:
 class PeerModel:
     """One connection, from outside."""
 
-    def __init__(self, label: str) -> None:
+    def __init__(self, label: str, opened_at: float) -> None:
         self.label = label
+        self.opened_at = opened_at
         self.id = 0
         self.ready = False
         self.done_sending = False  #: end of file or BYE was processed

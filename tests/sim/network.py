@@ -10,6 +10,7 @@ import itertools
 import random
 from collections.abc import Callable
 from typing import Protocol
+from zlib import crc32
 
 from ipcbus.broker import Broker, Credentials, Peer
 from ipcbus.protocol.limits import Limits
@@ -46,14 +47,19 @@ class Endpoint(Protocol):
 class World:
     """The clock, the bus and all links of one simulation."""
 
-    def __init__(self, seed: int) -> None:
-        self.random = random.Random(seed)
+    def __init__(self, seed: int, without: tuple[str, ...] = ()) -> None:
+        self.seed = seed
+        self.without = without  #: actions that nobody does
         self.now = 1000.0
+        self.trace = 0  #: a checksum of all bytes that went into the bus and came out of it
         self.links: list[Link] = []
         self.closing = False  #: nobody connects any more
         self.quiet = False  #: no faults and no delays beyond a moment any more
         self.log: list[str] = []
         self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._until = 0.0
+        self._frozen_until = 0.0
+        self._bus_dice = self.dice("bus")
         self._sequence = itertools.count()
         self._tick_at: float | None = None
         self.broker: Broker | None = None
@@ -61,31 +67,74 @@ class World:
         self.oracles: list[Oracle] = []
         self.start_bus()
 
+    # --- chance ---------------------------------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def dice_of(seed: int, whose: str) -> random.Random:
+        """The dice of one actor: what others do does not change what they show."""
+        return random.Random(f"{seed}/{whose}")  # (a str is hashed by SHA-512, not by hash())
+
+    def dice(self, whose: str) -> random.Random:
+        """The dice of one actor in this world."""
+        return self.dice_of(self.seed, whose)
+
+    def soon(self, longest_s: float, dice: random.Random) -> float:
+        """A random delay; short ones are likelier."""
+        return longest_s * (0.02 if self.quiet else dice.random() ** 3)
+
+    def let(self, action: Callable[[], None]) -> None:
+        """Have somebody act, unless this story goes without."""
+        if action.__name__.lstrip("_") not in self.without:
+            action()
+
     # --- time ---------------------------------------------------------------------------------------------------------------------------
 
     def after(self, delay_s: float, action: Callable[[], None]) -> None:
         """Call *action* in *delay_s* virtual seconds."""
         heapq.heappush(self._events, (self.now + delay_s, next(self._sequence), action))
 
-    def run(self, until: float) -> None:
+    def run(self, seconds: float) -> None:
         """Let virtual time pass."""
-        while self._events and self._events[0][0] <= until:
+        self._until = self.now + seconds
+        while self._events and self._events[0][0] <= self._until:
             at, _, action = heapq.heappop(self._events)
-            self.now = at
+            self.now = max(self.now, at)
             self.tick()
             action()
             self.look()
-        self.now = max(self.now, until)
+        self.now = max(self.now, self._until)
         self.tick()
         self.look()
 
-    def soon(self, longest_s: float) -> float:
-        """A random delay; short ones are likelier."""
-        return longest_s * (0.02 if self.quiet else self.random.random() ** 3)
+    def jump(self, seconds: float) -> None:
+        """The clock jumps; what was to happen meanwhile happens late."""
+        self.note(f"the clock jumps by {seconds:g} s")
+        self.now += seconds
+        self._until += seconds
+
+    def freeze(self, seconds: float) -> None:
+        """The daemon does nothing for a while."""
+        self.note(f"the bus is frozen for {seconds:.2f} s")
+        self._frozen_until = self.now + seconds
+        self.after(seconds, lambda: None)
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the daemon does nothing just now."""
+        return self.now < self._frozen_until
+
+    def settle(self) -> None:
+        """From now on all goes well."""
+        self.quiet = True
+        self._frozen_until = 0.0
+        for link in self.links:
+            link.widest = CHUNK_BYTES
+        if self.broker is None:
+            self.start_bus()
 
     def tick(self) -> None:
         """Do what the bus's clock has made due, before anything else happens at this moment."""
-        if self.broker is None:
+        if self.broker is None or self.frozen:
             return
         deadline = self.broker.next_deadline()
         if deadline is not None and deadline <= self.now:
@@ -106,14 +155,14 @@ class World:
                     raise ViolationError(f"{lane.backlog}: {lane.backlog.bytes} bytes wait, at most {most} may")
         deadline = self.broker.next_deadline()
         if deadline is not None and (self._tick_at is None or deadline < self._tick_at or self._tick_at <= self.now):
-            self._tick_at = max(deadline, self.now)
+            self._tick_at = max(deadline, self.now, self._frozen_until)
             self.after(self._tick_at - self.now, lambda: None)
 
     # --- the bus ------------------------------------------------------------------------------------------------------------------------
 
     def start_bus(self) -> None:
         """A new daemon, which knows nothing of the one before."""
-        self.broker = Broker(incarnation=self.random.randbytes(16), random_bytes=self.random.randbytes, now=self.now, limits=LIMITS)
+        self.broker = Broker(incarnation=self._bus_dice.randbytes(16), random_bytes=self._bus_dice.randbytes, now=self.now, limits=LIMITS)
         self.oracle = Oracle(LIMITS)
         self.oracles.append(self.oracle)
 
@@ -121,6 +170,7 @@ class World:
         """End the daemon: with BYE to everybody, or as SIGKILL does."""
         if self.broker is None:
             return
+        self._frozen_until = 0.0
         self.note(f"the bus is {'stopped' if orderly else 'killed'}")
         if orderly:
             self.broker.shut_down(self.now)
@@ -132,10 +182,10 @@ class World:
 
     def connect(self, endpoint: Endpoint, label: str) -> bool:
         """Open a connection to the bus; False where none listens."""
-        if self.broker is None:
+        if self.broker is None or self.frozen:
             return False
         peer = self.broker.connect(self.now, transport="unix", credentials=Credentials(1, 2, 3))
-        self.links.append(Link(self, endpoint, self.broker, peer, self.oracle.opened(label)))
+        self.links.append(Link(self, endpoint, self.broker, peer, self.oracle.opened(label, self.now)))
         endpoint.connected(self.links[-1])
         return True
 
@@ -169,6 +219,8 @@ class Link:
         self.alive = True
         self.up = bytearray()
         self.down = bytearray()
+        self.widest = CHUNK_BYTES  #: at most so much goes through at a time
+        self._dice = world.dice(f"link of {model.label}")
         self._eof = False  #: the client is done sending
         self._stalled_until = {"up": 0.0, "down": 0.0}
         self._moving = {"up": False, "down": False}
@@ -187,6 +239,8 @@ class Link:
 
     def abandon(self) -> None:
         """The client closes its end, for instance because it thinks that the bus is stopped: what it wrote is still on its way."""
+        if isinstance(self.endpoint, _Nobody):
+            return
         client, self.endpoint = self.endpoint, _Nobody()
         self.down.clear()
         self.end_of_file()
@@ -205,21 +259,29 @@ class Link:
         if self.peer.out or self.down or self.peer.closing:
             self._later("down", self._move_down)
 
+    def _some(self) -> int:
+        """How much goes through this time."""
+        return self.widest if self._dice.random() < 0.7 else min(self.widest, self._dice.randint(1, 60))
+
     def _later(self, direction: str, move: Callable[[], None]) -> None:
         if not self._moving[direction]:
             self._moving[direction] = True
-            stalled = 0.0 if self.world.quiet else max(0.0, self._stalled_until[direction] - self.world.now)
-            self.world.after(stalled + self.world.soon(0.02), move)
+            until = max(self._stalled_until[direction], self.world._frozen_until)
+            stalled = 0.0 if self.world.quiet else max(0.0, until - self.world.now)
+            self.world.after(stalled + self.world.soon(0.02, self._dice), move)
 
     def _move_up(self) -> None:
         self._moving["up"] = False
         if not self.alive or self.peer.held:
             return
         world = self.world
+        if world.frozen:
+            self.wake()
+            return
         if self.up:
-            size = min(len(self.up), CHUNK_BYTES if world.random.random() < 0.7 else world.random.randint(1, 60))
-            data = bytes(self.up[:size])
-            del self.up[:size]
+            data = bytes(self.up[: self._some()])
+            del self.up[: len(data)]
+            world.trace = crc32(data, world.trace)
             self.broker.receive(self.peer, data, world.now)
             world.oracle.came(self.model, self.peer.id, data, world.now)
         elif self._eof and isinstance(self.endpoint, _Nobody):
@@ -238,12 +300,11 @@ class Link:
         if not self.alive:
             return
         world = self.world
-        if self.peer.out and len(self.down) < PIPE_BYTES:
-            self._take(CHUNK_BYTES if world.random.random() < 0.7 else world.random.randint(1, 60))
+        if self.peer.out and len(self.down) < PIPE_BYTES and not world.frozen:
+            self._take(self._some())
         if self.down:
-            size = min(len(self.down), CHUNK_BYTES if world.random.random() < 0.7 else world.random.randint(1, 60))
-            data = bytes(self.down[:size])
-            del self.down[:size]
+            data = bytes(self.down[: self._some()])
+            del self.down[: len(data)]
             self.endpoint.received(data)
         if self.peer.closing and not self.peer.out and not self.down:
             self.die()
@@ -252,7 +313,14 @@ class Link:
 
     def _take(self, most: int) -> None:
         """Some of what waits in the peer's record goes to the kernel."""
-        data = b"".join(bytes(piece) for piece in self.peer.out)[:most]
+        pieces, size = [], 0
+        for piece in self.peer.out:
+            pieces.append(piece)
+            size += len(piece)
+            if size >= most:
+                break
+        data = b"".join(pieces)[:most]
+        self.world.trace = crc32(data, self.world.trace)
         self.world.oracle.went(self.model, data, self.world.now)
         self.broker.wrote(self.peer, len(data), self.world.now)
         self.down += data
@@ -268,6 +336,9 @@ class Link:
     def die(self) -> None:
         """The connection is gone, with all that was in it. Idempotent."""
         if not self.alive:
+            return
+        if self.world.frozen:  # the bus learns of it later
+            self.abandon()
             return
         self.alive = False
         self.world.links.remove(self)

@@ -13,11 +13,11 @@ from typing import Any
 
 from ipcbus.protocol.errors import Code, ProtocolError
 from ipcbus.protocol.limits import READ_BYTES, Limits
-from ipcbus.protocol.messages import Frame, Kind, decode, encode, encode_with_payload
+from ipcbus.protocol.messages import Frame, Kind, encode, encode_with_payload
 from ipcbus.protocol.payloads import decode_value
-from ipcbus.protocol.topics import check_topic, matches, parse_peer
+from ipcbus.protocol.topics import check_topic, parse_peer
 
-from .models import GroupModel, LaneModel, PeerModel, RequestModel, ViolationError, frames_in
+from .models import GroupModel, LaneModel, PeerModel, RequestModel, ViolationError, frame_of, frames_in, matches
 from .names_model import NamesModel
 
 
@@ -44,9 +44,9 @@ class Oracle:
 
     # --- what the network tells it ----------------------------------------------------------------------------------------------------
 
-    def opened(self, label: str) -> PeerModel:
+    def opened(self, label: str, now: float) -> PeerModel:
         """A connection was accepted."""
-        peer = PeerModel(label)
+        peer = PeerModel(label, now)
         self.peers.append(peer)
         return peer
 
@@ -60,7 +60,7 @@ class Oracle:
             self.by_id[peer_id] = self.known[peer_id] = peer
         peer.buffer_in += data
         for raw in frames_in(peer.buffer_in):
-            self._process(peer, decode(raw), now)
+            self._process(peer, frame_of(raw), now)
             if peer.done_sending:
                 return
         if peer.buffer_in and peer.buffer_in[0] != 0xCE:  # F-2: garbage ends the connection
@@ -68,8 +68,12 @@ class Oracle:
             self.left(peer)
 
     def ticked(self, now: float) -> None:
-        """The broker's clock went on: requests whose time is over have expired (R-2)."""
+        """The broker's clock went on: requests whose time is over have expired (R-2), strangers who said nothing are sent away (H-9)."""
         for peer in self.peers:
+            if not peer.ready and not peer.done_sending and peer.opened_at + self.limits.handshake_timeout_s <= now:
+                self.checked["handshake_timeout"] += 1
+                peer.said_bye = Code.HANDSHAKE_TIMEOUT
+                self.left(peer)
             for request in peer.calls():
                 if request.deadline <= now:
                     self._settle(request, ("code", Code.EXPIRED))
@@ -96,7 +100,7 @@ class Oracle:
         for raw in frames_in(peer.buffer_out):
             if peer.said_bye == -1:
                 raise ViolationError(f"{peer}: a frame after BYE")
-            self._receive(peer, decode(raw), now)
+            self._receive(peer, frame_of(raw), now)
 
     # --- what peers say -----------------------------------------------------------------------------------------------------------------
 
@@ -162,7 +166,7 @@ class Oracle:
             peer.refusals[refusal] += 1
         outcome: tuple[Any, ...] = ("code", refusal)
         if refusal is None:
-            plain = decode(encode_with_payload(frame.payload, Kind.RETAIN if retain else Kind.PUBLISH, peer.id, topic, meta))
+            plain = frame_of(encode_with_payload(frame.payload, Kind.RETAIN if retain else Kind.PUBLISH, peer.id, topic, meta))
             outcome = ("value", self._route(plain, None if ttl_ms is None else now + ttl_ms / 1000))
         if number is not None:
             peer.requests[number].outcome = outcome
@@ -203,8 +207,8 @@ class Oracle:
 
     def _remove_kept(self, topic: str) -> None:
         """L-11, W-2: the bus removes what is kept, and says so in the name of who had published it."""
-        sender = decode(self.retained[topic]).elements[1]
-        self._route(decode(encode_with_payload(b"", Kind.RETAIN, sender, topic, None)))
+        sender = frame_of(self.retained[topic]).elements[1]
+        self._route(frame_of(encode_with_payload(b"", Kind.RETAIN, sender, topic, None)))
 
     def _send(self, peer: PeerModel, frame: Frame) -> None:
         to = frame.elements[2]
@@ -303,7 +307,7 @@ class Oracle:
             self._expire_kept()
             if topic not in self.retained:
                 return ("value", None)
-            kept = decode(self.retained[topic])
+            kept = frame_of(self.retained[topic])
             return ("value", {"topic": topic, "sender": kept.elements[1], "meta": kept.elements[3], "payload": kept.payload})
         refusal = _refusal(topic)
         if refusal is not None:
@@ -325,13 +329,13 @@ class Oracle:
         """B-3: what a program had retained before, where nobody else has published since."""
         self._expire_kept()
         kept = self.retained.get(topic)
-        if kept is not None and decode(kept).elements[1] not in was:
+        if kept is not None and frame_of(kept).elements[1] not in was:
             self.checked["not restored"] += 1
             return False
-        if kept is not None and (decode(kept).elements[3], decode(kept).payload) == (meta, payload):
+        if kept is not None and (frame_of(kept).elements[3], frame_of(kept).payload) == (meta, payload):
             return True
         self.checked["restored"] += 1
-        frame = decode(encode_with_payload(payload, Kind.RETAIN, peer.id, topic, meta))
+        frame = frame_of(encode_with_payload(payload, Kind.RETAIN, peer.id, topic, meta))
         self._route(frame, None if ttl_ms is None else self.now + ttl_ms / 1000)
         self.order.pop()  # not a publication of its own: that was before
         return True
@@ -368,12 +372,12 @@ class Oracle:
         if peer.bound:
             self._expire_kept()
         for topic in peer.bound:
-            if topic in self.retained and decode(self.retained[topic]).elements[1] == peer.id:
+            if topic in self.retained and frame_of(self.retained[topic]).elements[1] == peer.id:
                 self.checked["bound value"] += 1
                 self._remove_kept(topic)
         for will in peer.wills.values():
             self.checked["will"] += 1
-            self._route(decode(will))
+            self._route(frame_of(will))
         peer.bound.clear()
         peer.wills.clear()
         for receiver, name, about in self.names.leave(peer):

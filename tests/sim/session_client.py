@@ -11,7 +11,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from functools import partial
 
-from ipcbus.protocol.messages import Kind, decode
+from ipcbus.protocol.messages import Kind
 from ipcbus.protocol.payloads import decode_value
 from ipcbus_client._calls import Call
 from ipcbus_client._errors import BusError, ServiceError
@@ -23,7 +23,7 @@ from ipcbus_client._session import Session
 from ipcbus_client._state import State
 
 from .model_client import METHODS, NAMES, PATTERNS, TOPICS
-from .models import ViolationError, frames_in
+from .models import ViolationError, frame_of, frames_in
 from .network import Link, World
 
 WINDOW_BYTES = 4_000
@@ -66,7 +66,7 @@ class Producer:
     def wake(self) -> None:
         if not self.scheduled:
             self.scheduled = True
-            self.client.world.after(self.client.world.soon(0.05), self.go_on)
+            self.client.world.after(self.client.soon(0.05), self.go_on)
 
     def go_on(self) -> None:
         """Some values, while there is credit."""
@@ -91,7 +91,7 @@ class SessionClient:
 
     def __init__(self, world: World, label: str) -> None:
         self.world = world
-        self.random = world.random
+        self.random = world.dice(label)
         self.label = label
         self.acting = True
         self.link: Link | None = None
@@ -110,9 +110,13 @@ class SessionClient:
         self._numbers = itertools.count(1)
         self._current = 0  #: lane on the wire
         self._buffer = bytearray()
-        world.after(world.soon(0.1), self._connect)
-        world.after(world.soon(0.5), self._act_again)
+        world.after(self.soon(0.1), self._connect)
+        world.after(self.soon(0.5), self._act_again)
         self._tick()
+
+    def soon(self, longest_s: float) -> float:
+        """A delay by its own dice."""
+        return self.world.soon(longest_s, self.random)
 
     # --- the shell ----------------------------------------------------------------------------------------------------------------------
 
@@ -120,7 +124,7 @@ class SessionClient:
         if self.link is not None or self.world.closing:
             return
         if not self.world.connect(self, f"{self.label}/{self.session.epoch}"):
-            self.world.after(self.world.soon(0.5), self._connect)
+            self.world.after(self.soon(0.5), self._connect)
 
     def connected(self, link: Link) -> None:
         self.link = link
@@ -134,7 +138,7 @@ class SessionClient:
         self.excused += self.link.model.buffer_in + self.link.up + self._torn()
         self.link = None
         self.session.lost("cut", again=True)
-        self.world.after(self.world.soon(0.5), self._connect)
+        self.world.after(self.soon(0.5), self._connect)
 
     def _torn(self) -> bytes:
         """The rest of a frame that was begun: the session cannot send it again."""
@@ -152,13 +156,13 @@ class SessionClient:
         self.session.receive(data)
         for reader in self.readers.values():
             if reader.lane.messages:
-                self.world.after(self.world.soon(0.3), partial(self._take, reader))
+                self.world.after(self.soon(0.3), partial(self._take, reader))
         for taker in self.takers.values():
             if taker.call.lane.messages:
-                self.world.after(self.world.soon(0.3), partial(self._take_parts, taker))
+                self.world.after(self.soon(0.3), partial(self._take_parts, taker))
         if self.session.hangup is not None:
             self.world.note(f"{self.label} hangs up: {self.session.hangup}")
-            if "stopped" not in self.session.hangup and "shutting_down" not in self.session.hangup:
+            if not any(word in self.session.hangup for word in ("stopped", "shutting_down", "handshake_timeout")):  # the oracle knows when
                 raise ViolationError(f"{self.label} hung up: {self.session.hangup}")
             if self.link is not None:
                 self.link.abandon()
@@ -175,7 +179,7 @@ class SessionClient:
             outbox.wrote(size)
             self.link.send(data)
             if outbox.blocked:
-                self.world.after(self.world.soon(0.2), self._push)
+                self.world.after(self.soon(0.2), self._push)
                 return
 
     def _tick(self) -> None:
@@ -186,13 +190,14 @@ class SessionClient:
                 assert self.link is not None
                 self.link.abandon()
         self._push()
-        self.world.after(0.5, self._tick)
+        if not self.world.closing:
+            self.world.after(0.5, self._tick)
 
     def _tap(self, data: bytes) -> None:
         """What the wire brings, read by another decoder than the session's."""
         self._buffer += data
         for raw in frames_in(self._buffer):
-            frame = decode(raw)
+            frame = frame_of(raw)
             if frame.kind is Kind.LANE:
                 self._current = frame.elements[2]
             elif frame.kind in (Kind.PUBLISH, Kind.RETAIN, Kind.SEND):
@@ -215,9 +220,9 @@ class SessionClient:
     def _act_again(self) -> None:
         if self.acting:
             actions = (self._publish, self._subscribe, self._unsubscribe, self._serve, self._call, self._send, self._ping)
-            actions += (self._declare_state, self._confirm)
-            self.random.choices(actions, (10, 4, 1, 2, 6, 2, 1, 3, 2))[0]()
-            self.world.after(self.world.soon(0.6), self._act_again)
+            actions += (self._declare, self._confirm)
+            self.world.let(self.random.choices(actions, (10, 4, 1, 2, 6, 2, 1, 3, 2))[0])
+            self.world.after(self.soon(0.6), self._act_again)
 
     def _payload(self) -> bytes:
         size = self.random.choice([0, 100, 2000]) if self.random.random() < 0.3 else 10
@@ -229,15 +234,15 @@ class SessionClient:
             self.published.append(self._payload())
             if retain:
                 posts = self.session.posts
-                ttl = self.random.choice([None, None, 0.2, 30.0])
+                ttl = self.random.choice([None, None, 0.2, 8.0])
                 if ttl is not None:
                     self.mortal.add(self.published[-1])
                 posts.put(posts.make(topic, self.published[-1], self.random.random() < 0.5, None, ttl))
             else:
                 self.session.outbox.publish(topic, self.published[-1], False, None)
-        self.world.after(self.world.soon(0.1), self._push)
+        self.world.after(self.soon(0.1), self._push)
 
-    def _declare_state(self) -> None:
+    def _declare(self) -> None:
         """A will, or a value that is there as long as the connection is."""
         posts, topic = self.session.posts, f"state.{self.label}.{self.random.randint(1, 3)}"
         if self.random.random() < 0.3:
@@ -325,7 +330,7 @@ class SessionClient:
         requests: deque[tuple[object, Request]] = self.session.services.requests
         while requests:
             _, request = requests.popleft()
-            self.world.after(self.world.soon(0.5), partial(self._answer, request))
+            self.world.after(self.soon(0.5), partial(self._answer, request))
 
     def _answer(self, request: Request) -> None:
         if self.random.random() < 0.5:
@@ -345,7 +350,7 @@ class SessionClient:
         self.session.grant(reader.lane, idle=not messages)
         self._push()
         if messages:
-            self.world.after(self.world.soon(0.3), lambda: self._take(reader))
+            self.world.after(self.soon(0.3), lambda: self._take(reader))
 
     def _take_parts(self, taker: Taker) -> None:
         parts = taker.call.lane.messages
@@ -354,7 +359,7 @@ class SessionClient:
         self.session.streams.grant(taker.call)
         self._push()
         if parts:
-            self.world.after(self.world.soon(0.3), lambda: self._take_parts(taker))
+            self.world.after(self.soon(0.3), lambda: self._take_parts(taker))
 
     # --- the end ------------------------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,38 @@
+"""What must be true of the bus as a whole when all is quiet: its books add up, and nothing is left behind."""
+
+from __future__ import annotations
+
+from .models import ViolationError
+from .network import World
+
+
+def check_books(world: World) -> None:
+    """B-4: every pair of message and lane was delivered or is counted as lost, and what nobody wanted too; nothing waits any more."""
+    assert world.broker is not None
+    counters = world.broker.counters
+    queued = world.broker.queued_bytes()
+    if queued:
+        raise ViolationError(f"{queued} bytes still wait after everybody gave credit")
+    delivered = world.broker.totals()["delivered"]
+    lost, expired = counters.lost, counters.expired_messages
+    if world.oracle.offered != delivered + lost + expired:
+        raise ViolationError(f"{world.oracle.offered} offered, {delivered} delivered + {lost} lost + {expired} expired")
+    if world.oracle.unwanted != counters.no_subscriber:
+        raise ViolationError(f"{world.oracle.unwanted} publications to nobody, {counters.no_subscriber} counted")
+
+
+def check_empty(world: World) -> None:
+    """Nothing is left in the bus after everybody left."""
+    broker = world.broker
+    assert broker is not None
+    left = {
+        "peers": len(broker.peers),
+        "names": len(broker.names),
+        "lanes": broker.lane_count,
+        "requests": len(broker.requests),
+        "queued bytes": broker.queued_bytes(),
+        "deadline": broker.next_deadline() or 0,
+        "sessions": len(broker._sessions),
+    }
+    if any(left.values()):
+        raise ViolationError(f"left behind: { ({what: count for what, count in left.items() if count}) }")
