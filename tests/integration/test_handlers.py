@@ -683,6 +683,7 @@ def test_a_shorter_deadline_ends_a_longer_close(connect: Connect, shell: str, da
         await asyncio.sleep(0.05)
         await bus.close(0.05)
         await asyncio.wait_for(patient, WAIT_S)
+        assert not gate.done, "close() waited for the end of what the shorter one had cut off"
         gate.open()
         await until(lambda: gate.done or gate.failed)
 

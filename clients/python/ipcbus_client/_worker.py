@@ -182,8 +182,8 @@ class Worker:
     # --- the end ---
 
     def wait_idle(self, deadline: float | None) -> bool:
-        """Wait until nothing is at work and nothing waits; whether it is so."""
-        return self.wait_end(self._is_idle, deadline)
+        """Wait until nothing is at work and nothing waits, or another close() with less patience cut it off; whether it is so."""
+        return self.wait_end(lambda: self._stopped or self._is_idle(), deadline)
 
     def wait_end(self, ready: Callable[[], object], deadline: float | None) -> bool:
         """Wait for *ready*, which has to do with the end of the bus; whether it is so. Nobody waits for user code that waits here."""
