@@ -82,7 +82,7 @@ def test_wrong_heartbeats(connect: Connect, daemon: RunningDaemon) -> None:
 CLIENTS = {
     "blocking": """
 import sys, ipcbus_client
-with ipcbus_client.connect(sys.argv[1], heartbeat=1.0) as bus:
+with ipcbus_client.connect(sys.argv[1], heartbeat=0.5) as bus:
     sub = bus.subscribe("t")
     print("ready", flush=True)
     seen = 0
@@ -96,7 +96,7 @@ with ipcbus_client.connect(sys.argv[1], heartbeat=1.0) as bus:
 import asyncio, sys
 from ipcbus_client import aio
 async def main():
-    async with aio.connect(sys.argv[1], heartbeat=1.0) as bus:
+    async with aio.connect(sys.argv[1], heartbeat=0.5) as bus:
         sub = await bus.subscribe("t")
         print("ready", flush=True)
         seen = 0
@@ -130,13 +130,13 @@ def test_a_stopped_client_does_not_judge_the_bus(subscriber: tuple[RunningDaemon
     with ipcbus_client.connect(daemon.address) as bus:
         process.send_signal(signal.SIGSTOP)
         os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
-        for _ in range(15):  # 3 s: more than its patience
+        for _ in range(8):  # 1.6 s: more than its patience
             bus.publish("t", "while it sleeps")
             signal.sigtimedwait([], 0.2)
         process.send_signal(signal.SIGCONT)
         bus.publish("t", "end")
         assert process.stdout is not None
-        assert process.stdout.readline() == "0 15 0\n"
+        assert process.stdout.readline() == "0 8 0\n"
 
 
 def test_a_stopped_client_does_not_stall_others(subscriber: tuple[RunningDaemon, subprocess.Popen[str]]) -> None:

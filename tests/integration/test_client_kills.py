@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import ipcbus_client
+from ipcbus_client._backoff import Backoff
 from tests.conftest import DaemonFactory
 from tests.threaded import WAIT_S, Connect, connecting, run, until
 
@@ -129,7 +130,11 @@ def held() -> tuple[int, int, int]:
 
 
 @pytest.mark.parametrize("how", ["kill", "stop"])
-def test_the_daemon_ends_again_and_again(connect: Connect, daemon_factory: DaemonFactory, kills: int, how: str) -> None:
+def test_the_daemon_ends_again_and_again(
+    connect: Connect, daemon_factory: DaemonFactory, kills: int, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Backoff, "delay_s", lambda *_: 0.02)  # how long to wait has its own tests
+
     async def body() -> None:
         daemon = daemon_factory()
         service, client = await connect(daemon.address, name="svc"), await connect(daemon.address)

@@ -47,11 +47,15 @@ def wait_for_nobody(directory: Path) -> None:
         time.sleep(0.02)
 
 
-def test_the_demo_holds(short_dir: Path) -> None:
-    child = start(short_dir, "--seconds", "4", "--json")
-    out, err = child.communicate(timeout=WAIT_S)
-    assert (child.returncode, err) == (0, b""), (out, err)
-    found = json.loads(out)
+def test_the_demo_holds_and_its_plain_lines_tell_the_story(short_dir: Path) -> None:
+    """Two demos beside each other, which have nothing in common: one for programs, one for people."""
+    places = [short_dir / "json", short_dir / "plain"]
+    for place in places:
+        place.mkdir()
+    children = [start(place, "--seconds", "4", f"--{place.name}") for place in places]
+    (found_json, found_text) = (child.communicate(timeout=WAIT_S) for child in children)
+    assert [(child.returncode, err) for child, err in zip(children, (found_json[1], found_text[1]), strict=True)] == [(0, b"")] * 2
+    found = json.loads(found_json[0])
     assert found["ok"] is True
     assert all(found["checks"].values())
     assert found["messages"]["received"] > 10
@@ -59,19 +63,13 @@ def test_the_demo_holds(short_dir: Path) -> None:
     assert found["outage"]["message_gap_ms"] > 0
     assert set(found["outage"]["reconnects"]) == {"publisher", "service", "subscriber"}
     assert (found["lost_elsewhere"], found["repeated"]) == (0, 0)
-    assert list(short_dir.iterdir()) == []
-    assert processes_of(short_dir) == []
-
-
-def test_plain_lines_tell_the_story(short_dir: Path) -> None:
-    child = start(short_dir, "--seconds", "4", "--plain")
-    out, err = child.communicate(timeout=WAIT_S)
-    assert (child.returncode, err) == (0, b""), (out, err)
-    text = out.decode()
+    text = found_text[0].decode()
     assert "\x1b" not in text
     story = ["daemon started", "the service answers", "killed with SIGKILL", "started again", "everybody is back", "outage  ", "ok   "]
-    places = [text.index(part) for part in story]
-    assert places == sorted(places)
+    order = [text.index(part) for part in story]
+    assert order == sorted(order)
+    assert [entry for place in places for entry in place.iterdir()] == []
+    assert processes_of(short_dir) == []
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGKILL, -9)])
