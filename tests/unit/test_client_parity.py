@@ -22,7 +22,7 @@ CLASSES = [
 ]  # fmt: skip
 #: what waits for nothing, in neither shell
 PLAIN = {
-    ("Bus", "proxy"), ("Bus", "stats_local"), ("BusState", "changes"), ("BusState", "on_change"),
+    ("Bus", "holds"), ("Bus", "proxy"), ("Bus", "stats_local"), ("BusState", "changes"), ("BusState", "on_change"),
     ("ProxyMethod", "with_"), ("StateHandle", "close"),
 }
 

@@ -35,8 +35,10 @@ from ._errors import (
     Timeout,
 )
 from ._gather import Answer
+from ._holds import Hold
 from ._message import Message
-from ._notices import Lost, Reconnected
+from ._notices import CaughtUp, Lagging, Lost, Reconnected
+from ._policies import Limits
 from ._waiting import Undelivered
 from ._watching import Change
 
@@ -50,13 +52,17 @@ __all__ = [
     "Bus",
     "BusError",
     "BusState",
+    "CaughtUp",
     "Change",
     "Closed",
     "ConnectError",
     "ConnectionLost",
     "Denied",
     "Expired",
+    "Hold",
     "Inbox",
+    "Lagging",
+    "Limits",
     "Lost",
     "Message",
     "NoSuchMethod",

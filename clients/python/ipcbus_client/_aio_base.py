@@ -20,6 +20,7 @@ from ._dial import Target
 from ._errors import BusError, ConnectionLost, OutboxFull, Refused, Timeout, is_gone
 from ._gather import Answer, Asked, Gathering
 from ._loop_wire import LoopToBe, LoopWire, Waiters, wake
+from ._posts import Post
 from ._session import Session
 from ._state import State
 from ._waiting import Waiting
@@ -123,10 +124,13 @@ class BusBase:
         """
         deadline = self._loop.time() + self._patience()
         while True:
-            if self._outbox.peer:
+            policy = self._outbox.waiting.policy
+            if not self._outbox.peer:
+                ready = policy == "block" and await self._wire.wait_connected(deadline)
+            elif full.hold is None:
                 ready = await self._wire.wait_writable(deadline)
             else:
-                ready = self._outbox.waiting.policy == "block" and await self._wire.wait_connected(deadline)
+                ready = policy != "raise" and await self._wire.wait_released(full.who, deadline)
             if not ready:
                 raise full
             try:
@@ -145,7 +149,7 @@ class BusBase:
             deadline = self._loop.time() + self._patience()
             if not await self._wire.wait_connected(deadline):
                 raise self._not_connected(topic, self._patience(), "publish", topic)
-            return int((await self._wait(posts.confirm(post), deadline)).result())
+            return int((await self._wait(await self._confirming(post), deadline)).result())
         try:
             due = posts.put(post)
         except OutboxFull as full:
@@ -153,6 +157,20 @@ class BusBase:
         if due:
             await self._wire.published()
         return None
+
+    async def _confirming(self, post: Post) -> Call:
+        """Publish *post*, whose confirmation is the answer of the call, when nothing holds its topic."""
+        made: list[Call] = []
+
+        def put() -> bool:
+            made.append(self._session.posts.confirm(post))
+            return False
+
+        try:
+            put()
+        except OutboxFull as full:
+            await self._when_ready(full, put)
+        return made[0]
 
     async def _wait(self, call: Call, deadline: float | None) -> Call:
         """Wait until *call* is done; cancels it when the wait ends otherwise. Raises Timeout."""
@@ -225,10 +243,13 @@ class BusBase:
         """Wait until everything sent before was routed."""
         if not await self._wire.wait_connected(deadline):
             raise Timeout(f"not connected: {self._wire.last_failure or _names.NO_ANSWER}", who=self._address, what="flush")
+        if self._outbox.holds.kept and not await self._wire.wait_sent(deadline):
+            raise _names.still_held(self._outbox, self._address)
         (await self._wait(self._session.ping(), deadline)).result()
 
     async def _drain(self, deadline: float | None) -> None:
         """Let nothing new come, let what is at work finish, send everything. Each step also where one before it failed."""
+        self._outbox.holds.leave()
         self._session.services.stop_producing()
         self._session.declarations.withdraw_all()
         if self._tasks or self._handling or self._callers or self._session.services.at_work:

@@ -12,6 +12,7 @@ from ._aio_watch import Watch
 from ._errors import OutboxFull
 from ._lanes import INBOX, Lane
 from ._message import Message, converter, kept_message, typed_message
+from ._policies import Limits, check_policy
 from ._session import INBOX_MAX_BYTES
 
 
@@ -76,6 +77,8 @@ class BusMessages(BusRequests):
         concurrency: int = 1,
         key: Callable[[Message], Hashable] | None = None,
         errors: Literal["log", "raise"] = "log",
+        policy: str | None = None,
+        limits: Limits | Mapping[str, Any] | None = None,
     ) -> Subscription:
         """Receive what is published to topics that match *pattern*. A *callback* may be a coroutine function; one message is handled at a
         time, or *concurrency*, each in a task of its own.
@@ -84,6 +87,7 @@ class BusMessages(BusRequests):
         """
         _names.check_subscription(pattern, group, window_bytes, prefetch)
         _names.check_subscriber(callback, concurrency, key, errors)
+        said = check_policy(policy, limits, group)
         self._session.check_open()
         lane = Lane(
             self._session.new_id(),
@@ -93,6 +97,8 @@ class BusMessages(BusRequests):
             window_bytes=window_bytes,
             prefetch=prefetch,
             notices=notices,
+            policy=policy,
+            limits=said,
         )
         if type is not None:
             lane.has_type(type)

@@ -16,6 +16,7 @@ from . import _blocking_watch, _names
 from ._blocking_messages import BusMessages
 from ._blocking_state import BusState
 from ._errors import BusError, Timeout
+from ._holds import Hold
 from ._keeper import ORPHAN_S
 from ._log import log_exception
 from ._state import State
@@ -51,7 +52,9 @@ def connect(
     What is published or sent while there is no connection waits for it, at most *outbox_messages* messages and *outbox_bytes* bytes (with
     topics and headers, and 64 for each). What is over that goes by *outbox*: ``block`` waits for the connection, up to *timeout*, then
     raises OutboxFull; ``drop_oldest`` and ``drop_newest`` drop and count (``stats_local()["outbox_dropped"]``) and say so once in the
-    log; ``raise`` raises OutboxFull at once. For a bus that is there and does not read the limits are the same, for the bytes as they are
+    log; ``raise`` raises OutboxFull at once. So it is for topics that a slow subscription holds, see publish(): ``block`` waits, ``raise``
+    raises at once, and with the other two they wait in the outbox, within the same limits, while what is published to other topics goes on
+    and so comes earlier. For a bus that is there and does not read the limits are the same, for the bytes as they are
     written: what is over them waits for up to *timeout*, whatever *outbox* says, then it raises OutboxFull. One message always fits.
 
     *heartbeat* is how a bus that is stopped, or hangs, is noticed: None asks it for a sign of life when something is awaited of it and
@@ -279,6 +282,11 @@ class Bus(BusMessages):
         """
         return self._session.epoch
 
+    def holds(self) -> list[Hold]:
+        """The subscriptions of others that hold this program's publications now: those that are full and whose policy is ``block``."""
+        with self._lock:
+            return self._outbox.holds.list()
+
     def stats_local(self) -> dict[str, Any]:
         """This program's own counters and gauges."""
         with self._lock:
@@ -292,6 +300,7 @@ def _at_exit() -> None:
         try:
             with bus._lock:
                 bus._wire.timeout = ORPHAN_S
+                bus._outbox.holds.leave()
                 if bus._outbox.waiting and not bus._closer:
                     bus._wire.wait_connected(bus._now() + ORPHAN_S)
                 bus._wire.publish_all()

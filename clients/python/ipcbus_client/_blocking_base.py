@@ -17,6 +17,7 @@ from ._current import Request
 from ._dial import Target
 from ._errors import BusError, ConnectionLost, OutboxFull, Refused, Timeout, is_gone
 from ._gather import Answer, Asked, Gathering
+from ._posts import Post
 from ._session import Session
 from ._state import State
 from ._waiter import Waiter
@@ -119,10 +120,13 @@ class BusBase:
         """
         deadline = self._now() + self._patience()
         while True:
-            if self._outbox.peer:
+            policy = self._outbox.waiting.policy
+            if not self._outbox.peer:
+                ready = policy == "block" and self._wire.wait_connected(deadline)
+            elif full.hold is None:
                 ready = self._wire.wait_writable(deadline)
             else:
-                ready = self._outbox.waiting.policy == "block" and self._wire.wait_connected(deadline)
+                ready = policy != "raise" and self._wire.wait_released(full.who, deadline)
             if not ready:
                 raise full
             try:
@@ -142,7 +146,7 @@ class BusBase:
                 deadline = self._now() + self._patience()
                 if not self._wire.wait_connected(deadline):
                     raise self._not_connected(topic, self._patience(), "publish", topic)
-                return int(self._wait(posts.confirm(post), deadline).result())
+                return int(self._wait(self._confirming(post), deadline).result())
             try:
                 due = posts.put(post)
             except OutboxFull as full:
@@ -150,6 +154,20 @@ class BusBase:
             if due:
                 self._wire.published()
         return None
+
+    def _confirming(self, post: Post) -> Call:
+        """Publish *post*, whose confirmation is the answer of the call, when nothing holds its topic."""
+        made: list[Call] = []
+
+        def put() -> bool:
+            made.append(self._session.posts.confirm(post))
+            return False
+
+        try:
+            put()
+        except OutboxFull as full:
+            self._when_ready(full, put)
+        return made[0]
 
     def _wait(self, call: Call, deadline: float | None) -> Call:
         """Wait until *call* is done; cancels it when the wait ends otherwise. Under the lock. Raises Timeout."""
@@ -226,10 +244,13 @@ class BusBase:
         """Wait until everything sent before was routed. Under the lock, taken once: a wait lets go of it once."""
         if not self._wire.wait_connected(deadline):
             raise Timeout(f"not connected: {self._wire.last_failure or _names.NO_ANSWER}", who=self._address, what="flush")
+        if self._outbox.holds.kept and not self._wire.wait_sent(deadline):
+            raise _names.still_held(self._outbox, self._address)
         self._wait(self._session.ping(), deadline).result()
 
     def _drain(self, deadline: float | None) -> None:
         """Let nothing new come, let what is at work finish, send everything. Each step also where one before it failed."""
+        self._outbox.holds.leave()
         self._session.services.stop_producing()
         self._session.declarations.withdraw_all()
         if self._worker.started:

@@ -12,6 +12,7 @@ from ._blocking_watch import Watch
 from ._errors import OutboxFull
 from ._lanes import INBOX, Lane
 from ._message import Message, converter, kept_message, typed_message
+from ._policies import Limits, check_policy
 from ._session import INBOX_MAX_BYTES
 
 
@@ -33,10 +34,12 @@ class BusMessages(BusRequests):
         subscribes later. Besides what msgpack has it may be or contain dataclasses, aware datetimes, dates, times, timedeltas, Decimals,
         UUIDs, paths, Enums, sets and buffers; who wants these back subscribes with a type.
 
-        Sent at once, or within a millisecond where it follows within 0.15 ms on others. Across a reconnect: what the kernel had may be
-        lost, and is counted as ``unknown`` in stats_local(); everything else waits for the connection in the outbox, see connect(). Raises
-        BadName, PayloadError, Closed; OutboxFull, for a message that was not taken; Timeout when the bus does not read for the connect
-        timeout: then it was taken, and is sent when the bus reads.
+        Sent at once, or within a millisecond where it follows within 0.15 ms on others. While a slow subscription holds the topic (policy
+        ``block`` of subscribe(); holds() says which) it waits until that has room, up to the connect timeout, then OutboxFull says who it
+        is; connect()'s *outbox* may have it raise at once, or drop some. In user code it lends its thread meanwhile. Across a reconnect:
+        what the kernel had may be lost, and is counted as ``unknown`` in stats_local(); everything else waits for the connection in the
+        outbox, see connect(). Raises BadName, PayloadError, Closed; OutboxFull, for a message that was not taken; Timeout when the bus does
+        not read for the connect timeout: then it was taken, and is sent when the bus reads.
 
         What is retained is remembered (up to 8 MiB and 10 000 topics; what is over that is counted) and restored when the bus was
         restarted, unless another peer was faster. With *bound* it is there as long as this connection: the bus removes it when the
@@ -100,6 +103,8 @@ class BusMessages(BusRequests):
         concurrency: int = 1,
         key: Callable[[Message], Hashable] | None = None,
         errors: Literal["log", "raise"] = "log",
+        policy: str | None = None,
+        limits: Limits | Mapping[str, Any] | None = None,
     ) -> Subscription:
         """Receive what is published to topics that match *pattern*, from now on, and first what is kept of them (unless *retained* is
         false).
@@ -113,12 +118,21 @@ class BusMessages(BusRequests):
         Members of a *group* share the messages; each gets at most *prefetch* that it has not handled: whose callback has not ended.
         *window_bytes* is how much the bus sends ahead. Declared again after a reconnect. Where messages are missing, or may be, ``lost``
         and ``gaps`` count; with *notices* the stream also has Lost and Reconnected objects, at the place of the gap (a *key* is not asked
-        about those). With a *type* (a dataclass, datetime, list[float], … any hint for what msgpack carries) ``data`` of the messages is
-        that, or raises PayloadError where a payload is something else. Raises BadName, RequestError, ConnectionLost, Timeout, Closed;
-        TypeError for a *type* that no payload can become.
+        about notices). With a *type* (a dataclass, datetime, list[float], … any hint for what msgpack carries) ``data`` of the messages is
+        that, or raises PayloadError where a payload is something else.
+
+        What this program does not take in time waits at the bus. Over the soft limit (*limits*: a Limits, or a mapping with ``soft`` and
+        ``hard`` in bytes and ``seconds``; what is left out is as the bus has it) the subscription lags, which Lagging and CaughtUp objects
+        tell in the stream with *notices*. Then the *policy* acts (None: the bus's own, usually ``block``): ``block`` holds its publishers,
+        whose publish() waits, and loses the oldest only after *seconds*, or when this program has held others for too long; ``drop_oldest``
+        and ``drop_newest`` lose these messages over the hard limit, and after *seconds*; ``latest`` keeps one message for each topic, the
+        newest; ``disconnect`` ends the connection. A group's are those of its first member, and ``disconnect`` is not for groups.
+
+        Raises BadName, RequestError, ConnectionLost, Timeout, Closed; TypeError for a *type* that no payload can become.
         """
         _names.check_subscription(pattern, group, window_bytes, prefetch)
         _names.check_subscriber(callback, concurrency, key, errors)
+        said = check_policy(policy, limits, group)
         with self._lock:
             self._session.check_open()
             lane = Lane(
@@ -129,6 +143,8 @@ class BusMessages(BusRequests):
                 window_bytes=window_bytes,
                 prefetch=prefetch,
                 notices=notices,
+                policy=policy,
+                limits=said,
             )
             if type is not None:
                 lane.has_type(type)

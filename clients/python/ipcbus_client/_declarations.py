@@ -42,6 +42,10 @@ class Declarations:
         arguments: dict[str, Any] = {"pattern": lane.pattern, "lane": lane.number, "retained": lane.retained}
         if lane.group is not None:
             arguments["group"] = lane.group
+        if lane.policy is not None:
+            arguments["policy"] = lane.policy
+        if lane.limits:
+            arguments["limits"] = lane.limits
         return self._declare(("subscribe", lane.number), "subscribe", arguments, lane)
 
     def subscribe_anew(self, lane: Lane) -> None:

@@ -33,12 +33,15 @@ import builtins
 import enum
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ipcbus.protocol.errors import Code, ProtocolError, code_label
 from ipcbus.protocol.failures import BusError as BusError  # for those who import the others
 from ipcbus.protocol.limits import ERROR_CODE_MAX_BYTES
 from ipcbus.protocol.topics import is_name
+
+if TYPE_CHECKING:
+    from ._holds import Hold
 
 ConnectReason = Literal["nothing_listens", "secret", "refused", "timeout", "autostart"]
 
@@ -88,10 +91,16 @@ class Timeout(BusError, TimeoutError):
 
 
 class OutboxFull(BusError, BufferError):
-    """There is no connection, or the bus does not read, and what waits for it is at its limit: this message was not taken."""
+    """There is no connection, or the bus does not read, and what waits for it is at its limit; or the topic is held, and ``hold`` says by
+    which slow subscription (a Hold; else None). This message was not taken.
+    """
 
     what = "publish"
     hint = "Publish less, or raise outbox_messages= or outbox_bytes= of connect(), or have it drop some with outbox='drop_oldest'."
+
+    def __init__(self, text: str = "", *, who: str = "", what: str = "", hint: str = "", hold: Hold | None = None) -> None:
+        super().__init__(text, who=who, what=what, hint=hint)
+        self.hold = hold
 
 
 class BadName(BusError, ValueError):

@@ -14,6 +14,7 @@ from ipcbus.protocol.messages import Kind, encode
 
 from ._calls import WARNING
 from ._errors import ConnectError
+from ._holds import FEATURE as HOLD
 from ._parts import FEATURE as PARTS
 from ._state import State
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from ._session import Session
 
 #: H-3: what this client can use beyond version 1's base.
-FEATURES = ("post", "wills", PARTS)
+FEATURES = ("post", "wills", PARTS, HOLD)
 #: The frames of a handshake are small: whoever has not said WELCOME has no more of this program's memory.
 GREETING_MAX_BYTES = ENVELOPE_MAX_BYTES
 

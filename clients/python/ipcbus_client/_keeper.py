@@ -143,6 +143,7 @@ class Keeper:
         """What close() would do, as far as it takes no time but to write what is buffered."""
         wire, session = self._wire, self._session
         wire.timeout = ORPHAN_S
+        wire.outbox.holds.leave()
         try:
             wire.publish_all()
         except Timeout:

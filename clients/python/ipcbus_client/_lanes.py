@@ -7,15 +7,17 @@ Knows no connection and takes no lock; the shell calls it under the lock of its 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ._errors import BusError, Closed
 from ._message import LargeMessage, Message, converter, typed_message
-from ._notices import Lost, Notice, Reconnected, Snapshot, merged
+from ._notices import STANDINGS, CaughtUp, Lagging, Lost, Notice, Reconnected, Snapshot, merged
 
 #: A member of a group that was busy for longer tells the bus at once what it has handled: the others' shares depend on it.
 GRANT_S = 0.01
+#: Among so many at the end of a stream one is found that a notice joins.
+_PLACES = (-1, -2, -3, -4, -5)
 INBOX = 0  #: the number of the stream of direct messages: not a lane, and without credit
 
 
@@ -23,9 +25,9 @@ class Lane:
     """One subscription of this peer, or its inbox."""
 
     __slots__ = (
-        "_batches", "_came", "_handled", "_notices", "_taken", "_unhandled",
-        "closed", "error", "gaps", "group", "held_bytes", "lost", "make", "make_large", "messages", "notices", "notify", "number",
-        "parked_bytes", "pattern", "prefetch", "retained", "snapshots", "window_bytes",
+        "_batches", "_came", "_handled", "_lost_before", "_notices", "_taken", "_unhandled",
+        "closed", "error", "gaps", "group", "held_bytes", "lagged", "lags", "limits", "lost", "make", "make_large", "messages", "notices",
+        "notify", "number", "parked_bytes", "pattern", "policy", "prefetch", "retained", "snapshots", "window_bytes",
     )  # fmt: skip
 
     def __init__(
@@ -38,6 +40,8 @@ class Lane:
         window_bytes: int,
         prefetch: int = 1,
         notices: bool = False,
+        policy: str | None = None,
+        limits: Mapping[str, int | float] | None = None,
     ) -> None:
         self.number = number
         self.pattern = pattern
@@ -46,12 +50,17 @@ class Lane:
         self.window_bytes = window_bytes
         self.prefetch = prefetch
         self.notices = notices
+        self.policy = policy  #: what becomes of messages when too many wait; None: as the bus does by itself
+        self.limits = limits  #: when that is
         self.snapshots = False  #: its stream also has a Snapshot for each time it was subscribed: for a Watch
         self.make: type[Message] = Message  #: the class of its messages
         self.make_large: type[Message] = LargeMessage  #: the class of those that come in reads of over MAX_ELEMENTS bytes
         #: consumers take from its left, without a lock; with ``notices`` there are a few among the messages
         self.messages: deque[Message] = deque()
         self.lost = 0  #: messages that the bus (NOTICE lost) or a full inbox dropped
+        self.lags = False  #: too much waits for it at the bus
+        self.lagged = False  #: it did so, once
+        self._lost_before = 0  #: ``lost`` when it began to lag
         self.gaps = 0  #: reconnections since it was made: at each, messages may have been missed
         self.closed = False  #: nothing more will come
         self.error: BusError | None = None  #: why it ended, where the program did not close it
@@ -89,7 +98,21 @@ class Lane:
     def reconnected(self, epoch: int, restarted: bool) -> None:
         """The connection is a new one: what was published meanwhile never comes."""
         self.gaps += 1
+        if self.lags:
+            self.caught_up(self.lost - self._lost_before)  # what waited is gone
         self._say(Reconnected(epoch, restarted, self.pattern))
+
+    def waits(self, size: int, count: int, dropping: bool) -> None:
+        """*count* messages of *size* bytes wait at the bus."""
+        if not self.lags:
+            self.lags = self.lagged = True
+            self._lost_before = self.lost
+        self._say(Lagging(size, count, dropping, self.pattern))
+
+    def caught_up(self, lost: int) -> None:
+        """Nothing waits there any more; *lost* messages were dropped since it lagged."""
+        self.lags = False
+        self._say(CaughtUp(lost, self.pattern))
 
     def accepted(self, epoch: int, retained: int) -> None:
         """The bus accepted the subscription, and sent or will send *retained* messages first."""
@@ -103,20 +126,28 @@ class Lane:
 
     def _say(self, notice: Notice) -> None:
         """Put *notice* at its place. It costs no credit. One of its kind with no message between them gives its place to it, but nothing
-        moves before a reconnection: so there are at most a few a message, and memory stays within the window's.
+        moves before a reconnection; of where a lane stands there are two, the first and the last. So there are at most a few a message,
+        and memory stays within the window's.
         """
         if not self.notices:
             return
         messages: deque[Any] = self.messages
         kind = type(notice)
+        standing = kind in STANDINGS
+        last = 0
         try:
-            for place in (-1, -2, -3):  # consumers take from the other end: what is there stays there, or is taken
+            for place in _PLACES:  # consumers take from the other end: what is there stays there, or is taken
                 there = messages[place]
-                if type(there) is kind:
+                if type(there) is kind and not last:
                     messages[place] = merged(there, notice)
                     return
                 if not isinstance(there, Notice) or type(there) is Reconnected:
                     break
+                if standing and type(there) in STANDINGS:
+                    if last:
+                        messages[last] = notice
+                        return
+                    last = place
         except IndexError:
             pass  # it is the only one, or a consumer was faster
         messages.append(notice)

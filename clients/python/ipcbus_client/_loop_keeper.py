@@ -80,6 +80,7 @@ class LoopKeeper:
     def _bury(self) -> None:
         """What close() would do, as far as it takes no time."""
         wire = self._wire
+        wire.outbox.holds.leave()
         wire.push()
         self._session.bye()
         wire.push()

@@ -152,6 +152,16 @@ class LoopWire:
         session.check_open()
         return session.state is State.CONNECTED
 
+    async def wait_released(self, topic: str, deadline: float | None) -> bool:
+        """Wait until nothing holds *topic*, or the *deadline*; whether nothing does. The end of a connection ends its holds."""
+        holds = self.outbox.holds
+        return await self.wait(lambda: holds.by(topic) is None, self.state_waiters, deadline)
+
+    async def wait_sent(self, deadline: float | None) -> bool:
+        """Wait until what was published to held topics is sent, or the *deadline*; whether it is."""
+        holds = self.outbox.holds
+        return await self.wait(lambda: not holds.kept, self.state_waiters, deadline)
+
     def _on_state(self) -> None:
         wake(self.state_waiters)
         self._tick()
@@ -346,6 +356,7 @@ class LoopWire:
     def forget(self) -> None:
         """The loop is closed: write what the kernel takes now, let go of the socket and tell nobody."""
         self._tell_nobody()
+        self.outbox.holds.leave()
         self.session.bye()
         sock = self.sock
         if sock is not None:

@@ -21,6 +21,7 @@ from ._turns import CONCURRENCY_MAX
 
 if TYPE_CHECKING:
     from ._calls import Call
+    from ._outbox import Outbox
     from ._session import Session
 
 _MODES = ("exclusive", "queue", "shared")
@@ -77,6 +78,13 @@ def took_nothing(timeout: float | None, unsent_bytes: int, address: str) -> Time
     """Why publish() gave up on a bus that does not read."""
     text = f"the bus took nothing for {timeout:g} s; {unsent_bytes} bytes wait and will be sent when it does"
     return Timeout(text, who=address, what="publish", hint="What was published is kept: do not publish it again. See why ipcbusd is stuck.")
+
+
+def still_held(outbox: Outbox, address: str) -> Timeout:
+    """Why flush() gave up on what was published to topics that are held."""
+    by = "; ".join(str(hold) for hold in outbox.holds.list()[:3])
+    text = f"{len(outbox.waiting)} messages wait in the outbox, because their topics are held by {by or 'what held them until now'}"
+    return Timeout(text, who=address, what="flush", hint="They are sent when that program reads; `ipcbus stats` says who holds whom.")
 
 
 def check_timeout(timeout: float | None) -> None:

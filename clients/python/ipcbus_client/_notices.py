@@ -1,5 +1,5 @@
 """What a stream says of itself, at its place among the messages, where ``subscribe(…, notices=True)`` asked for it: that messages were
-lost, or may have been. Pure values.
+lost, or may have been, or wait at the bus. Pure values.
 """
 
 from __future__ import annotations
@@ -21,7 +21,28 @@ class Lost(NamedTuple):
     """*count* messages are missing at this place, as far as they could be counted. Several without a message between them are one."""
 
     count: int  # type: ignore[assignment]  # the protocol's word; a tuple's method of this name is no loss
-    why: str  #: the bus's word (``too_slow``, …), or ``inbox_full``; of several the last
+    why: str  #: the bus's word (``too_slow``, ``replaced``, ``expired``, ``over_quota``, …), or ``inbox_full``; of several the last
+    pattern: str  #: the subscription's
+
+
+class Lagging(NamedTuple):
+    """*count* messages of *bytes* bytes wait at the bus for the subscription, more than its soft limit: its policy will act unless they
+    are read. Said again, with *dropping*, when messages begin to be dropped for that. It is over with the next CaughtUp. Of many of both
+    without a message between them the last is there.
+    """
+
+    bytes: int
+    count: int  # type: ignore[assignment]
+    dropping: bool
+    pattern: str  #: the subscription's
+
+
+class CaughtUp(NamedTuple):
+    """Nothing waits at the bus for the subscription any more, after a Lagging (or the connection ended: then a Reconnected follows);
+    *lost* messages were dropped meanwhile.
+    """
+
+    lost: int
     pattern: str  #: the subscription's
 
 
@@ -34,13 +55,15 @@ class Snapshot(NamedTuple):
     retained: int
 
 
-Notice = Reconnected | Lost | Snapshot
+Notice = Reconnected | Lost | Lagging | CaughtUp | Snapshot
+#: Those of which the last one counts: where it stands.
+STANDINGS = (Lagging, CaughtUp)
 
 
 def merged(earlier: Any, later: Notice) -> Notice:
     """One in the place of two of a kind."""
     if isinstance(later, Lost):
         return later._replace(count=earlier.count + later.count)
-    if isinstance(later, Snapshot):
+    if not isinstance(later, Reconnected):
         return later
     return later._replace(restarted=earlier.restarted or later.restarted)

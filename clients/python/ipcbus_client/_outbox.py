@@ -15,19 +15,19 @@ Knows no socket. The shell calls it under the lock of its bus.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import msgpack
-
 from ipcbus.protocol.errors import ProtocolError
-from ipcbus.protocol.messages import LAYOUTS, Kind, Meta
-from ipcbus.protocol.payloads import RAW, PayloadError
-from ipcbus.protocol.topics import check_name, check_publication, parse_peer
+from ipcbus.protocol.messages import Kind, Meta
+from ipcbus.protocol.payloads import RAW
+from ipcbus.protocol.topics import check_name, parse_peer
 
+from ._encoding import Encoding, check_topic, pack_for
 from ._errors import BadName, BusError, OutboxFull, bad_name
 from ._frames import enough_parts, head_of, messages_in
-from ._packing import CANNOT, as_bytes, pack_typed
+from ._holds import Holds
+from ._packing import CANNOT
 from ._waiting import Item, Undelivered, Waiting, size_of
 
 #: A publication that comes so soon after the last one was written begins a burst. Programs that publish thousands of times a second at
@@ -43,22 +43,22 @@ _DEADLINES = 1000
 _HEADS_MAX = 8192
 
 _PLAIN = {False: Kind.PUBLISH, True: Kind.RETAIN}
-_is_meta = dict(LAYOUTS[Kind.PUBLISH])["meta"]
 
 #: topic -> size of the payload -> all of a PUBLISH before its payload, and with how many parts in ``out`` there are FLUSH_BYTES of such
 _Heads = dict[str, dict[int, tuple[bytes, int]]]
 
 
-class Outbox:
+class Outbox(Encoding):
     """The bytes that this connection still has to write, and the publications that wait for the next one."""
 
     __slots__ = (
         "_at", "_begun", "_confirmed", "_control", "_deadlines", "_ended", "_heads_count", "_joining", "_moved", "_prune_at", "_raw",
         "_sending", "_summed", "_unknown", "_value",
-        "batching", "control", "max_payload_bytes", "out", "pack", "peer", "tight", "waiting",
+        "batching", "control", "holds", "out", "peer", "tight", "waiting",
     )  # fmt: skip
 
     def __init__(self, waiting: Waiting | None = None) -> None:
+        super().__init__()
         self.out: list[bytes] = []  #: parts that make whole frames, not begun (a growing bytearray would copy itself again and again)
         self.control = 0  #: parts in ``out`` that are no messages; whoever adds such to ``out`` itself adds to it in the next step
         self.batching = False  #: a burst: what is buffered is written by the shell's flusher, or when it is much
@@ -76,9 +76,8 @@ class Outbox:
         self._deadlines: list[float] = []  #: of the last POSTs put in, in order: of all that are not handed to the kernel, at least
         self._prune_at = _DEADLINES  #: with so many of them those that are not needed any more go
         self.peer = 0  #: this connection's id; 0 while there is none
-        self.waiting = Waiting() if waiting is None else waiting  #: for the next connection
-        self.max_payload_bytes = 16 * 1024 * 1024
-        self.pack: Callable[[Any], bytes] = msgpack.Packer().pack
+        self.waiting = Waiting() if waiting is None else waiting  #: for the next connection; with one, what is held
+        self.holds = Holds(self)  #: which topics the bus has publishers wait with
         self._raw: _Heads = {}
         self._value: _Heads = {}
         self._heads_count = 0
@@ -103,7 +102,7 @@ class Outbox:
             try:
                 payload = self.pack(data)
             except CANNOT:
-                payload = _pack_typed(data, topic)
+                payload = pack_for(data, topic)
             heads = self._value
         try:
             head, enough = heads[topic][len(payload)]
@@ -137,12 +136,16 @@ class Outbox:
         return self._put(Kind.SEND, to, meta, payload)
 
     def post(self, topic: str, meta: Meta, payload: bytes, retain: bool, deadline: float | None) -> bool:
-        """Publish what is encoded already, as publish() does; with a *deadline* (of the clock of what waits) it is dropped then."""
+        """Publish what is encoded already, as publish() does; with a *deadline* (of the clock of what waits) it is dropped then.
+
+        With a connection only after check_room() and, where there are holds, their keeps().
+        """
+        waits = not self.peer or topic in self.holds.kept
         if deadline is None:
-            if not self.peer:
+            if waits:
                 return self._wait(_PLAIN[retain], topic, meta, payload)
             return self._append(_PLAIN[retain], (topic, meta), payload)
-        if not self.peer:
+        if waits:
             return self._wait(Kind.POST, topic, meta, payload, deadline, retain)
         ttl_ms = self.ttl_ms(deadline)
         if ttl_ms == 0:
@@ -170,6 +173,8 @@ class Outbox:
             return self._wait(kind, to, meta, payload)
         if self.tight:
             self.check_room(to, len(payload), "send" if kind is Kind.SEND else "publish")
+        if self.holds.active and kind is not Kind.SEND and self.holds.keeps(to):
+            return self._wait(kind, to, meta, payload)
         return self._append(kind, (to, meta), payload)
 
     def _append(self, kind: Kind, elements: tuple[Any, ...], payload: bytes, *deadline: float) -> bool:
@@ -179,49 +184,22 @@ class Outbox:
         self.out += frame
         return not self.batching or len(self.out) >= enough_parts(len(head) + len(payload))
 
-    def encode(self, data: Any, headers: Mapping[str, Any] | None, who: str = "", what: str = "encode") -> tuple[Meta, bytes]:
-        """The meta and payload of *data* with *headers*, which are for *who* in *what*. Raises PayloadError."""
-        meta: Meta = None
-        if isinstance(data, (bytes, bytearray, memoryview)):
-            meta, payload = RAW, as_bytes(data)
-        else:
-            try:
-                payload = self.pack(data)
-            except CANNOT:
-                payload = _pack_typed(data, who, what)
-        if headers:
-            try:
-                meta = dict(headers) if meta is None else {"encoding": meta, **headers}
-                good = _is_meta(meta)
-            except CANNOT:
-                good = False  # an int of over 64 bits, for example
-            if not good:
-                text = f"headers {headers!r:.200}: at most 32, each a str to None, bool, int, float, str or bytes (V-6)"
-                raise PayloadError(text, who=who, what=what)
-        self.check_size(len(payload), who, what)
-        return meta, payload
-
-    def check_size(self, size: int, who: str = "", what: str = "encode") -> None:
-        """Raise PayloadError where a payload of *size* bytes is over the bus's limit."""
-        if size > self.max_payload_bytes:
-            text = f"payload of {size} bytes: this bus carries at most {self.max_payload_bytes} (limits.max_payload_bytes)"
-            raise PayloadError(text, who=who, what=what, hint="Send it in parts, or where it is, or have the bus allow more.")
-
     def _cache(self, heads: _Heads, topic: str, meta: Meta, size: int) -> None:
-        """Make the head for a topic and size, after the checks that every later publication then passes; without a connection, or where
-        there is hardly room, only the checks.
+        """Make the head for a topic and size, after the checks that every later publication then passes; without a connection, where
+        there is hardly room, or where the topic is held, only the checks.
         """
         check_topic(topic)
         self.check_size(size, topic, "publish")
-        if not self.peer or self.tight:
+        if not self.peer or self.tight or (self.holds.active and self.holds.waits(topic)):
             return
         if self._heads_count >= _HEADS_MAX:
-            self._forget_heads()
+            self.forget_heads()
         self._heads_count += 1
         head = head_of(Kind.PUBLISH, self.peer, (topic, meta), size)
         heads.setdefault(topic, {})[size] = head, enough_parts(len(head) + size)
 
-    def _forget_heads(self) -> None:
+    def forget_heads(self) -> None:
+        """Look at each publication again, until its head is made again."""
         self._raw.clear()
         self._value.clear()
         self._heads_count = 0
@@ -246,33 +224,42 @@ class Outbox:
         before = waiting.discarded
         while waiting.items:
             item = waiting.items[0]
-            kind, to, meta, payload, *more = item
             size = size_of(item)
-            elements: tuple[Any, ...] = to, meta
-            deadlines: tuple[float, ...] = ()
-            ttl_ms = None
-            if more:
-                deadlines, ttl_ms = (more[0],), self.ttl_ms(more[0])
-                elements = to, None, ttl_ms, more[1], meta
-            fits = len(payload) <= max_payload_bytes
-            frame = (head_of(kind, self.peer, elements, len(payload)), payload) if fits else None
-            if frame is None:
-                waiting.discarded += 1
-            elif ttl_ms == 0:
-                waiting.expired += 1  # meanwhile
-            else:
+            fits = len(item[3]) <= max_payload_bytes
+            frame, deadlines = self.frame_of(item)
+            if frame:
                 self._deadlines += deadlines
                 self.out += frame
+            elif fits:
+                waiting.expired += 1  # meanwhile
+            else:
+                waiting.discarded += 1
             del waiting.items[0]
             waiting.bytes -= size
         return waiting.discarded - before
+
+    def frame_of(self, item: Item) -> tuple[tuple[bytes, ...], tuple[float, ...]]:
+        """The parts of the frame of what waited, and its deadline where it has one; nothing for what this bus does not carry or is too
+        old.
+        """
+        kind, to, meta, payload, *more = item
+        elements: tuple[Any, ...] = to, meta
+        if more:
+            ttl_ms = self.ttl_ms(more[0])
+            if ttl_ms == 0:
+                return (), ()
+            elements = to, None, ttl_ms, more[1], meta
+        if len(payload) > self.max_payload_bytes:
+            return (), ()
+        return (head_of(kind, self.peer, elements, len(payload)), payload), tuple(more[:1])
 
     def lost(self) -> None:
         """The connection is gone. Publications and direct messages that the kernel never had wait for the next one, in order; everything
         else is void. Done again it does no harm: for who was interrupted, and for what a signal handler put in meanwhile.
         """
         self.peer = 0  # first: what is published from here on waits with the others
-        self._forget_heads()
+        self.holds.lost()
+        self.forget_heads()
         unwritten = self._unwritten()
         items = self._with_deadlines([*unwritten, *messages_in(b"".join(self.out), 0)])
         unknown = self._unknown + self._handed(unwritten) - self._confirmed
@@ -354,7 +341,7 @@ class Outbox:
         waiting = self.waiting
         if not self.tight and (2 * self._held() >= waiting.max_bytes or 2 * self._unsent() >= waiting.max_messages):
             self.tight = True
-            self._forget_heads()
+            self.forget_heads()
 
     def check_room(self, to: str, size: int, what: str) -> None:
         """Raise OutboxFull where the bus does not read and one message more, with a payload of *size* bytes, is over the limits."""
@@ -423,20 +410,3 @@ class Outbox:
         """Whether the kernel took only a part: writing goes on when the socket is writable."""
         return bool(self._sending)
 
-
-def _pack_typed(data: Any, who: str, what: str = "publish") -> bytes:
-    try:
-        return pack_typed(data)
-    except PayloadError as error:
-        error.about(who=who, what=what)
-        raise
-
-
-def check_topic(topic: str, what: str = "publish") -> None:
-    """Raise BadName unless a client may publish to *topic* (T-1, T-3)."""
-    if not isinstance(topic, str):
-        raise BadName(f"a topic is a str, not {type(topic).__name__}", what=what)
-    try:
-        check_publication(topic)
-    except ProtocolError as error:
-        raise bad_name(error, topic, what) from error

@@ -21,8 +21,8 @@ from ipcbus.protocol.messages import Kind, Meta, encode_with_payload
 from ipcbus.protocol.payloads import PayloadError, encode_value
 
 from ._calls import WARNING, Call, map_of
+from ._encoding import check_topic
 from ._errors import Expired, Refused, RequestError
-from ._outbox import check_topic
 
 if TYPE_CHECKING:
     from ._session import Session
@@ -95,6 +95,8 @@ class Posts:
         outbox = self._session.outbox
         if outbox.peer:
             outbox.check_room(post.topic, len(post.payload), "publish")
+            if outbox.holds.active:
+                outbox.holds.keeps(post.topic)
             self._bind(post)
             due = outbox.post(post.topic, post.meta, post.payload, post.retain, post.deadline)
         else:
@@ -104,8 +106,11 @@ class Posts:
         return due
 
     def confirm(self, post: Post) -> Call:
-        """Publish, with a connection; the answer is the number of lanes. It is never sent again. Raises Refused, Expired."""
+        """Publish, with a connection; the answer is the number of lanes. It is never sent again. Raises Refused, Expired; OutboxFull where
+        the topic is held.
+        """
         session = self._session
+        session.outbox.holds.check(post.topic)
         self._need("post", post.topic)
         ttl_ms = session.outbox.ttl_ms(post.deadline)
         if ttl_ms == 0:
@@ -169,7 +174,7 @@ class Posts:
         self._values[post.topic] = post
         self._marks[post.topic] = self._session.outbox.mark()
         self._bytes += size
-        if not self._session.outbox.peer:
+        if not self._session.outbox.peer or post.topic in self._session.outbox.holds.kept:
             self._uncertain.add(post.topic)  # the outbox may have dropped it, or may yet
 
     def _forget(self, topic: str) -> None:

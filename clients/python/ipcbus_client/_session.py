@@ -55,7 +55,9 @@ class Session:
         self.program = program
         self.client_library = library
         self.outbox = Outbox(waiting)
-        self.outbox.waiting.on_drop = partial(self.remark, WARNING)
+        self.outbox.waiting.on_drop = self.outbox.holds.tell = partial(self.remark, WARNING)
+        self.outbox.holds.on_end = lambda: self.on_state()  # whoever waits looks again
+        self.outbox.holds.ping = self.ping
         self.clock: Callable[[], float] = float  #: the shell's, for what has a time to live
         self.posts = Posts(self)
         self.greeting = Greeting(self)
@@ -85,7 +87,7 @@ class Session:
         self.on_requests: Callable[[], None] = _nobody  #: ``services.requests`` has some
         self.counters = {
             "received": 0, "received_bytes": 0, "lost": 0, "refused": 0, "late_replies": 0, "unclaimed": 0,
-            "reconnects": 0, "handler_errors": 0, "overloaded": 0, "not_remembered": 0,
+            "reconnects": 0, "handler_errors": 0, "overloaded": 0, "not_remembered": 0, "lagging": 0,
         }  # fmt: skip
         self._told_unknown = 0  #: as many unknown messages the log knows of
         self.request_heads: dict[str, Head] = {}  #: by target: who is in here may be asked
@@ -274,6 +276,7 @@ class Session:
             "dropped_waiting": self.outbox.waiting.discarded,
             "outbox_dropped": self.outbox.waiting.dropped,
             "outbox_expired": self.outbox.waiting.expired,
+            **self.outbox.holds.stats(),
             **self.posts.stats(),
             **self.undelivered()._asdict(),
         }

@@ -4,6 +4,7 @@ same lock, no I/O.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ipcbus.protocol.errors import Code, code_label
@@ -12,6 +13,7 @@ from ._calls import WARNING, map_of
 from ._message import message_class
 
 if TYPE_CHECKING:
+    from ._lanes import Lane
     from ._session import Session
 
 
@@ -68,3 +70,29 @@ class Told:
                 lane.missed(count, str(about.get("why")))
         elif name in ("name_lost", "name_acquired"):
             session.declarations.ownership(about.get("name", ""), name == "name_acquired")
+        elif name == "hold":
+            session.outbox.holds.began(about)
+        elif name == "resume":
+            session.outbox.holds.ended(about)
+        elif name == "lagging":
+            self._lagging(session.lanes.get(about.get("lane", 0)), about)
+        elif name == "caught_up":
+            lane = session.lanes.get(about.get("lane", 0))
+            if lane is not None:
+                lane.caught_up(about.get("lost", 0))
+
+    def _lagging(self, lane: Lane | None, about: Mapping[str, Any]) -> None:
+        """So much waits for a subscription that its policy will act, or begins to (L-7)."""
+        size, count, dropping = about.get("bytes", 0), about.get("count", 0), bool(about.get("dropping"))
+        session = self._session
+        if not dropping:
+            session.counters["lagging"] += 1
+        if lane is None:
+            return
+        if not lane.lagged:
+            session.remark(
+                WARNING,
+                f"subscription {lane.pattern!r} lags behind: {count} messages of {size} bytes wait at the bus, over its soft limit of "
+                f"{about.get('soft')} (policy {about.get('policy')}); `lagging` of stats_local() counts on",
+            )
+        lane.waits(size, count, dropping)

@@ -1,5 +1,5 @@
 """The outbox without a connection: what was published or sent meanwhile, bounded in bytes and messages, and what becomes of what does not
-fit.
+fit. With one, what was published to topics that are held (_holds.py).
 
 Everything here waits as values, for a frame carries the id of a connection that does not exist yet. Part of the session: same lock, no I/O.
 """
@@ -7,7 +7,7 @@ Everything here waits as values, for a frame carries the id of a connection that
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, NamedTuple
 
 from ipcbus.protocol.messages import Kind
@@ -45,7 +45,7 @@ class Waiting:
     """The messages that wait for a connection, oldest first."""
 
     __slots__ = (
-        "_episode", "bytes", "clock", "discarded", "dropped", "expired", "expires", "items", "max_bytes", "max_messages", "on_drop",
+        "bytes", "clock", "discarded", "dropped", "episode", "expired", "expires", "items", "max_bytes", "max_messages", "on_drop",
         "policy",
     )  # fmt: skip
 
@@ -65,7 +65,7 @@ class Waiting:
         self.dropped = 0  #: by the policy, ever
         self.discarded = 0  #: too large for the bus that came, or left when the bus was closed, ever
         self.on_drop: Callable[[str], None] | None = None  #: told at the first drop of an episode, for the log
-        self._episode = 0  #: dropped since there was a connection
+        self.episode = 0  #: dropped since everything that waited was sent
         self.expired = 0  #: dropped because their time to live had passed, ever
         self.clock: Callable[[], float] = float  #: the shell's
         self.expires = _NEVER  #: no message that waits is too old before
@@ -102,8 +102,8 @@ class Waiting:
 
     def measure(self, items: Iterable[Item]) -> tuple[int, float]:
         """How many bytes *items* take here, and when the first of them and of what waits is too old."""
-        taken = list(items)
-        return sum(map(size_of, taken)), min([self.expires, *(item[4] for item in taken if item[0] is Kind.POST)])
+        size, expires = weigh(list(items))
+        return size, min(self.expires, expires)
 
     def trim(self) -> None:
         """What a lost connection had not handed to the kernel was put before all that waits: have the policy do with it what it says.
@@ -138,15 +138,14 @@ class Waiting:
         if self.expires > now:
             return
         kept = deque(item for item in self.items if item[0] is not Kind.POST or item[4] > now)
-        size = sum(map(size_of, kept))
-        expires = min((item[4] for item in kept if item[0] is Kind.POST), default=_NEVER)
+        size, expires = weigh(kept)
         expired = len(self.items) - len(kept)
         self.items, self.bytes, self.expires = kept, size, expires
         self.expired += expired
 
     def end_episode(self) -> int:
-        """There is a connection; returns how many were dropped since there was none."""
-        count, self._episode = self._episode, 0
+        """What waited is sent; returns how many were dropped since the first of it waited."""
+        count, self.episode = self.episode, 0
         return count
 
     def _fits(self, size: int) -> bool:
@@ -159,13 +158,19 @@ class Waiting:
 
     def _count(self) -> None:
         self.dropped += 1
-        self._episode += 1
-        if self._episode == 1 and self.on_drop is not None:
+        self.episode += 1
+        if self.episode == 1 and self.on_drop is not None:
             which = "oldest" if self.policy == "drop_oldest" else "newest"
             self.on_drop(
-                f"the outbox is full while there is no connection to the bus: the {which} messages are dropped and counted (outbox="
-                f"{self.policy!r}); outbox_messages={self.max_messages} and outbox_bytes={self.max_bytes} of connect() are its limits"
+                f"the outbox is full while there is no connection to the bus, or topics are held: the {which} messages are dropped and "
+                f"counted (outbox={self.policy!r}); outbox_messages={self.max_messages} and outbox_bytes={self.max_bytes} of connect() "
+                f"are its limits"
             )
+
+
+def weigh(items: Collection[Item]) -> tuple[int, float]:
+    """How many bytes *items* take here, and when the first of them is too old."""
+    return sum(map(size_of, items)), min((item[4] for item in items if item[0] is Kind.POST), default=_NEVER)
 
 
 def size_of(item: Item) -> int:

@@ -225,14 +225,28 @@ class Wire(WireSocket):
         """Wait for a connection; raises what ended the bus. Under the lock."""
         session = self.session
         if session.state is not _CONNECTED:
-            waiter = Waiter()
-            self.state_waiters.append(waiter)
-            try:
-                self.wait(lambda: session.state in _SETTLED, waiter, deadline)
-            finally:
-                self.state_waiters.remove(waiter)
+            self._wait_told(lambda: session.state in _SETTLED, deadline)
         session.check_open()
         return session.state is _CONNECTED
+
+    def wait_released(self, topic: str, deadline: float | None) -> bool:
+        """Wait until nothing holds *topic*, or the *deadline*; whether nothing does. The end of a connection ends its holds."""
+        holds = self.outbox.holds
+        return self._wait_told(lambda: holds.by(topic) is None, deadline)
+
+    def wait_sent(self, deadline: float | None) -> bool:
+        """Wait until what was published to held topics is sent, or the *deadline*; whether it is."""
+        holds = self.outbox.holds
+        return self._wait_told(lambda: not holds.kept, deadline)
+
+    def _wait_told(self, ready: Callable[[], object], deadline: float | None) -> bool:
+        """Wait for what the session tells of by ``on_state``."""
+        waiter = Waiter()
+        self.state_waiters.append(waiter)
+        try:
+            return self.wait(ready, waiter, deadline)
+        finally:
+            self.state_waiters.remove(waiter)
 
     # --- publishing ---
 

@@ -47,9 +47,11 @@ from ._errors import (
     Timeout,
 )
 from ._gather import Answer
+from ._holds import Hold
 from ._loop_wire import LoopToBe, LoopWire
 from ._message import Message
-from ._notices import Lost, Reconnected
+from ._notices import CaughtUp, Lagging, Lost, Reconnected
+from ._policies import Limits
 from ._state import State
 from ._waiting import OUTBOX_BYTES, OUTBOX_MESSAGES, Undelivered, Waiting
 from ._watching import Change
@@ -62,13 +64,17 @@ __all__ = [
     "Bus",
     "BusError",
     "BusState",
+    "CaughtUp",
     "Change",
     "Closed",
     "ConnectError",
     "ConnectionLost",
     "Denied",
     "Expired",
+    "Hold",
     "Inbox",
+    "Lagging",
+    "Limits",
     "Lost",
     "Message",
     "NoSuchMethod",
@@ -337,6 +343,10 @@ class Bus(BusMessages):
         was missed, except those that a subscription's ``lost`` counts.
         """
         return self._session.epoch
+
+    def holds(self) -> list[Hold]:
+        """The subscriptions of others that hold this program's publications now: those that are full and whose policy is ``block``."""
+        return self._outbox.holds.list()
 
     def stats_local(self) -> dict[str, Any]:
         """This program's own counters and gauges."""
