@@ -8,16 +8,18 @@ total order (L-4).
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from ..protocol.connection import Connection
 from ..protocol.errors import Code, ProtocolError
+from ..protocol.framing import Run
 from ..protocol.limits import NONCE_BYTES, Limits
 from ..protocol.messages import Frame, Kind, clip_text, encode, pack
 from .bus import BusService
 from .calls import Calls
 from .counters import Counters, TopicCounters
 from .delivery import Delivery
+from .effort import FRAME, UNLIMITED, Effort
 from .lanes import OUTPUT_HIGH_BYTES, Lane
 from .names import Change, Names
 from .peers import Credentials, Peer, Piece
@@ -45,11 +47,13 @@ class Broker:
         software: str = "ipcbus",
         pid: int = 0,
         log: Callable[[int, str], None] = lambda level, text: None,
+        gauges: Callable[[], dict[str, int]] = dict,
     ) -> None:
         self.limits = limits or Limits()
         self.counters = Counters()
         self.topics = TopicCounters(self.limits.max_topic_counters)
-        self.routes = RouteTable(self.topics)
+        self.effort = Effort()
+        self.routes = RouteTable(self.topics, self.effort, self.limits.max_matches)
         self.names = Names(self.limits)
         self.requests = Requests()
         self.peers: dict[int, Peer] = {}
@@ -57,6 +61,7 @@ class Broker:
         self.now = now
         self.software = software
         self.pid = pid
+        self.gauges = gauges  #: what else the daemon knows of itself (B-4)
         self._incarnation = incarnation
         self._random_bytes = random_bytes
         self._secret = secret
@@ -110,23 +115,42 @@ class Broker:
         self._strangers.start(peer, now)
         return peer
 
-    def receive(self, peer: Peer, data: bytes, now: float) -> None:
-        """Bytes that came from a peer, in immutable bytes: slices of them go to receivers."""
+    def receive(self, peer: Peer, data: bytes, now: float, work: int = UNLIMITED) -> int:
+        """Bytes that came from a peer, in immutable bytes: slices of them go to receivers. Returns how much work that was (`effort`).
+
+        After *work* units the rest is left in ``peer.unread``: then `resume` goes on, before the peer is read again.
+        """
         self.now = self._delivery.now = now
         peer.in_bytes += len(data)
-        connection = peer.connection
-        if peer.closing:
-            return
+        return 0 if peer.closing else self._work_off(peer, peer.connection.scanner.scan(data), work)
+
+    def resume(self, peer: Peer, now: float, work: int = UNLIMITED) -> int:
+        """Go on with what `receive` left of a read."""
+        self.now = self._delivery.now = now
+        rest, peer.unread = peer.unread, None
+        return 0 if peer.closing or rest is None else self._work_off(peer, rest, work)
+
+    def _work_off(self, peer: Peer, events: Iterable[Run | Frame], work: int) -> int:
+        effort = self.effort
+        begin = effort.spent
+        end = begin + work
+        events = iter(events)
         try:
-            for event in connection.scanner.scan(data):
+            for event in events:
                 if event.__class__ is tuple:
+                    effort.spent += event[0].work + event[5]
                     self._route_run(peer, *event)
                 else:
+                    effort.spent += FRAME
                     self._handle(peer, event)  # type: ignore[arg-type]  # what is no tuple is a Frame
                 if peer.closing:
                     break
+                if effort.spent >= end:
+                    peer.unread = events
+                    break
         except ProtocolError as error:
             self._expel(peer, error)
+        return effort.spent - begin
 
     def half_close(self, peer: Peer, now: float) -> None:
         """The peer is done sending (H-11). Idempotent."""
@@ -201,6 +225,8 @@ class Broker:
     def take_touched(self) -> list[Peer]:
         """The peers whose ``out``, ``held`` or ``closing`` changed since the last call; some of them twice."""
         touched = self._delivery.touched
+        for peer, error in self.routes.take_crowded():
+            self._expel(peer, error)
         for peer in touched:  # it grows: who ends here leaves wills and notices to others
             peer.touched = False
             if peer.queued_bytes > self.limits.max_output_bytes and not peer.closing:
@@ -238,6 +264,7 @@ class Broker:
         self._strangers.set_delay(limits.handshake_timeout_s, now)
         self._leaving.set_delay(limits.half_close_linger_s, now)
         self._calls.limits = limits
+        self.routes.max_matches = limits.max_matches
         self.names.limits = limits
         self.publications.limits = self.retained.limits = limits
 
@@ -397,6 +424,7 @@ class Broker:
         if peer.closing:
             return
         peer.closing = True
+        peer.unread = None
         peer.connection.close()
         session = peer.connection.info.get("session")
         if session and self._sessions.get(session) is peer:

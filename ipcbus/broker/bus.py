@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..protocol.errors import Code, ProtocolError
-from ..protocol.limits import ABOUT_MAX_BYTES, ABOUT_PEER_MAX_BYTES, ARGUMENTS_MAX_BYTES, MAX_ID, PAGE_ITEMS
+from ..protocol.limits import ABOUT_MAX_BYTES, ABOUT_PEER_MAX_BYTES, ARGUMENTS_MAX_BYTES, ARGUMENTS_MAX_ELEMENTS, MAX_ID, PAGE_ITEMS
 from ..protocol.messages import Frame, brief, is_meta, pack
 from ..protocol.payloads import PayloadError, decode_value
 from ..protocol.topics import BUS_NAME, check_group, check_topic
 from .delivery import Delivery
+from .effort import BYTES_A_UNIT, KEPT_MATCH
 from .lanes import Lane
 from .listing import Lists
 from .names import MODES
@@ -153,7 +154,11 @@ class BusService:
             raise ProtocolError(Code.NO_SUCH_METHOD, f"the bus has no method {name!r}; it has {', '.join(sorted(self._methods))}")
         if method.call is None:
             raise ProtocolError(Code.UNSUPPORTED, f"bus/{name} is not built in this version of the bus (E-5)")
-        return pack(method.call(peer, self._arguments(name, method, frame)))
+        effort = self._broker.effort
+        effort.spent += frame.payload_size // BYTES_A_UNIT
+        answer = pack(method.call(peer, self._arguments(name, method, frame)))
+        effort.spent += len(answer) // BYTES_A_UNIT
+        return answer
 
     def _check_room(self, peer: Peer) -> None:
         """Raise ``slow_reader`` where more waits for *peer* than may (E-2)."""
@@ -166,7 +171,7 @@ class BusService:
         if frame.elements[5] is not None or frame.payload_size > ARGUMENTS_MAX_BYTES:
             raise ProtocolError(Code.BAD_ARGUMENT, f"bus/{name} takes msgpack (meta nil) of at most {ARGUMENTS_MAX_BYTES} bytes")
         try:
-            arguments = decode_value(None, frame.payload)
+            arguments = decode_value(None, frame.payload, ARGUMENTS_MAX_ELEMENTS)
         except PayloadError as error:
             raise ProtocolError(Code.BAD_ARGUMENT, f"bus/{name}: {error}") from error
         if arguments is None:
@@ -210,6 +215,7 @@ class BusService:
             return {"retained": 0}
         count = 0
         if arguments.get("retained", True) and len(broker.retained):
+            broker.effort.spent += KEPT_MATCH * len(broker.retained)
             for frame in broker.retained.matching(lane.pattern):
                 self._check_room(peer)
                 self._delivery.offer_retained(lane, frame)

@@ -76,6 +76,7 @@ class Lists:
             "requests": len(broker.requests),
             "queued_bytes": broker.queued_bytes(),
             **broker.totals(),
+            **broker.gauges(),
         }
 
 

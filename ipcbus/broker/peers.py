@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +57,7 @@ class Peer:
         "serving",
         "touched",
         "transport",
+        "unread",
         "waiting",
         "wills",
         "written_bytes",
@@ -77,6 +79,7 @@ class Peer:
         self.closing = False  #: write `out`, then close
         self.closed = False  #: gone; nothing refers to it any more
         self.half_closed = False  #: H-11
+        self.unread: Iterator[Any] | None = None  #: the rest of a read, when its slice was used up; it is read no more until then
 
         self.lane: Lane | None = None  #: the lane that was announced last (L-3)
         self.lanes: dict[int, Lane] | None = None

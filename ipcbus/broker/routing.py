@@ -3,21 +3,27 @@
 Literal patterns stand in a dict, patterns with wildcards in a trie with children of their own for `*` and `>`, so the cost of a look-up
 depends on the depth of
 the topic and not on the number of unrelated subscriptions. What was found is kept in the prefixes of the publishers' scanners as a
-route, and
-is good until the generation changes: at the next change of a subscription.
+route. A change of a subscription with wildcards makes all routes void: the generation grows. A change of one to a single topic makes
+void only the routes to that topic, so that who comes and goes costs the publishers to other topics nothing.
 """
 
 from __future__ import annotations
 
-from ..protocol.errors import ProtocolError
+from collections import Counter
+
+from ..protocol.errors import Code, ProtocolError
 from ..protocol.framing import Prefix
 from ..protocol.messages import Kind
 from ..protocol.topics import check_publication, is_literal, split_pattern
 from .counters import TopicCounter, TopicCounters
+from .effort import LITERAL_CHANGE, REFUSED, RESOLVE, RUN, WILDCARD_CHANGE, Effort
 from .lanes import Group, Lane
+from .peers import Peer
 
 #: Sets of receivers that are remembered at once; beyond it they are found again.
 _ROUTES_MAX = 10_000
+#: Prefixes whose routes can be made void one by one; where there are more, every change makes all void.
+_TRACKED_MAX = 16_384
 
 
 class Subscribers:
@@ -49,7 +55,7 @@ class _Node:
 
 
 class SubscriptionIndex:
-    """All subscriptions of the bus by pattern. ``generation`` grows with every change."""
+    """All subscriptions of the bus by pattern. ``generation`` grows when what was found for any topic may hold no more."""
 
     def __init__(self) -> None:
         self.generation = 1
@@ -71,7 +77,7 @@ class SubscriptionIndex:
                 lane.group = subscribers.groups[group] = Group(lane.pattern, group)
             lane.group.members[lane] = None
         self.lanes += 1
-        self.generation += 1
+        self._changed(lane.pattern, literal=is_literal(tokens))
 
     def remove(self, lane: Lane) -> None:
         """Remove a lane that was added, and what of the index only it needed."""
@@ -83,12 +89,17 @@ class SubscriptionIndex:
             del lane.group.members[lane]
             if not lane.group.members and subscribers.groups is not None:
                 del subscribers.groups[lane.group.name]
+        literal = is_literal(tokens)
         if not subscribers:
-            if is_literal(tokens):
+            if literal:
                 del self._literal[lane.pattern]
             else:
                 self._prune(self._root, tokens, 0)
         self.lanes -= 1
+        self._changed(lane.pattern, literal=literal)
+
+    def _changed(self, pattern: str, *, literal: bool) -> None:
+        """A subscription came or went."""
         self.generation += 1
 
     def _place(self, pattern: str, tokens: list[str]) -> Subscribers:
@@ -180,12 +191,13 @@ class SubscriptionIndex:
 class PublishRoute:
     """To these lanes and groups. One object for each set of receivers, so that runs go on across topics."""
 
-    __slots__ = ("generation", "groups", "lanes")
+    __slots__ = ("generation", "groups", "lanes", "work")
 
     def __init__(self, generation: int, lanes: tuple[Lane, ...], groups: tuple[Group, ...]) -> None:
         self.generation = generation
         self.lanes = lanes
         self.groups = groups
+        self.work = RUN + len(lanes) + RUN * len(groups)  #: what a run to them costs, besides its messages
 
 
 class RetainRoute(PublishRoute):
@@ -203,6 +215,7 @@ class SendRoute:
     """To the owner of a name, or to a peer; looked up for each run, because names change hands."""
 
     __slots__ = ("generation", "to")
+    work = RUN
 
     def __init__(self, generation: int, to: str) -> None:
         self.generation = generation
@@ -213,6 +226,7 @@ class Refusal:
     """Nowhere: these frames are answered with an error (L-9)."""
 
     __slots__ = ("error", "generation", "kind", "to")
+    work = REFUSED
 
     def __init__(self, generation: int, kind: Kind, to: str, error: ProtocolError) -> None:
         self.generation = generation
@@ -223,19 +237,29 @@ class Refusal:
 
 AnyRoute = PublishRoute | SendRoute | Refusal
 
+#: In no generation: the prefix that has it finds its route anew.
+_VOID = PublishRoute(0, (), ())
+
 
 class RouteTable(SubscriptionIndex):
     """The index as the router of all scanners (`protocol.framing.Router`)."""
 
-    def __init__(self, topics: TopicCounters) -> None:
+    def __init__(self, topics: TopicCounters, effort: Effort, max_matches: int) -> None:
         super().__init__()
         self.topics = topics
+        self.max_matches = max_matches
+        self._crowded: dict[Peer, tuple[str, int]] = {}  #: who has more subscriptions to one topic than max_matches: which, and how many
+        self._effort = effort
         self._uncounted = TopicCounter()  #: for what is not published to a topic
         self._routes: dict[tuple[tuple[Lane, ...], tuple[Group, ...]], PublishRoute] = {}
         self._routes_generation = 0
+        self._users: dict[str, list[Prefix]] = {}  #: the prefixes that have a route of this generation, by topic
+        self._users_generation = 0
+        self._tracked = 0  #: how many they are; above _TRACKED_MAX they are not kept
 
     def resolve(self, prefix: Prefix) -> AnyRoute:
         """The route of a prefix in the present generation."""
+        self._effort.spent += RESOLVE
         prefix.route = route = self._find(prefix)
         if prefix.counter is None:
             named = prefix.kind is not Kind.SEND and not isinstance(route, Refusal)
@@ -251,6 +275,10 @@ class RouteTable(SubscriptionIndex):
         except ProtocolError as error:
             return Refusal(generation, prefix.kind, prefix.to, error.with_traceback(None))  # kept, and the scanner's frames not
         lanes, groups = self.receivers(prefix.to)
+        if prefix.meta.__class__ is dict:  # it is not used again
+            kept = prefix.kind is Kind.RETAIN
+            return RetainRoute(generation, lanes, groups, prefix) if kept else PublishRoute(generation, lanes, groups)
+        self._track(prefix)
         if prefix.kind is Kind.RETAIN:
             return RetainRoute(generation, lanes, groups, prefix)
         if self._routes_generation != generation or len(self._routes) >= _ROUTES_MAX:
@@ -261,3 +289,51 @@ class RouteTable(SubscriptionIndex):
         if route is None:
             route = self._routes[key] = PublishRoute(generation, lanes, groups)
         return route
+
+    def receivers(self, topic: str) -> tuple[tuple[Lane, ...], tuple[Group, ...]]:
+        """The lanes and groups that get a message on *topic*. Who has too many of them is noted (L-1)."""
+        lanes, groups = super().receivers(topic)
+        if len(lanes) > self.max_matches:
+            for peer, count in Counter(lane.peer for lane in lanes).items():
+                if count > self.max_matches:
+                    self._crowded[peer] = topic, count
+        return lanes, groups
+
+    def take_crowded(self) -> list[tuple[Peer, ProtocolError]]:
+        """Whom to close because one message is for too many of its subscriptions: each would cost every publisher so much (L-1)."""
+        if not self._crowded:
+            return []
+        crowded, self._crowded = self._crowded, {}
+        limit = f"at most {self.max_matches} may be (limits.max_matches)"
+        return [
+            (peer, ProtocolError(Code.OVER_QUOTA, f"a message to {topic!r} is for {count} subscriptions of this peer, {limit}"))
+            for peer, (topic, count) in crowded.items()
+        ]
+
+    # --- what becomes void ----------------------------------------------------------------------------
+
+    def _track(self, prefix: Prefix) -> None:
+        """Remember that *prefix* has a route of this generation."""
+        if self._users_generation != self.generation:
+            self._users_generation = self.generation
+            self._users.clear()
+            self._tracked = 0
+        self._tracked += 1
+        if self._tracked <= _TRACKED_MAX:
+            self._users.setdefault(prefix.to, []).append(prefix)
+        else:
+            self._users.clear()
+
+    def _changed(self, pattern: str, *, literal: bool) -> None:
+        """Make the routes void that a subscription of *pattern* concerns: all, or those of the one topic that it is."""
+        self._effort.spent += LITERAL_CHANGE if literal else WILDCARD_CHANGE
+        if not literal or self._tracked > _TRACKED_MAX:
+            self.generation += 1
+            return
+        users = self._users.pop(pattern, ())
+        self._tracked -= len(users)
+        for prefix in users:
+            route = prefix.route
+            if route.generation == self._routes_generation:
+                self._routes.pop((route.lanes, route.groups), None)  # nothing here may keep a lane alive that has ended
+            prefix.route = _VOID

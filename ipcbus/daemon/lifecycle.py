@@ -16,7 +16,7 @@ from collections.abc import Callable
 from .. import __version__
 from ..broker import Broker
 from ..protocol.limits import INCARNATION_BYTES
-from . import logs
+from . import logs, resources
 from .admission import Admission
 from .config import Config, ConfigError, conflicts, difference
 from .idle import IdleExit
@@ -86,6 +86,7 @@ class Daemon:
             software=f"ipcbusd {__version__}",
             pid=os.getpid(),
             log=log.log,
+            gauges=resources.gauges,
         )
         self._loop = Loop(self._broker, config.poller, time.monotonic)
         self._admission = Admission(self._broker, self._loop, socket_mode=config.socket_mode)
@@ -96,6 +97,7 @@ class Daemon:
         """Listen, and return the addresses as they really are (a port 0 was chosen). Raises AlreadyRunningError or ListenError."""
         config = self._config
         self._signals.open(self._loop)
+        resources.raise_descriptor_limit()
         self._listeners = open_listeners(config.listen, mode=config.socket_mode, group=config.socket_group)
         self._admission.open(self._listeners)
         addresses = [str(listener.address) for listener in self._listeners]

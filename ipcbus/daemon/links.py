@@ -6,6 +6,7 @@ passes through here last: the broker appended slices to ``peer.out``, ``offer`` 
 
 from __future__ import annotations
 
+import enum
 import select
 import socket
 from typing import TYPE_CHECKING
@@ -19,10 +20,18 @@ if TYPE_CHECKING:
     from ..broker.peers import Peer, Piece
 
 
+class Turn(enum.Enum):
+    """Who reads a link, and when."""
+
+    READY = 0  #: whenever the poller says so
+    QUEUED = 1  #: it used up a slice: when its turn comes, beside others who did
+    ASIDE = 2  #: the same, but it is held (L-7): when that is over
+
+
 class Link:
     """One connection. The loop makes it and is the only one to change it."""
 
-    __slots__ = ("blocked", "eof", "fd", "gone", "interest", "parting", "peer", "settled", "sock")
+    __slots__ = ("blocked", "eof", "fd", "gone", "interest", "parting", "peer", "settled", "sock", "tail", "turn")
 
     def __init__(self, sock: socket.socket, peer: Peer) -> None:
         self.sock = sock
@@ -30,6 +39,8 @@ class Link:
         self.peer = peer
         self.interest = 0  #: what the poller watches: EVENT_READ, EVENT_WRITE, both, or 0: it does not know this link
         self.settled = 0  #: how many leading buffers of peer.out were brought into shape already
+        self.tail: bytearray | None = None  #: the last of them, where small pieces were joined: more may be added to it
+        self.turn = Turn.READY
         self.blocked = False  #: the kernel took less than it was given: wait until it is writable
         self.eof = False  #: end of file was read (H-11)
         self.parting = False  #: peer.closing was seen, and its time is bounded
@@ -59,7 +70,9 @@ def offer(link: Link) -> int:
         count = 0
     if count == waiting:
         link.blocked = False
-        link.settled = 0
+        if link.settled:
+            link.settled = 0
+            link.tail = None
     else:
         link.blocked = True
         link.settled = max(0, link.settled - _whole(out, count))
@@ -107,27 +120,20 @@ def settle(link: Link) -> None:
         out[0] = bytes(out[0])  # at most once per halving: linear over the life of the piece
     if len(out) <= link.settled:
         return
+    tail = link.tail if link.settled and out[link.settled - 1] is link.tail else None
     fresh: list[Piece] = []
-    small: list[Piece] = []
-    size = 0
     for piece in out[link.settled :]:
-        if len(piece) < JOIN_BYTES or 2 * len(piece) < _pinned(piece):
-            small.append(piece)
-            size += len(piece)
-            if size < CHUNK_BYTES:
-                continue
-            piece = b"".join(small)
-            small.clear()
-            size = 0
-        elif small:
-            fresh.append(b"".join(small))
-            small.clear()
-            size = 0
-        fresh.append(piece)
-    if small:
-        fresh.append(b"".join(small))
+        if len(piece) >= JOIN_BYTES and 2 * len(piece) >= _pinned(piece):
+            tail = None
+            fresh.append(piece)
+        elif tail is None or len(tail) + len(piece) > CHUNK_BYTES:
+            tail = bytearray(piece)
+            fresh.append(tail)
+        else:
+            tail += piece
     out[link.settled :] = fresh
     link.settled = len(out)
+    link.tail = tail
 
 
 def hung_up(link: Link) -> bool:

@@ -4,6 +4,9 @@ Owns the poller, the links and the timers. Must not know what frames mean (the b
 daemon stops (the lifecycle does). A frame's way: ``recv`` of at most READ_BYTES from each readable peer, ``broker.receive``; when all were
 read, the output of every peer that the broker touched is offered to the kernel; what it does not take waits for writability.
 
+Who needs more work than a slice (SLICE_WORK) for one read goes on when its turn comes: all of those together get about a slice a round.
+So others wait for a few milliseconds at most, however many send however expensive things.
+
 A round never frees a link that an event later in the same round may name: links are closed at its end, and ``gone`` is checked before
 any use.
 """
@@ -14,13 +17,14 @@ import heapq
 import logging
 import selectors
 import socket
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from ..protocol.errors import Code
 from ..protocol.limits import READ_BYTES
-from .limits import CLOSE_FLUSH_S, SELECT_MAX_FD, WAIT_MAX_S, WARM_UP_BYTES, WRITE_PASSES
-from .links import Link, hung_up, offer, part, settle
+from .limits import CLOSE_FLUSH_S, SELECT_MAX_FD, SLICE_WORK, WAIT_MAX_S, WARM_UP_BYTES, WRITE_PASSES
+from .links import Link, Turn, hung_up, offer, part, settle
 
 if TYPE_CHECKING:
     from ..broker import Broker, Peer
@@ -49,7 +53,7 @@ class Loop:
 
     __slots__ = (
         "_broker", "_clock", "_dead", "_deadline", "_finishing", "_links", "_more", "_revisit", "_selector", "_sequence", "_stopped",
-        "_timers", "empty_since", "max_fd",
+        "_timers", "_turns", "empty_since", "max_fd",
     )  # fmt: skip
 
     def __init__(self, broker: Broker, poller: str, clock: Callable[[], float]) -> None:
@@ -60,6 +64,7 @@ class Loop:
         self._links: set[Link] = set()
         self.empty_since: float | None = clock()  #: when the last link was closed; None while there are some
         self._dead: list[Link] = []  #: to be closed at the end of the round
+        self._turns: deque[Link] = deque()  #: who used up its slice, in the order of their turns
         self._revisit: list[Link] = []  #: to be served in this round although the broker did not touch them
         self._more = False  #: the broker touched peers that this round did not get to
         self._timers: list[tuple[float, int, Callable[[float], None]]] = []
@@ -113,7 +118,8 @@ class Loop:
     def run(self) -> None:
         """Serve until stop(), or after finish() until nobody is left. What one peer causes stays with that peer."""
         warm_up()
-        select, receive, clock = self._selector.select, self._broker.receive, self._clock
+        select, receive, clock, turns = self._selector.select, self._broker.receive, self._clock, self._turns
+        ready = Turn.READY
         now = clock()
         self._more = True  # what the broker touched before the first round
         while not self._stopped:
@@ -126,13 +132,14 @@ class Loop:
                     continue
                 if link.gone:
                     continue
-                if mask & READ:
+                if mask & READ and link.turn is ready:
                     try:
                         data = link.sock.recv(READ_BYTES)
-                        if data:
-                            receive(link.peer, data, now)
-                        else:
+                        if not data:
                             self._end_of_file(link, now)
+                        elif receive(link.peer, data, now, SLICE_WORK) >= SLICE_WORK:
+                            link.turn = Turn.QUEUED
+                            turns.append(link)
                     except BlockingIOError:
                         pass  # the poller said readable and it was not: it will say so again
                     except OSError as error:
@@ -143,6 +150,8 @@ class Loop:
                 if mask & WRITE:
                     link.blocked = False
                     self._revisit.append(link)
+            if turns:
+                self._take_turns(now)
             self._expire(now)
             self._write(now)
             if self._dead:
@@ -153,7 +162,7 @@ class Loop:
     def _timeout(self, now: float) -> float | None:
         """Seconds until the next deadline, at most WAIT_MAX_S, and None where there is none."""
         deadline = self._deadline = self._broker.next_deadline()
-        if self._more:
+        if self._more or self._turns:
             return 0.0
         if self._timers and (deadline is None or self._timers[0][0] < deadline):
             deadline = self._timers[0][0]
@@ -162,6 +171,45 @@ class Loop:
         if deadline <= now:
             return 0.0
         return deadline - now if deadline - now < WAIT_MAX_S else WAIT_MAX_S
+
+    def _take_turns(self, now: float) -> None:
+        """Go on with those who used up a slice, each in turn, until one more slice is used up. Who asks for little has its turn no more."""
+        left = SLICE_WORK
+        for _ in range(len(self._turns)):
+            link = self._turns.popleft()
+            try:
+                spent, link.turn = self._take_turn(link, now)
+            except OSError as error:
+                self._lost(link, now, error)
+                continue
+            except Exception:
+                log.exception("fault of the bus while it served %s, which is cut off", link.peer)
+                self._fault(link, now)
+                continue
+            if link.turn is Turn.QUEUED:
+                self._turns.append(link)
+            left -= spent
+            if left <= 0:
+                return
+
+    def _take_turn(self, link: Link, now: float) -> tuple[int, Turn]:
+        """One slice for a link; returns what it took of it, and who reads the link next. Raises OSError where the connection is gone."""
+        peer = link.peer
+        if link.gone or peer.closing or link.eof:
+            return 0, Turn.READY
+        if peer.held:
+            return 0, Turn.ASIDE if peer.unread is not None else Turn.READY
+        if peer.unread is not None:
+            return self._broker.resume(peer, now, SLICE_WORK), Turn.QUEUED
+        try:
+            data = link.sock.recv(READ_BYTES)
+        except BlockingIOError:
+            return 0, Turn.READY
+        if not data:
+            self._end_of_file(link, now)
+            return 0, Turn.READY
+        spent = self._broker.receive(peer, data, now, SLICE_WORK)
+        return spent, Turn.QUEUED if spent >= SLICE_WORK else Turn.READY
 
     def _expire(self, now: float) -> None:
         """Run what is due: the broker's deadlines and the loop's own timers."""
@@ -208,6 +256,11 @@ class Loop:
                 log.exception("fault of the bus while it wrote to %s, which is cut off", peer)
                 self._drop(link, now)  # without BYE: what of its output was written is not certain
                 return
+        elif link.blocked and peer.out:
+            settle(link)  # what came in this round waits too: it must not keep a whole read alive
+        if link.turn is Turn.ASIDE and not peer.held:
+            link.turn = Turn.QUEUED
+            self._turns.append(link)
         if peer.closing or peer.closed:
             if peer.closed or not peer.out:
                 self._drop(link, now)

@@ -152,6 +152,7 @@ OPTIONS: tuple[Option, ...] = (
     _limit("max_payload_bytes", _count(0, 2**32 - 1 - ENVELOPE_MAX_BYTES), "largest payload of a message"),
     _limit("max_peers", _ANY, "connections at a time", live=True),
     _limit("max_lanes", _ANY, "subscriptions of one peer"),
+    _limit("max_matches", _ANY, "subscriptions of one peer that one message may be for; who has more is closed", live=True),
     _limit("max_names", _ANY, "names that one peer owns or waits for", live=True),
     _limit("max_methods", _ANY, "methods that one peer serves under one name", live=True),
     _limit("max_requests", _ANY, "requests of one peer in flight"),

@@ -24,6 +24,7 @@ class Code(enum.IntEnum):
     SHUTTING_DOWN = 13
     TOO_MANY_PEERS = 14
     INTERNAL = 15
+    OVER_QUOTA = 16
     NO_SUCH_NAME = 20
     NO_SUCH_PEER = 21
     NO_SUCH_METHOD = 22

@@ -177,6 +177,7 @@ class Scanner:
             if route is not run:
                 if count:
                     yield run, data, start, at, last, count
+                    route = prefix.route  # whoever took the run may have changed subscriptions
                     if route.generation != router.generation:
                         route = router.resolve(prefix)
                 run, count, start = route, 0, at

@@ -36,6 +36,7 @@ READ_BYTES = 262_144  #: one read of a peer in a round: big enough for long runs
 PAGE_ITEMS = 10_000  #: B-2
 PAGE_BYTES = 1_048_576  #: B-2: a page ends early above it, so that a list never exceeds a frame
 ARGUMENTS_MAX_BYTES = 1_048_576  #: B-1: what the bus decodes for a stranger
+ARGUMENTS_MAX_ELEMENTS = 65_536  #: B-1: a byte can become an object of 64 bytes
 ABOUT_MAX_BYTES = 65_536  #: B-3 serve: what a peer says about one method; a long docstring, not a manual
 ABOUT_PEER_MAX_BYTES = 1_048_576  #: B-3 serve: what it says in all, and what introspect says of one name
 
@@ -47,6 +48,7 @@ class Limits:
     max_payload_bytes: int = 16 * 1024 * 1024  #: F-3: a camera picture passes, a mistake does not
     max_peers: int = 100_000  #: the process's fd limit is usually lower and then holds
     max_lanes: int = 100_000  #: subscriptions of one peer
+    max_matches: int = 1_000  #: L-1: subscriptions of one peer that one message may be for
     max_names: int = 10_000  #: names that one peer owns or waits for
     max_methods: int = 10_000  #: methods served by one peer in all, and under one name by all its owners
     max_requests: int = 100_000  #: R-2: requests of one peer in flight

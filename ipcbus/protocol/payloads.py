@@ -42,18 +42,18 @@ def encoding_of(meta: Meta) -> int | None:
     return meta.get("encoding") if isinstance(meta, dict) else meta
 
 
-def decode_value(meta: Meta, payload: bytes) -> Any:
+def decode_value(meta: Meta, payload: bytes, max_elements: int = MAX_ELEMENTS) -> Any:
     """The value of a payload. An empty msgpack payload is None; arrays are lists, but tuples where they are keys of maps.
 
-    Raises PayloadError where the bytes are not what *meta* says, are nested too deeply, or have over a million elements.
+    Raises PayloadError where the bytes are not what *meta* says, are nested too deeply, or have over *max_elements*.
     """
     encoding = meta.get("encoding") if isinstance(meta, dict) else meta
     if encoding == RAW:
         return payload
     try:
         if encoding is None:
-            if len(payload) > MAX_ELEMENTS and _has_more_elements(payload, MAX_ELEMENTS):
-                raise PayloadError(f"payload has more than {MAX_ELEMENTS} elements")
+            if len(payload) > max_elements and _has_more_elements(payload, max_elements):
+                raise PayloadError(f"payload has more than {max_elements} elements")
             if not payload:
                 return None
             try:
@@ -64,8 +64,8 @@ def decode_value(meta: Meta, payload: bytes) -> Any:
             return payload.decode()
         if encoding == JSON:
             # Each element but the first follows one of these; those in strings are counted too, which a million allows.
-            if len(payload) > MAX_ELEMENTS and sum(map(payload.count, (b",", b"[", b"{", b":"))) >= MAX_ELEMENTS:
-                raise PayloadError(f"payload has more than {MAX_ELEMENTS} elements")
+            if len(payload) > max_elements and sum(map(payload.count, (b",", b"[", b"{", b":"))) >= max_elements:
+                raise PayloadError(f"payload has more than {max_elements} elements")
             import json  # here: most programs never meet any
 
             return json.loads(payload)

@@ -7,6 +7,7 @@ import random
 import pytest
 
 from ipcbus.broker.counters import TopicCounters
+from ipcbus.broker.effort import Effort
 from ipcbus.broker.lanes import Lane
 from ipcbus.broker.routing import RouteTable, SubscriptionIndex
 from ipcbus.protocol.errors import Code, ProtocolError
@@ -65,8 +66,12 @@ def test_an_illegal_pattern_changes_nothing() -> None:
     assert (index.lanes, index.generation) == (0, 1)
 
 
+def route_table(max_matches: int = 1000) -> RouteTable:
+    return RouteTable(TopicCounters(2), Effort(), max_matches)
+
+
 def test_topics_with_the_same_receivers_share_a_route() -> None:
-    table = RouteTable(TopicCounters(2))
+    table = route_table()
     table.add(Lane(Bus().peer().peer, 1, "a.*", 0), None)
     prefixes = [Prefix(Kind.PUBLISH, 1, to, None) for to in ("a.1", "a.2", "b", "c")]
     routes = [table.resolve(prefix) for prefix in prefixes]
@@ -80,7 +85,7 @@ def test_topics_with_the_same_receivers_share_a_route() -> None:
 
 def test_the_set_of_remembered_routes_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ipcbus.broker.routing._ROUTES_MAX", 2)
-    table = RouteTable(TopicCounters(2))
+    table = route_table()
     peer = Bus().peer().peer
     for number in range(4):
         table.add(Lane(peer, number + 1, f"t{number}", 0), None)

@@ -183,7 +183,7 @@ def test_timeouts() -> None:
     assert (_names.patience(None), _names.patience(5)) == (float("inf"), 5.0)
 
 
-RETRIED_BYES = {Code.OK, Code.SLOW_READER, Code.HANDSHAKE_TIMEOUT, Code.SHUTTING_DOWN, Code.TOO_MANY_PEERS, Code.INTERNAL}
+RETRIED_BYES = {Code.OK, Code.SLOW_READER, Code.HANDSHAKE_TIMEOUT, Code.SHUTTING_DOWN, Code.TOO_MANY_PEERS, Code.INTERNAL, Code.OVER_QUOTA}
 RETRIED_DECLARATIONS = {Code.INTERNAL, Code.NAME_TAKEN, Code.OVER_LIMIT, Code.OVERLOADED, Code.NOT_OWNER, Code.EXPIRED}
 
 

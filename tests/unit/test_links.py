@@ -175,6 +175,31 @@ def test_many_small_pieces_become_few() -> None:
     assert b"".join(peer.out) == b"".join(b"%09d" % number for number in range(50_000))
 
 
+def test_small_pieces_that_come_one_by_one_are_gathered_too() -> None:
+    """A PONG a round for who does not read would be an object each."""
+    link, peer, _ = make([b"%09d" % 0])
+    turn(link, peer)
+    for number in range(1, 20_000):
+        peer.out.append(b"%09d" % number)
+        peer.out_bytes += 9
+        settle(link)
+    assert len(peer.out) <= 180_000 // CHUNK_BYTES + 1
+    assert b"".join(peer.out) == b"".join(b"%09d" % number for number in range(20_000))
+
+
+def test_what_is_partly_written_is_not_added_to() -> None:
+    link, peer, sock = make([b"abc", b"def"], 0, 4, 100)
+    turn(link, peer)
+    assert len(peer.out) == 1
+    turn(link, peer)  # "e" is the next byte
+    peer.out.append(b"ghi")
+    peer.out_bytes += 3
+    settle(link)
+    turn(link, peer)
+    assert (sock.taken, peer.out) == (b"abcdefghi", [])
+    assert link.tail is None  # nothing is kept for a link that has nothing to write
+
+
 def test_each_piece_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     looked = 0
     original = links._pinned

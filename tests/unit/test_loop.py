@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import logging
 import os
 import socket
@@ -13,12 +14,13 @@ from typing import Any
 import pytest
 
 from ipcbus.broker import Broker, Credentials, Peer
+from ipcbus.broker.effort import UNLIMITED
 from ipcbus.daemon.admission import Admission
-from ipcbus.daemon.limits import WAIT_MAX_S
-from ipcbus.daemon.links import Link
+from ipcbus.daemon.limits import SLICE_WORK, WAIT_MAX_S
+from ipcbus.daemon.links import Link, Turn
 from ipcbus.daemon.loop import POLLERS, Loop
 from ipcbus.protocol.errors import Code
-from ipcbus.protocol.limits import Limits
+from ipcbus.protocol.limits import READ_BYTES, Limits
 from ipcbus.protocol.messages import Frame, Kind, decode, encode, encode_with_payload, pack
 
 HELLO = encode(Kind.HELLO, 0, 1, 1, [], {"program": "unit"}, None)
@@ -33,9 +35,9 @@ class FaultyBroker(Broker):
         if what in self.fail:
             raise ZeroDivisionError(what)
 
-    def receive(self, peer: Peer, data: bytes, now: float) -> None:
+    def receive(self, peer: Peer, data: bytes, now: float, work: int = UNLIMITED) -> int:
         self._maybe("receive") if b"poison" in data else None
-        super().receive(peer, data, now)
+        return super().receive(peer, data, now, work)
 
     def half_close(self, peer: Peer, now: float) -> None:
         self._maybe("half_close")
@@ -257,11 +259,11 @@ def test_closed_in_the_round_in_which_it_is_readable(bench: Bench) -> None:
     second, two = bench.ready()
     receive = bench.broker.receive
 
-    def receive_and_drop(peer: Peer, data: bytes, now: float) -> None:
+    def receive_and_drop(peer: Peer, data: bytes, now: float, work: int) -> int:
         for other in (one, two):
             if other is not peer and other.link is not None:
                 bench.loop._drop(other.link, now)
-        receive(peer, data, now)
+        return receive(peer, data, now, work)
 
     bench.loop._broker.receive = receive_and_drop  # type: ignore[method-assign]
     first.sendall(encode(Kind.PING, 1, 1))
@@ -402,3 +404,131 @@ def test_a_deadline_beyond_what_a_poller_can_wait(poller: str) -> None:
         bench.run()
     finally:
         bench.close()
+
+
+# --- slices -----------------------------------------------------------------------------------------------------------------------------
+
+
+def expensive(peer: int, count: int) -> bytes:
+    """Frames of which each costs everybody something: subscriptions with wildcards."""
+    return b"".join(
+        encode_with_payload(
+            pack({"pattern": f"w{number}.*", "lane": number, "credit": 1}), Kind.REQUEST, peer, "bus/subscribe", number, 10_000, None
+        )
+        for number in range(1, count + 1)
+    )
+
+
+class Diary:
+    """Who is worked for, in order, and how much."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.turns: list[tuple[int, int]] = []
+        receive, resume = bench.broker.receive, bench.broker.resume
+
+        def receiving(peer: Peer, data: bytes, now: float, work: int = UNLIMITED) -> int:
+            return self.note(peer, receive(peer, data, now, work))
+
+        def resuming(peer: Peer, now: float, work: int = UNLIMITED) -> int:
+            return self.note(peer, resume(peer, now, work))
+
+        bench.broker.receive = receiving  # type: ignore[method-assign]
+        bench.broker.resume = resuming  # type: ignore[method-assign]
+
+    def note(self, peer: Peer, spent: int) -> int:
+        self.turns.append((peer.id, spent))
+        return spent
+
+
+def test_an_expensive_read_is_worked_off_in_turns(bench: Bench) -> None:
+    greedy, peer = bench.ready()
+    diary = Diary(bench)
+    greedy.sendall(expensive(1, 200))
+    bench.run(0.2)
+    assert len(frames(greedy)) == 200
+    assert len(peer.lanes or {}) == 200
+    assert len(diary.turns) > 5
+    most = max(spent for _, spent in diary.turns)
+    assert most < SLICE_WORK + 1000  # by one frame at most
+    assert not bench.loop._turns
+
+
+def test_others_have_their_turns_between_the_slices(bench: Bench) -> None:
+    greedy = [bench.ready()[0] for _ in range(5)]
+    good, _ = bench.ready()
+    for number, sock in enumerate(greedy, 1):
+        sock.sendall(expensive(number, 100))
+    answered: list[int] = []
+    diary = Diary(bench)
+    offer = bench.loop._serve
+
+    class Watching(Loop):
+        __slots__ = ()
+
+        def _serve(self, link: Link, now: float) -> None:
+            offer(link, now)
+            if link.peer.id == 6:
+                answered.append(sum(spent for who, spent in diary.turns if who != 6))
+                if len(answered) < 20:
+                    good.sendall(encode(Kind.PING, 6, len(answered) + 1))
+
+    bench.loop.__class__ = Watching
+    good.sendall(encode(Kind.PING, 6, 1))
+    bench.run(0.5)
+    assert len(answered) >= 20
+    # in the first round everybody has a slice; after it all of the greedy ones together have one more in each
+    assert max(later - earlier for earlier, later in itertools.pairwise(answered)) <= 2 * (SLICE_WORK + 1000)
+    for sock in greedy:
+        assert len(frames(sock)) == 100
+
+
+def test_turns_go_on_without_new_bytes_and_end_with_the_connection(bench: Bench) -> None:
+    greedy, peer = bench.ready()
+    other, _ = bench.ready()
+    greedy.sendall(expensive(1, 300))
+    greedy.close()
+    bench.ours.remove(greedy)
+    bench.run(0.2)
+    assert peer.closed
+    assert not bench.loop._turns
+    other.sendall(encode(Kind.PING, 2, 1))
+    bench.run()
+    assert [frame.kind for frame in frames(other)] == [Kind.PONG]
+
+
+def test_who_is_held_goes_on_with_its_read_when_it_is_let_go(bench: Bench) -> None:
+    greedy, peer = bench.ready()
+    greedy.sendall(expensive(1, 200))
+    receive = bench.broker.receive
+
+    def receive_and_hold(peer: Peer, data: bytes, now: float, work: int = UNLIMITED) -> int:
+        spent = receive(peer, data, now, work)
+        peer.held += 1
+        bench.broker._delivery.touch(peer)
+        return spent
+
+    bench.broker.receive = receive_and_hold  # type: ignore[method-assign]
+    bench.run()
+    assert peer.unread is not None
+    assert peer.link.turn is Turn.ASIDE
+    assert not bench.loop._turns  # nobody turns round and round for it
+    before = len(frames(greedy))
+    assert before < 200
+    peer.held = 0
+    bench.broker._delivery.touch(peer)
+    bench.run(0.2)
+    assert before + len(frames(greedy)) == 200
+    assert peer.link.turn is Turn.READY
+
+
+def test_what_comes_for_a_blocked_link_pins_no_read(bench: Bench) -> None:
+    """Small slices of big reads wait for a peer whose kernel buffer is full since an earlier round."""
+    _, peer = bench.ready()
+    bench.broker._delivery.put(peer, bytes(1 << 22))
+    bench.run()
+    assert peer.link.blocked
+    for _ in range(20):
+        bench.broker._delivery.put(peer, memoryview(os.urandom(READ_BYTES))[:3000])
+        bench.run(0.001)
+    kept = {id(base): len(base) for base in (getattr(piece, "obj", piece) for piece in peer.out[1:])}
+    assert sum(kept.values()) < 2 * 20 * 3000

@@ -80,7 +80,7 @@ _LIMITS = {
     "max_frame_bytes": "F-3", "max_lanes": "L-1", "max_names": "N-1", "max_requests": "R-2", "max_callee_requests": "R-2",
     "max_timeout_ms": "R-1", "max_credit_bytes": "L-5", "lane_high_bytes": "L-7", "lane_stall_s": "L-7", "max_retained_topics": "L-8",
     "max_retained_bytes": "L-8", "max_wills": "W-1", "max_will_bytes": "W-1", "max_bound": "W-2", "handshake_timeout_s": "H-9",
-    "half_close_linger_s": "H-11",
+    "half_close_linger_s": "H-11", "max_matches": "L-1",
 }  # fmt: skip
 
 

@@ -309,7 +309,7 @@ class Verdict(enum.Enum):
 
 #: The bus ended the connection for something that a new connection of this program does not repeat.
 _BYE_RETRY = frozenset(
-    {Code.OK, Code.SLOW_READER, Code.HANDSHAKE_TIMEOUT, Code.SHUTTING_DOWN, Code.TOO_MANY_PEERS, Code.INTERNAL}
+    {Code.OK, Code.SLOW_READER, Code.HANDSHAKE_TIMEOUT, Code.SHUTTING_DOWN, Code.TOO_MANY_PEERS, Code.INTERNAL, Code.OVER_QUOTA}
 )
 #: A declaration that was accepted before can be accepted again when this has passed.
 _DECLARATION_RETRY = frozenset({Code.NAME_TAKEN, Code.OVER_LIMIT, Code.OVERLOADED, Code.INTERNAL, Code.NOT_OWNER, Code.EXPIRED})

@@ -1,0 +1,28 @@
+"""What the bus's work for a peer costs, in units, so that nobody gets more than a slice of it before the others had their turn.
+
+The broker knows no clock, and a simulated bus must do the same work whatever the machine: so the price of a thing is a number. A unit is
+about what one message to one lane costs. The numbers are rough; what matters is that nothing expensive is cheap here. Who sends expensive
+things is slowed down by its own turns; nothing is refused for it.
+"""
+
+from __future__ import annotations
+
+UNLIMITED = 2**63
+
+FRAME = 40  #: a frame that is decoded: a request, an answer, CREDIT
+RUN = 4  #: a run, besides its messages and whom it reaches
+RESOLVE = 40  #: finding out whom a topic reaches
+REFUSED = 60  #: an error for the sender
+LITERAL_CHANGE = 40  #: a subscription to one topic that comes or goes
+WILDCARD_CHANGE = 400  #: one to many topics: after it all publishers have to find out again whom they reach
+BYTES_A_UNIT = 8  #: arguments that the bus decodes for itself, and lists that it packs
+KEPT_MATCH = 8  #: comparing a pattern with the topic of one kept message
+
+
+class Effort:
+    """The work done so far. It only grows."""
+
+    __slots__ = ("spent",)
+
+    def __init__(self) -> None:
+        self.spent = 0

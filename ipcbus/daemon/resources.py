@@ -1,0 +1,41 @@
+"""What the kernel lets this process have: file descriptors, one for each connection, and the memory that it uses.
+
+Owns the process's limits. Must not know who needs what.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+
+log = logging.getLogger("ipcbus.daemon")
+
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+def raise_descriptor_limit() -> None:
+    """Take as many file descriptors as the kernel gives without asking anybody: the soft limit is meant for programs that use select(2)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (OSError, ValueError) as error:
+            log.warning("cannot have more than %d file descriptors: %s", soft, error)
+    log.info("file descriptors: %d (one for each connection; ulimit -Hn, LimitNOFILE= raise it)", max_descriptors())
+
+
+def max_descriptors() -> int:
+    """How many file descriptors this process may have."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def gauges() -> dict[str, int]:
+    """For `stats`: what this process may have, and what it has."""
+    found = {"max_fds": max_descriptors()}
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            found["memory_bytes"] = int(file.read().split()[1]) * _PAGE_BYTES
+    except (OSError, ValueError, IndexError):
+        pass  # no /proc, or no descriptor left to read it with
+    return found

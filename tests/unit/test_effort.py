@@ -1,0 +1,295 @@
+"""Slices of work: a read that is expensive is worked off in turns, in order, and what a peer costs the others is bounded."""
+
+from __future__ import annotations
+
+import msgpack
+import pytest
+
+from ipcbus.broker import Broker
+from ipcbus.broker.effort import FRAME, LITERAL_CHANGE, RESOLVE, RUN, WILDCARD_CHANGE
+from ipcbus.protocol.errors import Code
+from ipcbus.protocol.limits import ARGUMENTS_MAX_ELEMENTS
+from ipcbus.protocol.messages import Kind, encode, encode_with_payload
+from tests.unit.harness import Bus, Client, publication
+
+
+def pings(client: Client, count: int) -> bytes:
+    return b"".join(encode(Kind.PING, client.id, number) for number in range(1, count + 1))
+
+
+def pongs(client: Client) -> list[int]:
+    return [envelope[2] for envelope in client.read() if envelope[0] == Kind.PONG]
+
+
+def receive(bus: Bus, client: Client, data: bytes, work: int) -> int:
+    return bus.broker.receive(client.peer, data, bus.now, work)
+
+
+def test_a_read_is_worked_off_in_slices_and_in_order() -> None:
+    bus = Bus()
+    a = bus.peer()
+    assert receive(bus, a, pings(a, 10), 4 * FRAME) == 4 * FRAME
+    assert pongs(a) == [1, 2, 3, 4]
+    assert a.peer.unread is not None
+    assert bus.broker.resume(a.peer, bus.now, 4 * FRAME) == 4 * FRAME
+    assert pongs(a) == [5, 6, 7, 8]
+    assert bus.broker.resume(a.peer, bus.now, 4 * FRAME) == 2 * FRAME
+    assert pongs(a) == [9, 10]
+    assert a.peer.unread is None
+    assert bus.broker.resume(a.peer, bus.now) == 0
+
+
+@pytest.mark.parametrize(("work", "left"), [(3 * FRAME - 1, 0), (3 * FRAME, 0), (2 * FRAME, 1), (2 * FRAME + 1, 0)])
+def test_the_slice_ends_with_the_frame_that_uses_it_up(work: int, left: int) -> None:
+    bus = Bus()
+    a = bus.peer()
+    receive(bus, a, pings(a, 3), work)
+    assert len(pongs(a)) == 3 - left
+    bus.broker.resume(a.peer, bus.now)
+    assert len(pongs(a)) == left
+
+
+def test_without_a_slice_all_of_a_read_is_worked_off() -> None:
+    bus = Bus()
+    a = bus.peer()
+    bus.broker.receive(a.peer, pings(a, 1000), bus.now)
+    assert a.peer.unread is None
+    assert len(pongs(a)) == 1000
+
+
+def test_what_is_left_of_a_read_follows_the_end_of_an_unfinished_frame() -> None:
+    bus = Bus()
+    a = bus.peer()
+    data = pings(a, 6)
+    receive(bus, a, data[:3], FRAME)
+    receive(bus, a, data[3:-2], FRAME)
+    assert pongs(a) == [1]
+    while a.peer.unread is not None:
+        bus.broker.resume(a.peer, bus.now, FRAME)
+    receive(bus, a, data[-2:], FRAME)
+    assert pongs(a) == [2, 3, 4, 5, 6]
+
+
+def test_a_fatal_frame_ends_it_in_its_turn() -> None:
+    bus = Bus()
+    a = bus.peer()
+    receive(bus, a, pings(a, 2) + b"garbage", FRAME)
+    assert not a.peer.closing
+    bus.broker.resume(a.peer, bus.now, FRAME)
+    bus.broker.resume(a.peer, bus.now, FRAME)
+    assert a.peer.closing
+    assert a.peer.unread is None
+    kinds = [envelope[0] for envelope in a.read()]
+    assert kinds == [Kind.PONG, Kind.PONG, Kind.BYE]
+    assert bus.broker.resume(a.peer, bus.now) == 0
+
+
+def test_what_is_left_goes_with_its_peer() -> None:
+    bus = Bus()
+    a = bus.peer()
+    receive(bus, a, pings(a, 5), FRAME)
+    a.leave()
+    assert a.peer.unread is None
+    assert bus.broker.resume(a.peer, bus.now) == 0
+
+
+def test_a_subscription_that_ends_between_two_slices_gets_no_more() -> None:
+    bus = Bus()
+    a, b = bus.peer(), bus.peer()
+    b.subscribe("t")
+    # with the prefix known, the scanner waits in the middle of its walk for the next turn
+    a.publish("t", b"0")
+    assert b.read_payloads() == [b"0"]
+    ping = encode(Kind.PING, a.id, 1)
+    receive(bus, a, publication(a.id, "t", b"1") + ping + publication(a.id, "t", b"2") + publication(a.id, "u", b"3"), RUN)
+    assert b.ask("unsubscribe", lane=1) == {"dropped": 0}
+    while a.peer.unread is not None:
+        bus.broker.resume(a.peer, bus.now, 1)
+    assert b.read_payloads() == []
+
+
+def test_a_run_costs_its_messages_and_whom_it_reaches() -> None:
+    bus = Bus()
+    a = bus.peer()
+    receivers = [bus.peer() for _ in range(7)]
+    for receiver in receivers:
+        receiver.subscribe("t")
+    a.publish("t", b"x")
+    spent = receive(bus, a, publication(a.id, "t") * 100, 1 << 60)
+    assert spent == RUN + len(receivers) + 100
+
+
+# --- what changes of subscriptions cost others ------------------------------------------------------------------------------------------
+
+
+def resolved(bus: Bus, client: Client, *topics: str) -> int:
+    """How often finding out whom a topic reaches was needed for one message to each of *topics*."""
+    before = bus.broker.effort.spent
+    client.publish(topics[0])
+    for topic in topics[1:]:
+        client.publish(topic)
+    return (bus.broker.effort.spent - before) // RESOLVE
+
+
+@pytest.mark.parametrize("group", [None, "g"])
+def test_a_subscription_to_one_topic_leaves_the_routes_to_others_alone(group: str | None) -> None:
+    bus = Bus()
+    a, b = bus.peer(), bus.peer()
+    b.subscribe(">")
+    topics = [f"t.{number}" for number in range(5)]
+    assert resolved(bus, a, *topics) == 5
+    assert resolved(bus, a, *topics) == 0
+    generation = bus.broker.routes.generation
+    b.subscribe("t.1", lane=2, **({"group": group, "messages": 100} if group else {}))
+    assert bus.broker.routes.generation == generation
+    assert resolved(bus, a, *topics) == 1
+    b.read()
+    a.publish("t.1", b"both")
+    assert b.read_payloads() == [b"both"] * 2
+    assert b.ask("unsubscribe", lane=2) == {"dropped": 0}
+    assert resolved(bus, a, *topics) == 1
+    b.read()
+    a.publish("t.1", b"one")
+    assert b.read_payloads() == [b"one"]
+
+
+def test_a_retained_topic_is_found_anew_too() -> None:
+    bus = Bus()
+    a, b = bus.peer(), bus.peer()
+    a.publish("t", b"1", kind=Kind.RETAIN)
+    b.subscribe("t")
+    a.publish("t", b"2", kind=Kind.RETAIN)
+    assert b.read_payloads(Kind.RETAIN) == [b"2"]  # the first came with the subscription
+    b.ask("unsubscribe", lane=1)
+    a.publish("t", b"3", kind=Kind.RETAIN)
+    assert b.read() == []
+
+
+def test_a_wildcard_makes_all_routes_void() -> None:
+    bus = Bus()
+    a, b = bus.peer(), bus.peer()
+    resolved(bus, a, "t.1", "u")
+    b.subscribe("t.*")
+    assert resolved(bus, a, "t.1", "u") == 2
+    assert b.read_payloads() == [b"x"]
+
+
+def test_with_too_many_prefixes_every_change_makes_all_void(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ipcbus.broker.routing._TRACKED_MAX", 3)
+    bus = Bus()
+    a, b = bus.peer(), bus.peer()
+    topics = ["a", "b", "c"]
+    resolved(bus, a, *topics)
+    b.subscribe("a")
+    assert resolved(bus, a, *topics) == 1  # at the limit
+    resolved(bus, a, "d")
+    b.subscribe("b", lane=2)
+    assert resolved(bus, a, *topics) == 3  # above it
+    b.subscribe("c", lane=3)
+    assert resolved(bus, a, *topics) == 1  # and below it again
+    b.read()
+    a.publish("c", b"last")
+    assert b.read_payloads() == [b"last"]
+
+
+def test_routes_keep_no_subscription_alive_that_has_ended() -> None:
+    bus = Bus()
+    a, b = bus.peer(), bus.peer()
+    b.subscribe("t")
+    a.publish("t")
+    b.leave()
+    assert not [route for route in bus.broker.routes._routes.values() if route.lanes]
+
+
+def test_changes_cost_who_makes_them() -> None:
+    bus = Bus()
+    a = bus.peer()
+    spent = []
+    for lane, pattern in enumerate(("t.1", "t.*"), 1):
+        before = bus.broker.effort.spent
+        a.subscribe(pattern, lane=lane)
+        spent.append(bus.broker.effort.spent - before)
+    assert spent[1] - spent[0] == WILDCARD_CHANGE - LITERAL_CHANGE
+
+
+# --- max_matches ------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("lanes", "closed"), [(2, False), (3, False), (4, True)])
+@pytest.mark.parametrize("post", [False, True])
+def test_one_message_for_too_many_subscriptions_of_a_peer(lanes: int, closed: bool, post: bool) -> None:
+    bus = Bus(max_matches=3)
+    a, b, other = bus.peer(), bus.peer("bomb"), bus.peer()
+    other.subscribe(">")
+    for lane in range(1, lanes + 1):
+        b.subscribe(">", lane=lane)
+    assert not b.peer.closing
+    if post:
+        a.write(encode_with_payload(b"x", Kind.POST, a.id, "t", None, None, False, None))
+    else:
+        a.publish("t")
+    bus.broker.take_touched()
+    assert b.peer.closing is closed
+    envelopes = b.read()
+    assert [envelope[0] for envelope in envelopes].count(Kind.PUBLISH) == lanes
+    if closed:
+        assert envelopes[-1][0] == Kind.BYE
+        assert envelopes[-1][2] == Code.OVER_QUOTA
+        assert envelopes[-1][3] == "a message to 't' is for 4 subscriptions of this peer, at most 3 may be (limits.max_matches)"
+        assert [text for _, text in bus.log if "'bomb'" in text and "limits.max_matches" in text]
+    a.publish("t", b"after")
+    bus.broker.take_touched()
+    assert other.read_payloads() == [b"x", b"after"]
+
+
+def test_many_subscriptions_of_many_peers_are_no_bomb() -> None:
+    bus = Bus(max_matches=3)
+    a = bus.peer()
+    others = [bus.peer() for _ in range(5)]
+    for other in others:
+        other.subscribe(">")
+    a.publish("t")
+    bus.broker.take_touched()
+    assert [other.read_payloads() for other in others] == [[b"x"]] * 5
+
+
+def test_max_matches_can_change() -> None:
+    bus = Bus(max_matches=3)
+    a, b = bus.peer(), bus.peer()
+    for lane in (1, 2):
+        b.subscribe(">", lane=lane)
+    limits = bus.broker.limits.__class__(max_matches=1)
+    bus.broker.reconfigure(limits, bus.now)
+    a.publish("t")
+    bus.broker.take_touched()
+    assert b.peer.closing
+
+
+# --- bombs ------------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("extra", "text"), [(-1, "has no argument 'x'"), (0, "has no argument 'x'"), (1, "65536 elements")])
+def test_arguments_have_a_bounded_number_of_elements(extra: int, text: str) -> None:
+    bus = Bus()
+    a = bus.peer()
+    # the map, its key, and the array that it is for
+    count = ARGUMENTS_MAX_ELEMENTS - 3 + extra
+    a.request("bus/ping", msgpack.packb({"x": [{}] * count}))
+    code, said = a.answer(a.read().pop())
+    assert code == Code.BAD_ARGUMENT
+    assert text in said
+
+
+def test_arguments_that_are_nested_without_end() -> None:
+    bus = Bus()
+    a = bus.peer()
+    a.request("bus/ping", b"\x91" * 1_000_000)
+    assert a.answer(a.read().pop())[0] == Code.BAD_ARGUMENT
+    assert a.ask("ping")
+
+
+def test_the_gauges_of_the_daemon_stand_in_stats() -> None:
+    broker = Broker(incarnation=bytes(16), random_bytes=bytes, now=0.0, gauges=lambda: {"max_fds": 7})
+    bus = Bus()
+    bus.broker = broker
+    assert bus.peer().ask("stats")["max_fds"] == 7
