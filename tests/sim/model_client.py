@@ -19,6 +19,7 @@ from .network import Link, World
 TOPICS = ["a.b", "a.c", "a.b.c", "x.b", "x.y.z", "lone", "$own", "bad..topic"]
 PATTERNS = ["a.b", "a.*", "a.>", ">", "*.b", "x.>", "*", "a.*.c", "none.such"]
 NAMES = ["alpha", "beta", "gamma.one"]
+POOL = "pool"  #: a name that is only ever shared
 METHODS = ["get", "set", "slow"]
 
 
@@ -42,6 +43,8 @@ class ModelClient:
         self.peer = 0
         self.acting = True
         self.connections = 0
+        #: What it does more often than others, less often, or never: stories that mix everything evenly are all alike
+        self._moods: list[int] | None = None
         self._numbers = itertools.count(1)
         self._slow = self.random.random() < 0.3  #: gives credit late
         self._buffer = bytearray()
@@ -148,8 +151,10 @@ class ModelClient:
             (1, self._ping),
             (1, self._leave),
         ]
-        weights, chosen = zip(*actions, strict=True)
-        self.world.let(self.random.choices(chosen, weights)[0])
+        if self._moods is None:
+            self._moods = [self.random.choice([0, 1, 1, 4]) for _ in actions]
+        weights = [weight * mood for (weight, _), mood in zip(actions, self._moods, strict=True)]
+        self.world.let(self.random.choices([action for _, action in actions], [*weights[:-1], weights[-1] + 0.1])[0])
 
     def _write(self, frame: bytes) -> None:
         if self.link is not None:
@@ -183,6 +188,10 @@ class ModelClient:
 
     def _declare(self) -> None:
         """Wills and bound values, and what is kept."""
+        for _ in range(self.random.choice([1, 1, 5])):
+            self._declare_one()
+
+    def _declare_one(self) -> None:
         topic = self.random.choice(TOPICS)
         method = self.random.choice(["will", "will", "bind", "bind", "unbind", "get"] if topic in TOPICS[:6] else ["will", "bind"])
         more: dict[str, object] = {}
@@ -198,7 +207,7 @@ class ModelClient:
         self._write(encode_with_payload(pack(arguments), Kind.REQUEST, 0, f"bus/{method}", number, 10_000, None))
 
     def _subscribe(self) -> None:
-        if len(self._lanes) >= 8:
+        if len(self._lanes) >= 9:
             return
         lane = next(self._numbers)
         self._lanes.append(lane)
@@ -226,22 +235,28 @@ class ModelClient:
             self._grant(lane, size, messages)
 
     def _own(self) -> None:
-        mode = self.random.choice(["exclusive", "queue", "queue", "shared"])
-        flags = {flag: True for flag in ("replace", "allow_replace") if self.random.random() < 0.3}
-        self._to_bus("own", name=self.random.choice(NAMES), mode=mode, **flags)
+        name = self._name()
+        mode = "shared" if name == POOL else self.random.choice(["exclusive", "queue", "queue", "queue", "shared"])
+        flags = {flag: True for flag in ("replace", "allow_replace") if self.random.random() < 0.5}
+        self._to_bus("own", name=name, mode=mode, **flags)
+        if name == POOL:
+            self._to_bus("serve", name=name, methods=METHODS[:2])
 
     def _serve(self) -> None:
         methods = ["*"] if self.random.random() < 0.2 else self.random.sample(METHODS, 2)
-        self._to_bus("serve" if self.random.random() < 0.9 else "unserve", name=self.random.choice(NAMES), methods=methods)
+        self._to_bus("serve" if self.random.random() < 0.9 else "unserve", name=self._name(), methods=methods)
 
     def _release(self) -> None:
-        self._to_bus("release", name=self.random.choice(NAMES))
+        self._to_bus("release", name=self._name())
+
+    def _name(self) -> str:
+        return self.random.choices([*NAMES, POOL], (5, 2, 2, 4))[0]
 
     def _target(self) -> str:
-        return self.random.choice(NAMES) if self.random.random() < 0.8 else peer_address(self.random.randint(1, 12))
+        return self._name() if self.random.random() < 0.8 else peer_address(self.random.randint(1, 12))
 
     def _call(self) -> None:
-        for _ in range(self.random.choice([1, 1, 6])):
+        for _ in range(self.random.choice([1, 1, 6, 10])):
             number = next(self._numbers)
             to = f"{self._target()}/{self.random.choice(METHODS)}"
             timeout_ms = self.random.choice([20, 200, 2_000, 2_500])  # less than the linger of who is done sending (H-11)

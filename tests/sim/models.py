@@ -72,6 +72,7 @@ class RequestModel:
     to: str
     id: int
     deadline: float
+    opened: int = 0  #: the order of those that were in flight
     outcome: tuple[Any, ...] | None = None
     told: bool = False
     credit: int = 0  #: R-6
@@ -95,6 +96,7 @@ class PeerModel:
         self.session = ""  #: H-13
         self.lane: LaneModel | None = None  #: L-3
         self.requests: dict[int, RequestModel] = {}
+        self.calls: dict[int, RequestModel] = {}  #: of these, what is in flight
         self.serving: dict[tuple[int, int], RequestModel] = {}
         self.direct: deque[bytes] = deque()  #: SENDs, REQUESTs and ALLOWs on their way to it
         self.refusals: Counter[int] = Counter()  #: errors with id 0 that it must still be told, by code
@@ -106,7 +108,3 @@ class PeerModel:
 
     def __repr__(self) -> str:
         return self.label
-
-    def calls(self) -> list[RequestModel]:
-        """Its requests in flight."""
-        return [request for request in self.requests.values() if request.outcome is None]

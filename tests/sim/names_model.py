@@ -22,7 +22,9 @@ class _Hold(Generic[Peer]):
 class NamesModel(Generic[Peer]):
     """For each name one line: of a shared name all own it, of another the first does."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_names: int, max_methods: int) -> None:
+        self._max_names = max_names
+        self._max_methods = max_methods
         self._lines: dict[str, list[_Hold[Peer]]] = {}
 
     def owners(self, name: str) -> list[Peer]:
@@ -43,9 +45,20 @@ class NamesModel(Generic[Peer]):
             return {}, self._remove(peer, arguments["name"])
         if method in ("serve", "unserve"):
             methods = self._hold(peer, arguments["name"]).methods
+            if method == "serve":
+                self._check_methods(peer, **arguments)
             (methods.update if method == "serve" else methods.difference_update)(arguments["methods"])
             return {}, []
         return None, []
+
+    def _check_methods(self, peer: Peer, name: str, methods: list[str]) -> None:
+        """Of one peer, and under one name by those who own it."""
+        line = self._lines[name]
+        new = set(methods) - self._hold(peer, name).methods
+        of_peer = sum(len(hold.methods) for line in self._lines.values() for hold in line if hold.peer == peer) + len(new)
+        under_name = set[str]().union(new, *(hold.methods for hold in line if hold is line[0] or line[0].mode == "shared"))
+        if of_peer > self._max_methods or len(under_name) > self._max_methods:
+            raise ProtocolError(Code.OVER_LIMIT, "methods")
 
     def leave(self, peer: Peer) -> Notices[Peer]:
         """*peer* gives up everything, in the order in which it claimed it."""
@@ -70,6 +83,8 @@ class NamesModel(Generic[Peer]):
             if mode != again[0].mode and "shared" in (mode, again[0].mode):
                 raise ProtocolError(Code.NAME_TAKEN, name)
             again[0].mode, again[0].allow_replace = mode, allow_replace
+        elif len(self._held_by(peer)) >= self._max_names:
+            raise ProtocolError(Code.OVER_LIMIT, name)
         elif line and (line[0].mode == "shared") != (mode == "shared"):
             raise ProtocolError(Code.NAME_TAKEN, name)
         elif not line or mode == "shared":

@@ -26,6 +26,13 @@ LIMITS = Limits(
     handshake_timeout_s=5.0,
     half_close_linger_s=3.0,
     max_output_bytes=8 * 1024 * 1024,
+    max_lanes=7,
+    max_names=3,
+    max_methods=3,
+    max_wills=3,
+    max_bound=3,
+    max_requests=8,
+    max_callee_requests=5,
 )
 CHUNK_BYTES = 16_384  #: of one simulated read or write
 PIPE_BYTES = 32_768  #: what a simulated kernel holds for a receiver that does not read
@@ -140,6 +147,7 @@ class World:
         if deadline is not None and deadline <= self.now:
             self.broker.tick(self.now)
             self.oracle.ticked(self.now)
+        self.oracle.check_due(self.now)
 
     def look(self) -> None:
         """What the daemon does at the end of a round: look at the peers that changed; check that queues are bounded."""
@@ -290,7 +298,7 @@ class Link:
         elif self._eof:
             self.broker.half_close(self.peer, world.now)
             world.oracle.half_closed(self.model)
-            if not self.model.calls():
+            if not self.model.calls:
                 world.oracle.left(self.model)
             return
         self.wake()

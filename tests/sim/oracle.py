@@ -8,6 +8,8 @@ tests of its own. Every expectation is exact: the same frames, byte for byte, in
 
 from __future__ import annotations
 
+import heapq
+import itertools
 from collections import Counter
 from typing import Any
 
@@ -28,14 +30,15 @@ class Oracle:
         self.limits = limits
         self.peers: list[PeerModel] = []
         self.by_id: dict[int, PeerModel] = {}  #: who is here
-        self.known: dict[int, PeerModel] = {}  #: and who was
-        self.names: NamesModel[PeerModel] = NamesModel()
+        self.names: NamesModel[PeerModel] = NamesModel(limits.max_names, limits.max_methods)
         self.groups: dict[tuple[str, str], GroupModel] = {}
         self.retained: dict[str, bytes] = {}
         self.kept_until: dict[str, float] = {}  #: of those that have a time to live (L-11)
         self.mortal: dict[bytes, float] = {}  #: frames that may expire while they wait, and when
         self.floating: dict[bytes, list[PeerModel]] = {}  #: SENDs to a shared name: one of these gets it
         self.now = 0.0
+        self.due: list[tuple[float, int, RequestModel | PeerModel | str]] = []  #: deadlines, in order
+        self._count = itertools.count()
         self.place = 0  #: in the total order
         self.order: list[bytes] = []  #: the payloads of publications and sends in that order
         self.unwanted = 0  #: publications to nobody: B-4's no_subscriber
@@ -47,6 +50,7 @@ class Oracle:
     def opened(self, label: str, now: float) -> PeerModel:
         """A connection was accepted."""
         peer = PeerModel(label, now)
+        self._due(now + self.limits.handshake_timeout_s, peer)
         self.peers.append(peer)
         return peer
 
@@ -57,7 +61,7 @@ class Oracle:
             return
         if peer_id and not peer.id:
             peer.id = peer_id
-            self.by_id[peer_id] = self.known[peer_id] = peer
+            self.by_id[peer_id] = peer
         peer.buffer_in += data
         for raw in frames_in(peer.buffer_in):
             self._process(peer, frame_of(raw), now)
@@ -69,16 +73,32 @@ class Oracle:
 
     def ticked(self, now: float) -> None:
         """The broker's clock went on: requests whose time is over have expired (R-2), strangers who said nothing are sent away (H-9)."""
+        expired = []
         for peer in self.peers:
             if not peer.ready and not peer.done_sending and peer.opened_at + self.limits.handshake_timeout_s <= now:
                 self.checked["handshake_timeout"] += 1
                 peer.said_bye = Code.HANDSHAKE_TIMEOUT
                 self.left(peer)
-            for request in peer.calls():
-                if request.deadline <= now:
-                    self._settle(request, ("code", Code.EXPIRED))
+            expired += [request for request in peer.calls.values() if request.deadline <= now]
+        for request in sorted(expired, key=lambda request: (request.deadline, request.opened)):
+            self._cancelled(request)
+            self._settle(request, ("code", Code.EXPIRED))
         self.now = now
         self._expire_kept()
+
+    def check_due(self, now: float) -> None:
+        """The broker did what its clock says: nothing of what this model knows to be due is left."""
+        while self.due and self.due[0][0] <= now:
+            _, _, what = heapq.heappop(self.due)
+            if (
+                (isinstance(what, RequestModel) and what.outcome is None)
+                or (isinstance(what, str) and self.kept_until.get(what, now + 1) <= now)
+                or (isinstance(what, PeerModel) and not what.ready and not what.done_sending)
+            ):
+                raise ViolationError(f"the bus let the time of {what} pass")
+
+    def _due(self, deadline: float, what: RequestModel | PeerModel | str) -> None:
+        heapq.heappush(self.due, (deadline, next(self._count), what))
 
     def half_closed(self, peer: PeerModel) -> None:
         """H-11: everything of it is released, its own requests go on."""
@@ -91,7 +111,8 @@ class Oracle:
         self.half_closed(peer)
         peer.gone = True
         self.by_id.pop(peer.id, None)
-        for request in peer.calls():
+        for request in tuple(peer.calls.values()):
+            self._cancelled(request)
             self._settle(request, ("nothing",))
 
     def went(self, peer: PeerModel, data: bytes, now: float) -> None:
@@ -140,6 +161,7 @@ class Oracle:
         elif kind is Kind.CANCEL:
             request = peer.requests.get(elements[3])
             if request is not None and request.outcome is None:
+                self._cancelled(request)
                 self._settle(request, ("nothing",))
         elif kind is Kind.PING:
             peer.pings.append(elements[2])
@@ -195,6 +217,7 @@ class Oracle:
                 self.retained[topic] = frame.raw
                 if deadline is not None:
                     self.kept_until[topic] = deadline
+                    self._due(deadline, topic)
         if self.offered == before:
             self.unwanted += 1
         return self.offered - before
@@ -238,6 +261,10 @@ class Oracle:
         if target == "bus":
             request.outcome = self._bus(peer, method, decode_value(None, frame.payload) or {})
             return
+        if len(peer.calls) >= self.limits.max_requests:
+            self.checked["max_requests"] += 1
+            request.outcome = ("code", Code.OVER_LIMIT)
+            return
         address = parse_peer(target)
         if address is not None:
             callee = self.by_id.get(address) if self._is_here(address) else None
@@ -253,7 +280,15 @@ class Oracle:
         if not serving:
             request.outcome = ("code", Code.NO_SUCH_METHOD)
             return
-        request.callee = min(serving, key=lambda owner: len(owner.serving))  # R-1; ties: the one that owned first
+        callee = min(serving, key=lambda owner: len(owner.serving))  # R-1; ties: the one that owned first
+        if len(callee.serving) >= self.limits.max_callee_requests:
+            self.checked["max_callee_requests"] += 1
+            request.outcome = ("code", Code.OVERLOADED)
+            return
+        request.callee = callee
+        peer.calls[number] = request
+        self._due(request.deadline, request)
+        request.opened = next(self._count)
         request.callee.serving[peer.id, number] = request
         request.callee.direct.append(frame.raw)
 
@@ -284,6 +319,9 @@ class Oracle:
     def _bus(self, peer: PeerModel, method: str, arguments: dict[str, Any]) -> tuple[Any, ...]:
         """A request to the bus takes effect, and settles, in its place of the order."""
         if method == "subscribe":
+            if sum(lane.open for lane in peer.lanes.values()) >= self.limits.max_lanes:
+                self.checked["max_lanes"] += 1
+                return ("code", Code.OVER_LIMIT)
             return ("value", {"retained": self._subscribe(peer, arguments)})
         if method == "unsubscribe":
             lane = peer.lanes.get(arguments["lane"])
@@ -316,10 +354,16 @@ class Oracle:
             return ("value", {"restored": self._restore(peer, topic, **more)})
         if method == "will":
             peer.wills.pop(topic, None)
+            if "payload" in more and len(peer.wills) >= self.limits.max_wills:
+                self.checked["max_wills"] += 1
+                return ("code", Code.OVER_LIMIT)
             if "payload" in more:
                 kind = Kind.RETAIN if more.get("retain") else Kind.PUBLISH
                 peer.wills[topic] = encode_with_payload(more["payload"], kind, peer.id, topic, more.get("meta"))
         elif method == "bind":
+            if topic not in peer.bound and len(peer.bound) >= self.limits.max_bound:
+                self.checked["max_bound"] += 1
+                return ("code", Code.OVER_LIMIT)
             peer.bound[topic] = None
         else:
             peer.bound.pop(topic, None)
@@ -385,12 +429,18 @@ class Oracle:
         for request in tuple(peer.serving.values()):
             self._settle(request, ("code", Code.RESPONDER_DIED))
 
+    def _cancelled(self, request: RequestModel) -> None:
+        """R-3: who works at it is told."""
+        if request.callee is not None:
+            request.callee.direct.append(encode(Kind.CANCEL, request.requester.id, request.to, request.id))
+
     def _settle(self, request: RequestModel, outcome: tuple[Any, ...]) -> None:
         request.outcome = outcome
         if request.callee is not None:
             del request.callee.serving[request.requester.id, request.id]
+            del request.requester.calls[request.id]
         requester = request.requester
-        if requester.done_sending and not requester.gone and not requester.calls():
+        if requester.done_sending and not requester.gone and not requester.calls:
             self.left(requester)  # H-11: it stayed only for its answers
 
     # --- what peers get -----------------------------------------------------------------------------------------------------------------
@@ -405,7 +455,7 @@ class Oracle:
             self._check(peer.lane is not None, peer, frame, "no such lane")
         elif kind in (Kind.PUBLISH, Kind.RETAIN):
             self._receive_publication(peer, frame, now)
-        elif kind in (Kind.SEND, Kind.REQUEST, Kind.ALLOW):
+        elif kind in (Kind.SEND, Kind.REQUEST, Kind.ALLOW, Kind.CANCEL):
             if frame.raw in self.floating and peer in self.floating[frame.raw]:
                 del self.floating[frame.raw]
             else:
@@ -420,11 +470,6 @@ class Oracle:
             self._check(bool(peer.pings) and peer.pings.popleft() == elements[2], peer, frame, "not the next PONG")
         elif kind is Kind.NOTICE:
             self._receive_notice(peer, frame)
-        elif kind is Kind.CANCEL:
-            requester = self.known.get(elements[1])
-            request = requester.requests.get(elements[3]) if requester is not None else None
-            settled = request is not None and request.outcome is not None and request.callee is peer
-            self._check(settled, peer, frame, "that request has not settled, or is not this peer's")
         elif kind is Kind.BYE:
             allowed = (peer.said_bye, Code.SHUTTING_DOWN.value)
             self._check(elements[2] in allowed, peer, frame, "nothing fatal was sent")

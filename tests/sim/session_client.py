@@ -11,7 +11,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from functools import partial
 
-from ipcbus.protocol.messages import Kind
+from ipcbus.protocol.messages import Kind, encode
 from ipcbus.protocol.payloads import decode_value
 from ipcbus_client._calls import Call
 from ipcbus_client._errors import BusError, ServiceError
@@ -22,7 +22,7 @@ from ipcbus_client._refusal import refusal
 from ipcbus_client._session import Session
 from ipcbus_client._state import State
 
-from .model_client import METHODS, NAMES, PATTERNS, TOPICS
+from .model_client import METHODS, NAMES, PATTERNS, POOL, TOPICS
 from .models import ViolationError, frame_of, frames_in
 from .network import Link, World
 
@@ -94,6 +94,7 @@ class SessionClient:
         self.random = world.dice(label)
         self.label = label
         self.acting = True
+        self.resting = False
         self.link: Link | None = None
         self.session = Session(program=label, library="sim", heartbeat=1.5)
         self.session.use_clock(lambda: world.now)
@@ -105,6 +106,8 @@ class SessionClient:
         self.takers: dict[int, Taker] = {}
         self.published: list[bytes] = []
         self.mortal: set[bytes] = set()  #: of these, what has a time to live
+        self.cancelled: list[tuple[int, int]] = []  #: requests to it that the last read cancelled: by requester and id
+        self.bound: set[str] = set()  #: of the topics in present, those that go with the connection
         self.present: dict[str, bytes] = {}  #: what this program, and no other, retained last on its own topics
         self.excused = bytearray()  #: bytes that died in a connection
         self._numbers = itertools.count(1)
@@ -154,6 +157,10 @@ class SessionClient:
     def received(self, data: bytes) -> None:
         self._tap(data)
         self.session.receive(data)
+        for who in self.cancelled:
+            if who in self.session.services._active:
+                raise ViolationError(f"{self.label} goes on with request {who}, which was cancelled")
+        self.cancelled.clear()
         for reader in self.readers.values():
             if reader.lane.messages:
                 self.world.after(self.soon(0.3), partial(self._take, reader))
@@ -190,7 +197,7 @@ class SessionClient:
                 assert self.link is not None
                 self.link.abandon()
         self._push()
-        if not self.world.closing:
+        if not self.resting:
             self.world.after(0.5, self._tick)
 
     def _tap(self, data: bytes) -> None:
@@ -205,6 +212,8 @@ class SessionClient:
                 reader = self.readers.get(number)
                 if reader is not None and reader.open:
                     reader.wire.append(frame.payload)
+            elif frame.kind is Kind.CANCEL:
+                self.cancelled.append((frame.elements[1], frame.elements[3]))
             elif frame.kind is Kind.PART:
                 taker = self.takers.get(frame.elements[3])
                 if taker is not None and taker.call not in self.given_up:
@@ -249,7 +258,9 @@ class SessionClient:
             self._watch(posts.will(topic, self._payload(), self.random.random() < 0.5, None))
         else:
             self.present[topic] = self._payload() if self.random.random() < 0.8 else b""
-            posts.put(posts.make(topic, self.present[topic], True, None, bound=self.random.random() < 0.7))
+            bound = self.random.random() < 0.7
+            (self.bound.add if bound else self.bound.discard)(topic)
+            posts.put(posts.make(topic, self.present[topic], True, None, bound=bound))
         self._push()
 
     def _confirm(self) -> None:
@@ -259,7 +270,7 @@ class SessionClient:
             self._push()
 
     def _send(self) -> None:
-        self.session.outbox.send(self.random.choice(NAMES), self._payload(), None)
+        self.session.outbox.send(self.random.choice([*NAMES, POOL]), self._payload(), None)
         self._push()
 
     def _subscribe(self) -> None:
@@ -297,7 +308,7 @@ class SessionClient:
         if self.session.state is not State.CONNECTED:
             return
         timeout_s = self.random.choice([0.1, 1.0])
-        to = f"{self.random.choice(NAMES)}/{self.random.choice(METHODS)}"
+        to = f"{self.random.choice([*NAMES, POOL])}/{self.random.choice(METHODS)}"
         if self.random.random() < 0.6:
             call = self.session.request(to, self._payload(), None, timeout_s)
             patience_s = timeout_s + 0.2
@@ -311,6 +322,8 @@ class SessionClient:
             if not call.done:
                 self.given_up.add(call)
                 self.session.cancel(call)
+                if encode(Kind.CANCEL, self.session.outbox.peer, call.to, call.id) not in self.session.outbox.out:
+                    raise ViolationError(f"{self.label} gave up request {call.id} to {call.to} and does not tell the bus")
                 self._push()
 
         self.world.after(patience_s, give_up)
@@ -367,6 +380,10 @@ class SessionClient:
         """Do nothing new, take all that waits."""
         self.acting = False
 
+    def rest(self) -> None:
+        """No heartbeat any more: nothing is under way when all is looked at."""
+        self.resting = True
+
     def check(self) -> None:
         """All is quiet and the connection stands."""
         if self.session.state is not State.CONNECTED or self.link is None:
@@ -381,6 +398,10 @@ class SessionClient:
                 raise ViolationError(f"{self.label}: call {call.id} to {call.to or 'ping'} settled {len(settled)} times")
             if call.error is not None and not isinstance(call.error, BusError):
                 raise ViolationError(f"{self.label}: call {call.id} failed with {call.error!r}")
+        for reader in self.readers.values():
+            lane = (self.link.peer.lanes or {}).get(reader.lane.number)
+            if lane is not None and lane.credit > WINDOW_BYTES:
+                raise ViolationError(f"{self.label}: lane {lane.number} has {lane.credit} bytes of credit, over its window")
         wanted = {number for number, reader in self.readers.items() if number != INBOX and not reader.lane.closed}
         have = set(self.link.peer.lanes or ())
         if wanted != have:
@@ -396,6 +417,14 @@ class SessionClient:
             if value and (kept is None or kept.payload != value):
                 raise ViolationError(f"{self.label}: {topic} is {value[:30]!r}, the bus has {kept and kept.payload[:30]!r}")
         self._check_published()
+
+    def check_left(self) -> None:
+        """It has gone, and with it what was bound to its connection."""
+        assert self.world.broker is not None
+        for topic in self.bound:
+            kept = self.world.broker.publications.kept(topic)
+            if kept is not None and kept.payload == self.present[topic]:
+                raise ViolationError(f"{self.label} has gone, {topic} has not")
 
     def _check_reader(self, reader: Reader) -> None:
         where = f"{self.label}, lane {reader.lane.number} ({reader.lane.pattern})"

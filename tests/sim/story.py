@@ -125,6 +125,9 @@ def _tell(world: World, story: Story) -> None:
     for program in programs:
         program.settle()
     world.run(QUIET_S)
+    for program in programs:
+        program.rest()
+    world.run(1.0)
     world.oracle.check_quiet()
     for program in programs:
         program.check()
@@ -134,4 +137,6 @@ def _tell(world: World, story: Story) -> None:
     for link in tuple(world.links):
         link.die()
     world.run(QUIET_S)
+    for program in programs:
+        program.check_left()
     check_empty(world)

@@ -47,7 +47,18 @@ def test_the_simulation_sees_all_that_it_judges() -> None:
         seen |= {kind for oracle in world.oracles for kind in oracle.checked}
         losses += world.broker.counters.lost if world.broker is not None else 0
     assert seen >= {"PUBLISH", "RETAIN", "SEND", "REQUEST", "REPLY", "ERROR", "CANCEL", "PART", "ALLOW", "NOTICE", "LANE", "PONG", "BYE"}
-    assert seen >= {"will", "bound value", "expired", "ended by its session", "handshake_timeout"}
+    assert seen >= {
+        "will",
+        "bound value",
+        "expired",
+        "ended by its session",
+        "handshake_timeout",
+        "max_requests",
+        "max_callee_requests",
+        "max_lanes",
+        "max_wills",
+        "max_bound",
+    }
     assert losses > 0
 
 

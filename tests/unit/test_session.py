@@ -543,6 +543,20 @@ def test_after_a_reconnect_credit_is_less_what_is_still_here() -> None:
     assert arguments["messages"] == 2
 
 
+def test_after_a_reconnect_what_overdrew_the_credit_is_not_granted_again() -> None:
+    """Else the window would grow by an overdraft (L-5: up to 256 KiB) with each reconnect."""
+    session = connected()
+    lane = subscribed(session, window_bytes=100)
+    session.receive(encode(Kind.LANE, 0, lane.number) + message("a.b", b"x" * 150))
+    for _ in range(2):  # the second time nothing new is granted, and nothing old is forgotten
+        session.lost("gone", again=True)
+        session.opened()
+        _, again = sent(session)
+        assert msgpack.unpackb(again.payload)["credit"] == 0
+    lane.messages.clear()
+    assert lane.grant(idle=True) == (100, 0)
+
+
 # --- requests ---
 
 

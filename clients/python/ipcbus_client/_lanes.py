@@ -197,7 +197,10 @@ class Lane:
         free = max(self._taken - self.parked_bytes, 0)
         self.held_bytes -= free
         self._taken -= free
-        return max(self.window_bytes - self.held_bytes, 0), max(self.prefetch - self._unhandled, 0)
+        debt = max(self.held_bytes - self.window_bytes, 0)  # the old credit was overdrawn (L-5): that much is not granted again
+        self.held_bytes -= debt
+        self._taken -= debt
+        return self.window_bytes - self.held_bytes, max(self.prefetch - self._unhandled, 0)
 
     def ended(self) -> BusError:
         """What to raise for who wants more of what is closed."""

@@ -1,0 +1,381 @@
+"""Deliberate faults, each a small change of the source of the broker or the client. `mutants.py` plants them, one at a time.
+
+*old* must stand exactly once in the module: a change of the code that a fault is planted in has to be followed here. A fault is caught
+by the simulation, or, where it can only be seen from inside or by a clock, by the unit tests that are named.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One fault."""
+
+    name: str
+    about: str
+    module: str
+    old: str
+    new: str
+    unit: tuple[str, ...] = ()  #: tests to run where no story shows it
+
+
+CALLS = "ipcbus.broker.calls"
+DELIVERY = "ipcbus.broker.delivery"
+LANES = "ipcbus.broker.lanes"
+NAMES = "ipcbus.broker.names"
+PUBLICATIONS = "ipcbus.broker.publications"
+REQUESTS = "ipcbus.broker.requests"
+RETAINED = "ipcbus.broker.retained"
+ROUTING = "ipcbus.broker.routing"
+BROKER = "ipcbus.broker.broker"
+FRAMING = "ipcbus.protocol.framing"
+DECLARATIONS = "ipcbus_client._declarations"
+INCOMING = "ipcbus_client._incoming"
+CLIENT_LANES = "ipcbus_client._lanes"
+OUTBOX = "ipcbus_client._outbox"
+PARTS = "ipcbus_client._parts"
+POSTS = "ipcbus_client._posts"
+SERVICES = "ipcbus_client._services"
+SESSION = "ipcbus_client._session"
+HEARTBEAT = "ipcbus_client._heartbeat"
+
+MUTATIONS = [
+    # --- requests and answers -------------------------------------------------------------------------------------------------------------
+    Mutation(
+        "lost_cancel",
+        "a requester's CANCEL is not passed on to who works at the request (R-3)",
+        CALLS,
+        "            self._tell_callee_cancelled(pending)\n            self.requests.settle(pending)\n\n    def _tell",
+        "            self.requests.settle(pending)\n\n    def _tell",
+    ),
+    Mutation(
+        "silent_expiry",
+        "who works at a request is not told that it expired (R-3)",
+        CALLS,
+        "        self.counters.expired += 1\n        self._tell_callee_cancelled(pending)\n",
+        "        self.counters.expired += 1\n",
+    ),
+    Mutation(
+        "late_expiry",
+        "a request that expires before the others does not move the bus's next deadline (R-2)",
+        REQUESTS,
+        "        if self.earliest is None or pending.deadline < self.earliest:\n            self.earliest",
+        "        if self.earliest is None:\n            self.earliest",
+    ),
+    Mutation(
+        "second_answer",
+        "a request is not settled by its answer: a second one goes through, or it expires later (R-2)",
+        CALLS,
+        "        self.requests.settle(pending)\n        requester.forwarded += 1\n",
+        "        requester.forwarded += 1\n",
+    ),
+    Mutation(
+        "widow",
+        "who asked a peer that went is not told (R-2)",
+        CALLS,
+        "            self._fail(pending, Code.RESPONDER_DIED, ",
+        "            self.requests.settle(pending) or str(",
+    ),
+    Mutation(
+        "orphans",
+        "the requests of a peer that went stay in flight (R-3)",
+        BROKER,
+        "        self._calls.requester_went(peer)\n",
+        "",
+    ),
+    Mutation(
+        "favourite",
+        "of several that serve a method the first gets all requests (R-1)",
+        CALLS,
+        "        return min(serving, key=lambda claim: len(claim.peer.serving or ())).peer\n",
+        "        return serving[0].peer\n",
+    ),
+    Mutation(
+        "half_closed_callee",
+        "a peer that is done sending is still reached by its address (H-11)",
+        CALLS,
+        "        if peer is None or peer.half_closed or peer.closing:\n",
+        "        if peer is None:\n",
+    ),
+    Mutation(
+        "free_parts",
+        "a PART costs no credit (R-6)",
+        CALLS,
+        "        pending.credit -= len(frame.raw)\n",
+        "",
+    ),
+    Mutation(
+        "endless_allow",
+        "credit for parts is passed on beyond max_credit_bytes (R-6)",
+        CALLS,
+        "        added = min(size, self.limits.max_credit_bytes - pending.credit)\n",
+        "        added = size\n",
+    ),
+    Mutation(
+        "one_too_many",
+        "a peer may have one request more in flight than limits.max_requests says (R-2)",
+        CALLS,
+        "        if len(calls or ()) >= self.limits.max_requests:\n",
+        "        if len(calls or ()) > self.limits.max_requests:\n",
+    ),
+    # --- names ----------------------------------------------------------------------------------------------------------------------------
+    Mutation(
+        "last_in_line",
+        "the one who came last gets a name that becomes free (N-1)",
+        NAMES,
+        "record.waiting.pop(0)",
+        "record.waiting.pop()",
+    ),
+    Mutation(
+        "replaced_at_the_end",
+        "an owner that was replaced waits behind all others, not first (N-1)",
+        NAMES,
+        "                record.waiting.insert(0, old)\n",
+        "                record.waiting.append(old)\n",
+    ),
+    Mutation(
+        "robbery",
+        "a name is taken over though its owner did not allow it (N-1)",
+        NAMES,
+        "        elif replace and record.owners[0].allow_replace:\n",
+        "        elif replace:\n",
+    ),
+    Mutation(
+        "unserved_still",
+        "a method that is not served any more is still served",
+        NAMES,
+        "            claim.methods.discard(method)\n",
+        "",
+    ),
+    Mutation(
+        "untold_heir",
+        "who gets a name that became free is not told (N-1)",
+        BROKER,
+        '            self._delivery.notice(change.acquired, "name_acquired", {"name": name})\n',
+        "            str(change.acquired)\n",
+    ),
+    # --- what is kept, wills --------------------------------------------------------------------------------------------------------------
+    Mutation(
+        "will_after_bye",
+        "who said BYE leaves its wills all the same (W-1)",
+        BROKER,
+        "        peer.wills = None  # H-10\n",
+        "",
+    ),
+    Mutation(
+        "forgotten_will",
+        "a will with retain is published and not kept (W-1)",
+        PUBLICATIONS,
+        "            if will.kind is Kind.RETAIN:\n",
+        "            if will.kind is None:\n",
+    ),
+    Mutation(
+        "stolen_value",
+        "a bound value goes with the peer that bound it, though another has published since (W-2)",
+        PUBLICATIONS,
+        "            if kept is not None and kept.elements[1] == peer.id:\n",
+        "            if kept is not None:\n",
+    ),
+    Mutation(
+        "old_place",
+        "a value that is published again keeps its old place among the retained ones (L-8)",
+        RETAINED,
+        '        self.bytes -= len(self._frames.pop(topic, b""))\n',
+        '        self.bytes -= len(self._frames.get(topic, b""))\n        self._frames[topic] = b""\n',
+    ),
+    Mutation(
+        "old_deadline",
+        "a retained value dies at the deadline of the one before it (L-11)",
+        RETAINED,
+        "            self._deadlines.pop(topic, None)\n",
+        "            str(topic)\n",
+    ),
+    Mutation(
+        "longer_life",
+        "a time to live is taken for ten times as long (L-11)",
+        PUBLICATIONS,
+        "        deadline = None if ttl_ms is None else self._delivery.now + ttl_ms / 1000\n        plain",
+        "        deadline = None if ttl_ms is None else self._delivery.now + ttl_ms / 100\n        plain",
+    ),
+    Mutation(
+        "undone_news",
+        "a client that comes back overwrites what another has published meanwhile (B-3 restore)",
+        PUBLICATIONS,
+        "        if kept is not None and kept.elements[1] not in was:\n            return False\n",
+        "",
+    ),
+    Mutation(
+        "groups_do_not_count",
+        "the confirmation of a publication leaves out the groups (L-11)",
+        PUBLICATIONS,
+        "        return len(lanes) + len(groups)\n",
+        "        return len(lanes)\n",
+    ),
+    Mutation(
+        "wills_first",
+        "the wills of a peer that goes are published while its own subscriptions still stand (W-1)",
+        BROKER,
+        "        for lane in tuple((peer.lanes or {}).values()):\n            self.remove_lane(lane)\n        peer.lanes = peer.grouped",
+        "        self.publications.left(peer)\n        for lane in tuple((peer.lanes or {}).values()):\n"
+        "            self.remove_lane(lane)\n        peer.lanes = peer.grouped",
+    ),
+    Mutation(
+        "two_lives",
+        "an old connection of a session is not ended before its new one begins (H-13)",
+        BROKER,
+        "                self._end(before)\n",
+        "                str(before)\n",
+    ),
+    # --- routing --------------------------------------------------------------------------------------------------------------------------
+    Mutation(
+        "open_book",
+        "a leading wildcard matches the bus's own topics (T-3)",
+        ROUTING,
+        '        if tokens[0].startswith("$"):  # T-3: not matched by a leading wildcard\n',
+        '        if tokens[0].startswith("$none"):\n',
+    ),
+    Mutation(
+        "stale_route",
+        "publishers go on with the receivers that they had before a subscription ended",
+        ROUTING,
+        "        self.lanes -= 1\n        self.generation += 1\n",
+        "        self.lanes -= 1\n",
+    ),
+    Mutation(
+        "unheard",
+        "publications to nobody are counted once for a run (B-4)",
+        PUBLICATIONS,
+        "            self._counters.no_subscriber += count\n",
+        "            self._counters.no_subscriber += 1\n",
+    ),
+    # --- the client -----------------------------------------------------------------------------------------------------------------------
+    Mutation(
+        "skipped_replay",
+        "after a reconnect declarations are not made again",
+        DECLARATIONS,
+        "            declaration.said = declaration.owner = declaration.refused = False\n",
+        "            declaration.owner = declaration.refused = False\n",
+    ),
+    Mutation(
+        "silent_withdrawal",
+        "the bus is not told that a subscription was closed",
+        DECLARATIONS,
+        "if declaration.said else None\n            self._session.lanes.pop",
+        "if not declaration.said else None\n            self._session.lanes.pop",
+    ),
+    Mutation(
+        "credit_twice",
+        "what was consumed is granted again and again (L-5)",
+        CLIENT_LANES,
+        "        self._taken -= size\n        self.held_bytes -= size\n        if count:",
+        "        self.held_bytes -= size\n        if count:",
+    ),
+    Mutation(
+        "full_window",
+        "after a reconnect the whole window is granted, whatever still waits in the program (L-5)",
+        CLIENT_LANES,
+        "        return self.window_bytes - self.held_bytes, ",
+        "        return self.window_bytes, ",
+    ),
+    Mutation(
+        "forgiven_debt",
+        "after a reconnect what overdrew the credit is granted again (L-5)",
+        CLIENT_LANES,
+        "        debt = max(self.held_bytes - self.window_bytes, 0)  # ",
+        "        debt = 0  # ",
+    ),
+    Mutation(
+        "half_a_lane",
+        "which lane publications belong to is forgotten at the end of a read (L-3)",
+        INCOMING,
+        "                    self.lane = number = envelope[2]\n",
+        "                    number = envelope[2]\n",
+    ),
+    Mutation(
+        "overtaking",
+        "a frame that is no publication is handled before the publications that came before it in the same read",
+        INCOMING,
+        "                    self._deliver(gathered, size <= MAX_ELEMENTS)\n                    self._handle(kind, envelope)\n",
+        "                    self._handle(kind, envelope)\n",
+    ),
+    Mutation(
+        "double_send",
+        "what was written before a connection was lost is sent again",
+        OUTBOX,
+        '            self._sending = b""\n            self._at = 0\n',
+        "            self._at = 0\n",
+    ),
+    Mutation(
+        "shuffled_outbox",
+        "what a lost connection had not sent is sent in another order",
+        OUTBOX,
+        "        older, out, deadlines = deque(items), ",
+        "        older, out, deadlines = deque(reversed(items)), ",
+    ),
+    Mutation(
+        "confirmed_hope",
+        "what the kernel had of a lost connection is not counted as unknown",
+        OUTBOX,
+        "        self._unknown = unknown\n",
+        "",
+    ),
+    Mutation(
+        "forgotten_cancel",
+        "who gives up a request does not tell the bus (R-2)",
+        SESSION,
+        "        if self.calls.pop(call.id, None) is not None and call.to and self.outbox.peer:\n",
+        "        if self.calls.pop(call.id, None) is None and call.to and self.outbox.peer:\n",
+    ),
+    Mutation(
+        "waiting_for_ever",
+        "calls in flight when a connection is lost never settle",
+        SESSION,
+        "            if call.declaration is None:\n                call.settle(",
+        "            if call.declaration is not None:\n                call.settle(",
+    ),
+    Mutation(
+        "unbound",
+        "a value that goes with the connection is not bound to it (W-2)",
+        POSTS,
+        "            session.declarations.bind(post.topic)\n",
+        "            str(post.topic)\n",
+    ),
+    Mutation(
+        "not_restored",
+        "a bus that was restarted does not get the retained values again",
+        POSTS,
+        "            elif everything or post.topic in self._uncertain:\n",
+        "            elif post.topic in self._uncertain:\n",
+    ),
+    Mutation(
+        "wrong_sequence",
+        "the parts of a streamed reply are not numbered on (R-6)",
+        PARTS,
+        "        self._sequence += 1\n        self.credit",
+        "        self.credit",
+    ),
+    Mutation(
+        "greedy_producer",
+        "a generator goes on without credit (R-6)",
+        PARTS,
+        "        return self.credit > 0 or not self._streams\n",
+        "        return True\n",
+    ),
+    Mutation(
+        "deaf_service",
+        "a CANCEL does not reach the handler's request (R-3)",
+        SERVICES,
+        "        request = self._active.pop((sender, identity), None)\n        if request is not None:\n            request.cancel()\n",
+        "        return\n",
+    ),
+    Mutation(
+        "patience",
+        "a bus that is stopped is never given up",
+        HEARTBEAT,
+        "        elif self._asked:\n",
+        "        elif not self._asked and self._asked:\n",
+        ("tests/unit/test_client_heartbeat.py",),
+    ),
+]
