@@ -11,6 +11,8 @@ JOIN_PIECES = 8  #: more pieces than this that are small on average are joined b
 CHUNK_BYTES = 65_536  #: how much of them is joined into one object
 CLOSE_FLUSH_S = 2.0  #: how long a peer that is being closed may take to read what it is still due
 DRAIN_INTERRUPT_S = 1.0  #: SIGINT: somebody waits at a terminal
+RECLAIM_AFTER_S = 3.0  #: how long after something waited for a slow reader the daemon looks what memory it can give back
+RECLAIM_BYTES = 8 * 1024 * 1024  #: less than this is not worth a walk over the heap
 CLOSE_DRAIN_READS = 8  #: reads before a close, so that unread input does not turn the last words into a reset
 
 BACKLOG = 4096  #: connections that the kernel queues; more than somaxconn is cut by the kernel

@@ -25,6 +25,7 @@ from ..protocol.errors import Code
 from ..protocol.limits import READ_BYTES
 from .limits import CLOSE_FLUSH_S, SELECT_MAX_FD, SLICE_WORK, WAIT_MAX_S, WARM_UP_BYTES, WRITE_PASSES
 from .links import Link, Turn, hung_up, offer, part, settle
+from .memory import Reclaim
 
 if TYPE_CHECKING:
     from ..broker import Broker, Peer
@@ -52,8 +53,8 @@ class Loop:
     """The rounds of one daemon. Not thread-safe; everything runs on the thread that calls run()."""
 
     __slots__ = (
-        "_broker", "_clock", "_dead", "_deadline", "_finishing", "_links", "_more", "_revisit", "_selector", "_sequence", "_stopped",
-        "_timers", "_turns", "empty_since", "max_fd",
+        "_broker", "_clock", "_dead", "_deadline", "_finishing", "_links", "_more", "_reclaim", "_revisit", "_selector", "_sequence",
+        "_stopped", "_timers", "_turns", "empty_since", "max_fd",
     )  # fmt: skip
 
     def __init__(self, broker: Broker, poller: str, clock: Callable[[], float]) -> None:
@@ -70,6 +71,7 @@ class Loop:
         self._timers: list[tuple[float, int, Callable[[float], None]]] = []
         self._sequence = 0
         self._deadline: float | None = None  #: the broker's, as of the beginning of the round
+        self._reclaim = Reclaim(self.at, broker.queued_bytes)
         self._finishing = False
         self._stopped = False
 
@@ -249,6 +251,7 @@ class Loop:
                     self._broker.wrote(peer, count, now)
                 if link.blocked:
                     settle(link)
+                    self._reclaim.look_later(now)
             except OSError as error:
                 self._lost(link, now, error)
                 return
@@ -323,6 +326,7 @@ class Loop:
         if not self._links:
             self.empty_since = now
         self._dead.append(link)
+        self._reclaim.look_later(now)
         peer = link.peer
         if not peer.closed:
             try:

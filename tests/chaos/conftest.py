@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-SECONDS = 7.0  #: of events in an ordinary run
+SECONDS = 6.0  #: of events in an ordinary run
 SEED = 1
 
 

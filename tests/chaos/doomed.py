@@ -1,8 +1,9 @@
 """kill -9 at every moment of a start or an end: before the first system call that changes something, the second, and so on to the last.
 
-Run as a program, as it forks: ``doomed.py start|stop|starter DIRECTORY``. One doomed process after the other is forked, in which a profile
-hook counts the calls into the kernel that the code of ipcbus makes, and kills it at the Nth. After each death a sound one begins at the same
-place and must come to serve. One line on stdout for each death: the call that it fell on. Exit code 1, and why, where a sound one failed.
+Run as a program, as it forks: ``doomed.py start|stop|starter DIRECTORY``. One doomed process after the other is forked, in which a
+profile hook counts the calls into the kernel that the code of ipcbus makes, and kills it at the Nth. After each death a sound one begins
+at the same place and must come to serve. One line on stdout for each death: the call that it fell on. Exit code 1, and why, where a sound
+one failed.
 
 What a death of a daemon leaves is met in two ways: where there was nothing before, and where a killed daemon had left everything.
 """

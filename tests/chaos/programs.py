@@ -17,6 +17,7 @@ from random import Random
 from typing import Any
 
 import ipcbus_client
+from ipcbus.daemon.options import BY_NAME
 from ipcbus_client import aio
 
 from .journal import END_TOPIC, TOPICS, Journal, Offer, Offers, parse
@@ -30,7 +31,7 @@ METHOD = "svc/echo"
 LAST_S = 120.0  #: for what a publisher still has to say
 
 #: The policies came after this test.
-POLICIES = "policy" in inspect.signature(ipcbus_client.Bus.subscribe).parameters
+POLICIES = "limits.lane_policy" in BY_NAME
 
 
 class Part:
