@@ -3,5 +3,6 @@ the interface)."""
 
 from .broker import Broker
 from .peers import Credentials, Peer
+from .quotas import OverQuota
 
-__all__ = ["Broker", "Credentials", "Peer"]
+__all__ = ["Broker", "Credentials", "OverQuota", "Peer"]

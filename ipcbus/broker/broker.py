@@ -15,15 +15,19 @@ from ..protocol.errors import Code, ProtocolError
 from ..protocol.framing import Run
 from ..protocol.limits import NONCE_BYTES, Limits
 from ..protocol.messages import Frame, Kind, clip_text, encode, pack
+from .accounts import Accounts
 from .bus import BusService
 from .calls import Calls
+from .charges import Charges
 from .counters import Counters, TopicCounters
 from .delivery import Delivery
 from .effort import FRAME, UNLIMITED, Effort
+from .inflow import Inflows
 from .lanes import OUTPUT_HIGH_BYTES, Lane
 from .names import Change, Names
-from .peers import Credentials, Peer, Piece
+from .peers import BYTES_FREE, Credentials, Peer, Piece
 from .publications import Publications
+from .quotas import LANES
 from .refusals import Refusals
 from .requests import Requests
 from .routing import AnyRoute, PublishRoute, Refusal, RetainRoute, RouteTable
@@ -46,16 +50,19 @@ class Broker:
         secret: bytes | None = None,
         software: str = "ipcbus",
         pid: int = 0,
+        owners: frozenset[int] | None = None,
         log: Callable[[int, str], None] = lambda level, text: None,
         gauges: Callable[[], dict[str, int]] = dict,
     ) -> None:
+        """*owners*: the uids whose bus it is (Q-2), None: everybody's."""
         self.limits = limits or Limits()
         self.counters = Counters()
         self.topics = TopicCounters(self.limits.max_topic_counters)
         self.effort = Effort()
         self.routes = RouteTable(self.topics, self.effort, self.limits.max_matches)
-        self.names = Names(self.limits)
-        self.requests = Requests()
+        self.accounts = Accounts(self.limits, log, owners=owners)
+        self.names = Names(self.limits, self.accounts)
+        self.requests = Requests(self.accounts)
         self.peers: dict[int, Peer] = {}
         self.started_at = now
         self.now = now
@@ -69,7 +76,9 @@ class Broker:
         self._delivery = Delivery(self.limits, self.counters, log)
         self._offer = self._delivery.offer
         self._refusals = Refusals(self.counters, self._delivery, log)
-        self.publications = Publications(self.limits, self.counters, self.routes, self._delivery, log)
+        self.publications = Publications(self.limits, self.counters, self.routes, self._delivery, self.accounts, log)
+        self._charges = Charges(self.limits, self.accounts, shed=self._delivery.shed, expel=self._expel)
+        self._inflows = Inflows(self.limits, self.accounts)
         self.retained = self.publications.retained
         self._strangers: Timeouts[Peer] = Timeouts(self.limits.handshake_timeout_s)
         self._leaving: Timeouts[Peer] = Timeouts(self.limits.half_close_linger_s)
@@ -82,6 +91,7 @@ class Broker:
             self.names,
             self.requests,
             self._delivery,
+            self._inflows,
             bus=BusService(self, self._delivery),
             settled=self._settled,
         )
@@ -106,12 +116,11 @@ class Broker:
     def connect(
         self, now: float, *, transport: str = "unix", credentials: Credentials | None = None, addresses: tuple[str, str] | None = None
     ) -> Peer:
-        """A new connection; raises ProtocolError ``too_many_peers``. *addresses* (TCP): the bus's end and the client's (H-5)."""
-        present = len(self.peers) + len(self._strangers)
-        if present >= self.limits.max_peers:
-            raise ProtocolError(Code.TOO_MANY_PEERS, f"{present} peers are connected (limits.max_peers)")
+        """A new connection, charged; `disconnect` gives that back. Raises OverQuota ``too_many_peers`` (Q-1). *addresses* (TCP): the bus's
+        end and the client's (H-5)."""
+        account = self.accounts.enter(credentials.uid, credentials.pid) if credentials else self.accounts.enter(transport, 0)
         connection = Connection(self.routes, self.limits, secret=self._secret, addresses=addresses)
-        peer = Peer(connection, transport, credentials, now)
+        peer = Peer(connection, transport, credentials, now, account)
         self._strangers.start(peer, now)
         return peer
 
@@ -122,7 +131,14 @@ class Broker:
         """
         self.now = self._delivery.now = now
         peer.in_bytes += len(data)
-        return 0 if peer.closing else self._work_off(peer, peer.connection.scanner.scan(data), work)
+        if peer.closing:
+            return 0
+        try:
+            events = peer.connection.scanner.scan(data)
+        except ProtocolError as error:  # of a frame that is a whole read: it is judged at once
+            self._expel(peer, error)
+            return 0
+        return self._work_off(peer, events, work)
 
     def resume(self, peer: Peer, now: float, work: int = UNLIMITED) -> int:
         """Go on with what `receive` left of a read."""
@@ -148,6 +164,8 @@ class Broker:
                 if effort.spent >= end:
                     peer.unread = events
                     break
+            if peer.connection.scanner.held_bytes > BYTES_FREE or peer.charged:
+                self._charges.settle(peer, self.now)
         except ProtocolError as error:
             self._expel(peer, error)
         return effort.spent - begin
@@ -175,6 +193,9 @@ class Broker:
         self.peers.pop(peer.id, None)
         peer.out.clear()
         peer.out_bytes = 0
+        self._charges.forget(peer)
+        self._inflows.forget(peer)
+        self.accounts.leave(peer.account)
 
     def wrote(self, peer: Peer, count: int, now: float) -> None:
         """The first *count* bytes of ``peer.out`` were given to the kernel."""
@@ -194,6 +215,10 @@ class Broker:
                 out[0] = memoryview(out[0])[count:]
         if before >= OUTPUT_HIGH_BYTES > peer.out_bytes:
             self._delivery.output_shrank(peer)
+        if peer.inflow is not None:
+            self._inflows.written(peer)
+        if peer.charged:
+            self._charges.settle(peer, now)
 
     def tick(self, now: float) -> None:
         """Do what has become due."""
@@ -209,13 +234,14 @@ class Broker:
             self._end(peer)
         for pending in self.requests.due(now):
             self._calls.expire(pending)
+        self._charges.due(now)
         self._delivery.stalled(now)
         self.publications.expire(now)
 
     def next_deadline(self) -> float | None:
         """When `tick` is to be called next, or None."""
         first = self.requests.earliest
-        for timeouts in (self._strangers, self._leaving, self._delivery.stalls):
+        for timeouts in (self._strangers, self._leaving, self._delivery.stalls, self._charges.beyond):
             deadline = timeouts.earliest
             if deadline is not None and (first is None or deadline < first):
                 first = deadline
@@ -229,6 +255,8 @@ class Broker:
             self._expel(peer, error)
         for peer in touched:  # it grows: who ends here leaves wills and notices to others
             peer.touched = False
+            if peer.charged or peer.queued_bytes > BYTES_FREE:
+                self._charges.settle(peer, self.now)
             if peer.queued_bytes > self.limits.max_output_bytes and not peer.closing:
                 self._expel(
                     peer,
@@ -246,6 +274,7 @@ class Broker:
         for peer in self.peers.values():
             for lane in tuple(peer.lanes.values()) if peer.lanes else ():
                 self.remove_lane(lane)  # nothing may follow BYE (H-10)
+            self.names.release_all(peer)
         self._calls.forget_all()
         goodbye = encode(Kind.BYE, 0, Code.SHUTTING_DOWN.value, "the bus stops")
         for peer in (*self.peers.values(), *self._strangers):
@@ -263,8 +292,10 @@ class Broker:
         self._delivery.stalls.set_delay(limits.lane_stall_s, now)
         self._strangers.set_delay(limits.handshake_timeout_s, now)
         self._leaving.set_delay(limits.half_close_linger_s, now)
-        self._calls.limits = limits
         self.routes.max_matches = limits.max_matches
+        self._charges.beyond.set_delay(limits.quota_grace_s, now)
+        self.accounts.reconfigure(limits)
+        self._calls.limits = self._inflows.limits = limits
         self.names.limits = limits
         self.publications.limits = self.retained.limits = limits
 
@@ -298,14 +329,14 @@ class Broker:
             self.publications.publish(route, piece, size, count, peer)
             if isinstance(route, RetainRoute):
                 try:
-                    self.publications.retain(route, data[last:end])
+                    self.publications.retain(route, data[last:end], peer)
                 except ProtocolError as error:
                     self._refusals.frames(peer, Kind.RETAIN, route.topic, 1, error)
         elif isinstance(route, Refusal):
             self._refusals.frames(peer, route.kind, route.to, count, route.error)
         else:
             try:
-                self._calls.send(route.to, piece, size, count)
+                self._calls.send(peer, route.to, piece, size, count)
             except ProtocolError as error:
                 self._refusals.frames(peer, Kind.SEND, route.to, count, error)
 
@@ -366,9 +397,14 @@ class Broker:
     # --- what the bus's own methods use -----------------------------------------------------------
 
     def add_lane(self, lane: Lane, group: str | None) -> None:
-        """A new subscription (L-1); raises ``bad_topic``."""
-        self.routes.add(lane, group)
+        """A new subscription (L-1), charged; `remove_lane` gives that back. Raises ``bad_topic``, ``over_limit``."""
         peer = lane.peer
+        self.accounts.charge(peer.account, LANES, 1)
+        try:
+            self.routes.add(lane, group)
+        except ProtocolError:
+            self.accounts.release(peer.account, LANES, 1)
+            raise
         if peer.lanes is None:
             peer.lanes = {}
         peer.lanes[lane.number] = lane
@@ -383,6 +419,7 @@ class Broker:
         self.routes.remove(lane)
         assert peer.lanes is not None
         del peer.lanes[lane.number]
+        self.accounts.release(peer.account, LANES, 1)
         if peer.lane is lane:
             peer.lane = None
         if lane.group is not None:
@@ -431,6 +468,7 @@ class Broker:
             del self._sessions[session]
         self._withdraw(peer)
         self._calls.requester_went(peer)
+        self.requests.forget(peer)
         self._delivery.touch(peer)
 
     def _settled(self, requester: Peer) -> None:

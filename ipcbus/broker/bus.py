@@ -114,6 +114,7 @@ class BusService:
             "unserve": Method("Serve methods under a name no more.", self._unserve, {"name": _NAME, "methods": _METHODS}),
             "names": Method("List the names that are owned.", lists.names, _PAGE),
             "peers": Method("List the peers.", lists.peers, _PAGE),
+            "accounts": Method("List who uses how much of what, and how much they may.", lists.accounts, _PAGE),
             "topics": Method("List the topics that were published to or are retained.", lists.topics, _PAGE),
             "stats": Method("Counters and gauges of the bus.", lists.stats),
             "ping": Method("Answer at once.", self._ping),

@@ -11,9 +11,10 @@ from ..protocol.topics import BUS_NAME, check_name, parse_peer, peer_address, sp
 from .bus import BusService
 from .counters import Counters
 from .delivery import Delivery
+from .inflow import DIRECT_FREE_BYTES, Inflows, no_room
 from .names import Claim, Names
 from .peers import Peer, Piece
-from .requests import Pending, Requests
+from .requests import CALLERS_COUNTED, Pending, Requests
 
 
 class Calls:
@@ -27,6 +28,7 @@ class Calls:
         names: Names,
         requests: Requests,
         delivery: Delivery,
+        inflows: Inflows,
         *,
         bus: BusService,
         settled: Callable[[Peer], None],
@@ -37,20 +39,33 @@ class Calls:
         self.names = names
         self.requests = requests
         self._delivery = delivery
+        self._inflows = inflows
         self._bus = bus
         self._settled = settled
 
     # --- SEND ---------------------------------------------------------------------------------------------------------------------------
 
-    def send(self, to: str, piece: Piece, size: int, count: int) -> None:
+    def send(self, peer: Peer, to: str, piece: Piece, size: int, count: int) -> None:
         """Give *count* frames of a SEND to whom *to* reaches (N-3). Raises ``no_such_name``, ``no_such_peer``, ``bad_name``, ``reserved``,
         ``overloaded``."""
         receiver = self._receiver(to)
-        if receiver.out_bytes + size > self.limits.max_output_bytes:
-            raise _no_room(receiver, to, size)
-        self._delivery.put(receiver, piece)
+        self._check_room(peer, receiver, to, size)
+        self._put(peer, receiver, piece)
         receiver.delivered += count
         receiver.delivered_bytes += size
+
+    def _check_room(self, sender: Peer, receiver: Peer, to: str, size: int) -> None:
+        """Raise ``overloaded`` where *receiver* has no room for *size* bytes of *sender* (Q-5)."""
+        if receiver.out_bytes > DIRECT_FREE_BYTES:
+            self._inflows.check(sender, receiver, to, size)
+        elif receiver.out_bytes + size > self.limits.max_output_bytes:
+            raise no_room(receiver, to, size)
+
+    def _put(self, sender: Peer, receiver: Peer, piece: Piece) -> None:
+        """Give a frame of *sender* to *receiver*, who did not ask for it."""
+        self._delivery.put(receiver, piece)
+        if receiver.out_bytes > DIRECT_FREE_BYTES:
+            self._inflows.note(sender, receiver, len(piece))
 
     # --- whom an address reaches ---------------------------------------------------------------------------------------------------------
 
@@ -116,15 +131,22 @@ class Calls:
         if len(calls or ()) >= self.limits.max_requests:
             raise ProtocolError(Code.OVER_LIMIT, f"{len(calls or ())} requests of this peer are in flight (limits.max_requests)")
         callee = self._callee(target, method)
-        if len(callee.serving or ()) >= self.limits.max_callee_requests:
-            raise ProtocolError(
-                Code.OVERLOADED, f"{target!r} has {len(callee.serving or ())} requests in flight (limits.max_callee_requests)"
-            )
-        if callee.out_bytes + len(frame.raw) > self.limits.max_output_bytes:
-            raise _no_room(callee, target, len(frame.raw))
+        serving = len(callee.serving or ())
+        if serving >= self.limits.max_callee_requests:
+            raise ProtocolError(Code.OVERLOADED, f"{target!r} has {serving} requests in flight (limits.max_callee_requests)")
+        if serving >= CALLERS_COUNTED:
+            self.requests.check_callee(peer, callee, target, self.limits.max_callee_requests)
+        size = len(frame.raw)
+        waiting = callee.out_bytes + size
+        if waiting > DIRECT_FREE_BYTES or waiting > self.limits.max_output_bytes:
+            self._check_room(peer, callee, target, size)
+        if calls is not None and len(calls) >= peer.calls_room:
+            self.requests.more_room(peer)
         self.requests.open(Pending(peer, callee, request, to, self._delivery.now + timeout_ms / 1000))
         callee.forwarded += 1
         self._delivery.put(callee, frame.raw)
+        if callee.out_bytes > DIRECT_FREE_BYTES:
+            self._inflows.note(peer, callee, size)
 
     def on_answer(self, peer: Peer, frame: Frame) -> None:
         """REPLY, ERROR or PART of a callee (R-4, R-6)."""
@@ -170,12 +192,14 @@ class Calls:
         if added <= 0:
             return
         callee = pending.callee
-        if callee.out_bytes + len(frame.raw) > self.limits.max_output_bytes:
+        try:
+            self._check_room(peer, callee, to, len(frame.raw))
+        except ProtocolError as error:
             self._tell_callee_cancelled(pending)
-            self._fail(pending, Code.OVERLOADED, _no_room(callee, to, len(frame.raw)).text)
+            self._fail(pending, error.code, error.text)
             return
         pending.credit += added
-        self._delivery.put(callee, frame.raw if added == size else encode(Kind.ALLOW, peer.id, to, request, added))
+        self._put(peer, callee, frame.raw if added == size else encode(Kind.ALLOW, peer.id, to, request, added))
 
     def on_cancel(self, peer: Peer, frame: Frame) -> None:
         """R-3."""
@@ -186,7 +210,7 @@ class Calls:
             self.requests.settle(pending)
 
     def _tell_callee_cancelled(self, pending: Pending) -> None:
-        self._delivery.put(pending.callee, encode(Kind.CANCEL, pending.requester.id, pending.to, pending.id))
+        self._put(pending.requester, pending.callee, encode(Kind.CANCEL, pending.requester.id, pending.to, pending.id))
 
     def _fail(self, pending: Pending, code: Code, text: str) -> None:
         """Settle a request with an error of the bus (R-2)."""
@@ -220,10 +244,3 @@ class Calls:
         for peer in self.peers.values():
             for pending in tuple((peer.calls or {}).values()):
                 self.requests.settle(pending)
-
-
-def _no_room(peer: Peer, to: str, size: int) -> ProtocolError:
-    """*peer* does not read (N-3, R-2, R-6)."""
-    return ProtocolError(
-        Code.OVERLOADED, f"{peer.out_bytes} bytes wait for {to!r}, which leaves no room for {size} more (limits.max_output_bytes)"
-    )

@@ -258,6 +258,9 @@ class Delivery:
                 self._log(logging.WARNING, f"{backlog} does not keep up: its oldest messages are dropped and counted (L-7; {limits})")
             self._lose(backlog, "too_slow")
 
+    def shed(self, peer: Peer, size: int) -> None:
+        """Lose up to *size* bytes of what waits in the queues that *peer* pays for, the oldest of the largest first (Q-3)."""
+
     def _drop_expired(self, backlog: Backlog) -> None:
         """Lose what stands first and is past its time, before somebody is held for it; the newest piece stays."""
         pieces = backlog.pieces

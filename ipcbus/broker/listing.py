@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..protocol.errors import Code, ProtocolError
 from ..protocol.limits import PAGE_BYTES, PAGE_ITEMS
 from ..protocol.messages import brief, pack
+from .accounts import Program, User
 from .counters import OTHER
 from .names import Name
 from .peers import Peer
@@ -41,6 +42,24 @@ class Lists:
         return page(
             sorted(key for key, peer in peers.items() if not peer.closing), lambda key: describe_peer(peers[key], now), arguments, int
         )
+
+    def accounts(self, peer: Peer, arguments: Arguments) -> dict[str, Any]:
+        """A page of the accounts (Q-1): the bus, its users, each before its programs."""
+        accounts = self._broker.accounts
+        names: dict[Program, set[str]] = {}
+        for one in self._broker.peers.values():
+            names.setdefault(one.account, set()).add(one.program)
+        items: list[dict[str, Any]] = [{"level": "bus", "uid": None, "pid": None, "programs": [], "resources": accounts.of_bus()}]
+        user: User | None = None
+        for program in accounts.programs():
+            if program.user is not user:
+                user = program.user
+                items.append(_account("user", user, None, [], accounts.of_user(user)))
+            items.append(_account("program", user, program.pid, sorted(names.get(program, ())), accounts.of_program(program)))
+        for user in accounts.users.values():
+            if not user.programs:  # all of it has gone, and left what it retained
+                items.append(_account("user", user, None, [], accounts.of_user(user)))
+        return page(list(range(1, len(items) + 1)), lambda key: items[key - 1], arguments, int)
 
     def topics(self, peer: Peer, arguments: Arguments) -> dict[str, Any]:
         """A page of the topics that have a counter."""
@@ -78,6 +97,10 @@ class Lists:
             **broker.totals(),
             **broker.gauges(),
         }
+
+
+def _account(level: str, user: User, pid: int | None, programs: list[str], resources: dict[str, Any]) -> dict[str, Any]:
+    return {"level": level, "uid": user.uid, "pid": pid, "programs": programs, "resources": resources}
 
 
 def page(keys: list[Any], item: Callable[[Any], Any], arguments: Arguments, cursor: type) -> dict[str, Any]:

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Iterator
 from ..protocol.errors import Code, ProtocolError
 from ..protocol.limits import ABOUT_PEER_MAX_BYTES, Limits
 from ..protocol.topics import check_method, check_name
+from .accounts import Accounts
 from .peers import Peer
+from .quotas import NAMES
 
 MODES = ("exclusive", "queue", "shared")
 ANY_METHOD = "*"  #: B-3 serve: whatever the request's method is
@@ -69,8 +71,9 @@ class Change:
 class Names:
     """All names of the bus. Iterates over them in no particular order."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, accounts: Accounts) -> None:
         self.limits = limits
+        self._accounts = accounts
         self._names: dict[str, Name] = {}
 
     def __len__(self) -> int:
@@ -97,16 +100,15 @@ class Names:
             return self._place(record, claims[name]), None
         if len(claims) >= self.limits.max_names:
             raise ProtocolError(Code.OVER_LIMIT, f"this peer has {len(claims)} names: at most {self.limits.max_names} (limits.max_names)")
+        if record is not None:
+            self._check_free(record, mode, replace)
+        self._accounts.charge(peer.account, NAMES, 1)  # given back where the claim leaves the peer's claims: here and in release
         claim = Claim(peer, mode, allow_replace)
         change: Change | None
         if record is None:
             record = self._names[name] = Name(name, mode == "shared")
             record.owners.append(claim)
             change = Change(record)
-        elif record.shared != (mode == "shared"):
-            raise ProtocolError(
-                Code.NAME_TAKEN, f"name {name!r} is owned in mode {record.mode}: it cannot be {mode} at the same time (N-1)"
-            )
         elif record.shared:
             record.owners.append(claim)
             change = Change(record)
@@ -117,18 +119,28 @@ class Names:
                 record.waiting.insert(0, old)
             elif old.peer.claims is not None:
                 del old.peer.claims[name]
+                self._accounts.release(old.peer.account, NAMES, 1)
             change = Change(record, lost=old.peer)
-        elif mode == "queue":
+        else:
             record.waiting.append(claim)
             change = None
-        else:
-            raise ProtocolError(
-                Code.NAME_TAKEN,
-                f"name {name!r} is owned by {record.owners[0].peer}; wait for it with mode 'queue', or let its owner set allow_replace",
-            )
         claims[name] = claim
         peer.claims = claims
         return self._place(record, claim), change
+
+    @staticmethod
+    def _check_free(record: Name, mode: str, replace: bool) -> None:
+        """Raise ``name_taken`` where a claim in *mode* can neither have an owned name nor wait for it."""
+        if record.shared != (mode == "shared"):
+            raise ProtocolError(
+                Code.NAME_TAKEN, f"name {record.name!r} is owned in mode {record.mode}: it cannot be {mode} at the same time (N-1)"
+            )
+        if not record.shared and mode != "queue" and not (replace and record.owners[0].allow_replace):
+            raise ProtocolError(
+                Code.NAME_TAKEN,
+                f"name {record.name!r} is owned by {record.owners[0].peer}; wait for it with mode 'queue', or let its owner set"
+                " allow_replace",
+            )
 
     @staticmethod
     def _place(record: Name, claim: Claim) -> int:
@@ -139,6 +151,7 @@ class Names:
         claim = (peer.claims or {}).pop(name, None)
         if claim is None:
             raise ProtocolError(Code.NOT_OWNER, f"this peer neither owns {name!r} nor waits for it")
+        self._accounts.release(peer.account, NAMES, 1)
         record = self._names[name]
         if claim in record.waiting:
             record.waiting.remove(claim)

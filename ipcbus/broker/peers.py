@@ -9,11 +9,18 @@ from typing import TYPE_CHECKING, Any
 from ..protocol.connection import Connection
 
 if TYPE_CHECKING:
+    from .accounts import Program
+    from .inflow import Inflow
     from .lanes import Lane
     from .names import Claim
     from .requests import Pending
 
 Piece = bytes | bytearray | memoryview  #: bytes on their way to a peer
+
+
+#: So many requests in flight, and so many bytes that wait, come with a connection: they are not charged.
+CALLS_FREE = 8
+BYTES_FREE = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +36,13 @@ class Peer:
     """One connection. The daemon reads ``out``, ``out_bytes``, ``held``, ``closing`` and ``closed`` and writes none of them."""
 
     __slots__ = (
+        "account",
         "backlog_bytes",
         "bound",
+        "callers",
         "calls",
+        "calls_room",
+        "charged",
         "claims",
         "closed",
         "closing",
@@ -48,6 +59,7 @@ class Peer:
         "id",
         "in_bytes",
         "in_messages",
+        "inflow",
         "lane",
         "lanes",
         "link",
@@ -63,8 +75,11 @@ class Peer:
         "written_bytes",
     )
 
-    def __init__(self, connection: Connection, transport: str, credentials: Credentials | None, now: float) -> None:
+    def __init__(
+        self, connection: Connection, transport: str, credentials: Credentials | None, now: float, account: Program
+    ) -> None:
         self.connection = connection
+        self.account = account  #: who is charged for it (Q-1)
         self.transport = transport  #: "unix" or "tcp"
         self.credentials = credentials
         self.connected_at = now
@@ -74,6 +89,8 @@ class Peer:
         self.out: list[Piece] = []
         self.out_bytes = 0
         self.backlog_bytes = 0  #: what waits in the backlogs of its lanes, and of the groups that it pays for
+        self.charged = 0  #: how much of all that waits for it is charged to its account (Q-3)
+        self.inflow: Inflow | None = None  #: direct messages that wait for it, while much does (Q-5)
         self.touched = False  #: is in the broker's list of peers to look at
         self.held = 0  #: how many lanes hold this publisher (L-7); do not read from it while above 0
         self.closing = False  #: write `out`, then close
@@ -89,6 +106,8 @@ class Peer:
         self.wills: dict[str, bytes] | None = None  #: by topic: the frame to publish when it goes without BYE (W-1)
         self.bound: dict[str, None] | None = None  #: topics whose kept message goes with it (W-2)
         self.calls: dict[int, Pending] | None = None  #: requests it made
+        self.calls_room = CALLS_FREE  #: how many requests it may have in flight before its account is asked again
+        self.callers: dict[Program, int] | None = None  #: requests it answers by the program that made them, while they are many (Q-6)
         self.serving: dict[tuple[int, int], Pending] | None = None  #: requests it answers, by requester and id
 
         self.in_messages = 0
@@ -109,6 +128,11 @@ class Peer:
     def queued_bytes(self) -> int:
         """All that waits for this peer: output, and the backlogs that it pays for."""
         return self.out_bytes + self.backlog_bytes
+
+    @property
+    def waiting_bytes(self) -> int:
+        """What its account is charged for (Q-3): that, and the part of a frame that it has sent."""
+        return self.out_bytes + self.backlog_bytes + self.connection.scanner.held_bytes
 
     def __str__(self) -> str:
         who = f"pid {self.credentials.pid} uid {self.credentials.uid}" if self.credentials else self.transport

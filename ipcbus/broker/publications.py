@@ -13,6 +13,7 @@ from ..protocol.errors import Code, ProtocolError
 from ..protocol.limits import Limits
 from ..protocol.messages import Frame, Kind, Meta, decode, encode_with_payload, pack
 from ..protocol.topics import check_publication, peer_address
+from .accounts import Accounts
 from .counters import Counters
 from .delivery import Delivery
 from .peers import Peer, Piece
@@ -23,9 +24,17 @@ from .routing import PublishRoute, RetainRoute, RouteTable
 class Publications:
     """Gives publications to lanes and groups, keeps the retained ones, and knows what peers leave behind."""
 
-    def __init__(self, limits: Limits, counters: Counters, routes: RouteTable, delivery: Delivery, log: Callable[[int, str], None]) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        counters: Counters,
+        routes: RouteTable,
+        delivery: Delivery,
+        accounts: Accounts,
+        log: Callable[[int, str], None],
+    ) -> None:
         self.limits = limits
-        self.retained = Retained(limits)
+        self.retained = Retained(limits, accounts)
         self._counters = counters
         self._routes = routes
         self._delivery = delivery
@@ -42,12 +51,12 @@ class Publications:
         for group in route.groups:
             self._delivery.offer_group(group, piece, size, count, sender, deadline)
 
-    def retain(self, route: RetainRoute, frame: bytes) -> None:
+    def retain(self, route: RetainRoute, frame: bytes, peer: Peer) -> None:
         """L-8: keep the last frame of a run; one without payload removes what is kept. Raises ``over_limit``."""
         if len(frame) == route.span:
             self.retained.remove(route.topic)
         else:
-            self.retained.keep(route.topic, frame)
+            self.retained.keep(route.topic, frame, peer.account)
 
     def announce(self, topic: str, payload: bytes) -> None:
         """Publish *payload* in the name of the bus. The bus's own topics are not counted: they would take the place of others (B-3)."""
@@ -80,14 +89,14 @@ class Publications:
         plain = encode_with_payload(frame.payload, Kind.RETAIN if retain else Kind.PUBLISH, peer.id, topic, meta)
         lanes = self._give_counted(topic, plain, peer, deadline)
         if retain:
-            self._keep(topic, plain, frame.payload_size, deadline)
+            self._keep(peer, topic, plain, frame.payload_size, deadline)
         if request is not None:
             answer = encode_with_payload(pack(lanes), Kind.REPLY, 0, peer_address(peer.id), request, None)
             self._delivery.put(peer, answer)
 
-    def _keep(self, topic: str, frame: bytes, payload_size: int, deadline: float | None) -> None:
+    def _keep(self, peer: Peer, topic: str, frame: bytes, payload_size: int, deadline: float | None) -> None:
         if payload_size:
-            self.retained.keep(topic, frame, deadline)
+            self.retained.keep(topic, frame, peer.account, deadline)
         else:
             self.retained.remove(topic)
 
@@ -117,7 +126,7 @@ class Publications:
         deadline = None if ttl_ms is None else self._delivery.now + ttl_ms / 1000
         frame = encode_with_payload(payload, Kind.RETAIN, peer.id, topic, meta)
         self._give_counted(topic, frame, peer, deadline)
-        self._keep(topic, frame, len(payload), deadline)
+        self._keep(peer, topic, frame, len(payload), deadline)
         return True
 
     def check_size(self, payload: bytes) -> None:
@@ -185,6 +194,6 @@ class Publications:
             will = decode(frame)
             if will.kind is Kind.RETAIN:
                 try:
-                    self._keep(topic, frame, will.payload_size, None)
+                    self._keep(peer, topic, frame, will.payload_size, None)
                 except ProtocolError as error:
                     self._log(logging.WARNING, f"the will of {peer} on {topic!r} was published but is not kept: {error}")

@@ -11,6 +11,7 @@ from ..protocol.topics import peer_address
 from .counters import Counters
 from .delivery import Delivery
 from .peers import Peer
+from .quotas import OverQuota
 
 
 class Refusals:
@@ -36,7 +37,7 @@ class Refusals:
         self._counters.refused += count
         if peer.logged is None:
             peer.logged = set()
-        if error.code not in peer.logged:
+        if error.code not in peer.logged and not isinstance(error, OverQuota):  # the account has logged that, once an episode
             peer.logged.add(error.code)
             self._log(logging.WARNING, f"{peer}: {kind.name} refused: {error.code.label}: {error.text} (further ones are only counted)")
         self._delivery.put(peer, error_frame(peer_address(peer.id), request, error.code, error.text, content))

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import heapq
 
-from .peers import Peer
+from ..protocol.errors import Code, ProtocolError
+from .accounts import Accounts, Program
+from .peers import CALLS_FREE, Peer
+from .quotas import REQUESTS, OverQuota, may_add
 
 #: Settled requests may stay in the heap of deadlines until they are more than the ones in flight, and more than this.
 _STALE_MIN = 1_000
+#: How many requests in flight are charged at once, so that a request costs no charge of its own.
+_CALLS_STEP = 64
+#: From so many requests at a callee on they are counted by program, until they are half as many.
+CALLERS_COUNTED = 64
 
 
 class Pending:
@@ -29,7 +36,8 @@ class Pending:
 class Requests:
     """The table of requests in flight; the peers' records index it by requester (``calls``) and callee (``serving``)."""
 
-    def __init__(self) -> None:
+    def __init__(self, accounts: Accounts) -> None:
+        self._accounts = accounts
         self._heap: list[tuple[float, int, Pending]] = []
         self._sequence = 0
         self._open = 0
@@ -47,6 +55,8 @@ class Requests:
             callee.serving = {}
         requester.calls[pending.id] = pending
         callee.serving[requester.id, pending.id] = pending
+        if callee.callers is not None:
+            callee.callers[requester.account] = callee.callers.get(requester.account, 0) + 1
         self._open += 1
         self._sequence += 1
         heapq.heappush(self._heap, (pending.deadline, self._sequence, pending))
@@ -61,6 +71,10 @@ class Requests:
         assert callee.serving is not None
         del requester.calls[pending.id]
         del callee.serving[requester.id, pending.id]
+        if requester.calls_room > CALLS_FREE:
+            self._less_room(requester, len(requester.calls))
+        if callee.callers is not None:
+            _one_less(callee, requester.account)
         self._open -= 1
         if not self._open:
             self._heap.clear()
@@ -69,6 +83,53 @@ class Requests:
             self._heap = [entry for entry in self._heap if not entry[2].settled]
             heapq.heapify(self._heap)
             self.earliest = self._heap[0][0]
+
+    # --- accounts -------------------------------------------------------------------------------------------------------------------
+
+    def more_room(self, requester: Peer) -> None:
+        """Charge for further requests of a peer that has as many in flight as it is charged for; `settle` gives them back as they become
+        few, and `forget` does. Raises ``over_limit``."""
+        account = requester.account
+        try:
+            self._accounts.charge(account, REQUESTS, _CALLS_STEP)
+        except OverQuota:
+            self._accounts.charge(account, REQUESTS, 1)  # the last ones, one by one
+            requester.calls_room += 1
+        else:
+            requester.calls_room += _CALLS_STEP
+
+    def _less_room(self, requester: Peer, calls: int) -> None:
+        if calls and calls + 2 * _CALLS_STEP > requester.calls_room:
+            return
+        room = max(calls + _CALLS_STEP, CALLS_FREE) if calls else CALLS_FREE
+        self._accounts.release(requester.account, REQUESTS, requester.calls_room - room)
+        requester.calls_room = room
+
+    def forget(self, requester: Peer) -> None:
+        """A requester has none in flight and will have no more."""
+        if requester.calls_room > CALLS_FREE:
+            self._less_room(requester, 0)
+
+    def check_callee(self, requester: Peer, callee: Peer, target: str, limit: int) -> None:
+        """Raise ``overloaded`` where *callee*, which has at least CALLERS_COUNTED requests in flight, has as many of the requester's
+        program as its share of *limit* (Q-6)."""
+        assert callee.serving is not None
+        if callee.callers is None:
+            callee.callers = {}
+            for requester_id, request in callee.serving:
+                other = callee.serving[requester_id, request].requester.account
+                callee.callers[other] = callee.callers.get(other, 0) + 1
+        account = requester.account
+        if account is callee.account:
+            return
+        share = callee.callers.get(account, 0)
+        users = len(callee.callers) + (not share)
+        if not may_add(limit, len(callee.serving), users, share, 1):
+            raise ProtocolError(
+                Code.OVERLOADED,
+                f"{target!r} has {len(callee.serving)} requests in flight, {share} of them of {account}, which is its share of {limit}"
+                " (limits.max_callee_requests)",
+            )
 
     def due(self, now: float) -> list[Pending]:
         """The requests in flight that expired, still in the table."""
@@ -80,3 +141,15 @@ class Requests:
                 expired.append(pending)
         self.earliest = heap[0][0] if heap else None
         return expired
+
+
+def _one_less(callee: Peer, account: Program) -> None:
+    callers = callee.callers
+    assert callers is not None
+    assert callee.serving is not None
+    if len(callee.serving) < CALLERS_COUNTED // 2:
+        callee.callers = None
+    elif callers[account] > 1:
+        callers[account] -= 1
+    else:
+        del callers[account]

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from ..protocol.errors import Code, ProtocolError
 from ..protocol.limits import Limits
 from ..protocol.topics import is_literal, matches, split_pattern
+from .accounts import Accounts, Program
+from .quotas import RETAINED, RETAINED_BYTES
 
 #: Deadlines of what was replaced may stay in the heap until they are more than the ones that hold, and more than this.
 _STALE_MIN = 1_000
@@ -16,8 +18,10 @@ _STALE_MIN = 1_000
 class Retained:
     """Whole RETAIN frames by topic, in the order in which they were published; some with a deadline (L-11)."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, accounts: Accounts) -> None:
         self.limits = limits
+        self._accounts = accounts
+        self._payers: dict[str, Program] = {}  #: who is charged for what is kept, whether still connected or not (Q-1)
         self._frames: dict[str, bytes] = {}
         self._deadlines: dict[str, tuple[float, int]] = {}  #: and a number, so that each is unlike any other
         self._heap: list[tuple[float, int, str]] = []
@@ -35,8 +39,17 @@ class Retained:
         """What is kept for *topic*."""
         return self._frames.get(topic)
 
-    def keep(self, topic: str, frame: bytes, deadline: float | None = None) -> None:
+    def keep(self, topic: str, frame: bytes, payer: Program, deadline: float | None = None) -> None:
         """Keep *frame* as the last of *topic*, until *deadline*; raises ``over_limit``, and then what was kept before is gone."""
+        before = self._frames.get(topic)
+        if before is not None and len(before) == len(frame) and self._payers[topic] is payer:
+            del self._frames[topic]  # the usual case: the books stay as they are, and the newest comes last
+            if self._deadlines:
+                self._deadlines.pop(topic, None)
+            self._frames[topic] = frame
+            if deadline is not None:
+                self._keep_until(topic, deadline)
+            return
         self.remove(topic)
         limits = self.limits
         if len(self._frames) >= limits.max_retained_topics:
@@ -47,20 +60,36 @@ class Retained:
             raise ProtocolError(
                 Code.OVER_LIMIT, f"{self.bytes} bytes are retained: {len(frame)} more on {topic!r} are not kept (limits.max_retained_bytes)"
             )
+        self._accounts.charge(payer, RETAINED, 1)
+        try:
+            self._accounts.charge(payer, RETAINED_BYTES, len(frame))
+        except ProtocolError:
+            self._accounts.release(payer, RETAINED, 1)
+            raise
         self._frames[topic] = frame
+        self._payers[topic] = payer
         self.bytes += len(frame)
         if deadline is not None:
-            self._sequence += 1
-            self._deadlines[topic] = deadline, self._sequence
-            heapq.heappush(self._heap, (deadline, self._sequence, topic))
-            if len(self._heap) > 2 * len(self._deadlines) + _STALE_MIN:
-                self._heap = [(*when, of) for of, when in self._deadlines.items()]
-                heapq.heapify(self._heap)
-            self.earliest = self._heap[0][0]
+            self._keep_until(topic, deadline)
+
+    def _keep_until(self, topic: str, deadline: float) -> None:
+        self._sequence += 1
+        self._deadlines[topic] = deadline, self._sequence
+        heapq.heappush(self._heap, (deadline, self._sequence, topic))
+        if len(self._heap) > 2 * len(self._deadlines) + _STALE_MIN:
+            self._heap = [(*when, of) for of, when in self._deadlines.items()]
+            heapq.heapify(self._heap)
+        self.earliest = self._heap[0][0]
 
     def remove(self, topic: str) -> None:
         """Forget what is kept for *topic*. Idempotent."""
-        self.bytes -= len(self._frames.pop(topic, b""))
+        frame = self._frames.pop(topic, None)
+        if frame is None:
+            return
+        self.bytes -= len(frame)
+        payer = self._payers.pop(topic)
+        self._accounts.release(payer, RETAINED, 1)
+        self._accounts.release(payer, RETAINED_BYTES, len(frame))
         if self._deadlines:
             self._deadlines.pop(topic, None)
 

@@ -264,6 +264,20 @@ Requests are answered one after the other; start it more than once with --mode s
         (_JSON, _ANSWER),
     ),
     Command(
+        "quotas",
+        "lists",
+        "quotas",
+        "list who uses how much of what the bus has, and how much they may",
+        """
+  ipcbus quotas
+  ipcbus quotas --json | jq '.[] | select(.uid == 1000)'
+
+A row is a resource in use: of one program, of all programs of a user, or of everybody. share is what it may come to as
+things are, which is less than the limit where others use it too (PROTOCOL.md, Q-2). What is refused names the option
+that raises the limit.""",
+        (_JSON, _ANSWER),
+    ),
+    Command(
         "topics",
         "lists",
         "topics",

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .connection import open_bus
+from .connection import ANSWER_TIMEOUT_S, open_bus
 from .failures import Exit
 from .text import table, wants_colour
 from .values import render
@@ -57,6 +57,44 @@ def topics(arguments: argparse.Namespace) -> int:
         return sorted(bus.topics(), key=lambda item: (-item.get("messages", 0), item.get("topic", "")))
 
     return _list(arguments, busiest_first, ("topic", "messages", "size", "lanes", "retained"), row)
+
+
+def quotas(arguments: argparse.Namespace) -> int:
+    """List who uses how much of what."""
+    items: list[Row] = []
+    with open_bus(arguments, program="ipcbus quotas", wait_s=arguments.timeout) as bus:
+        after = None
+        while True:
+            page = bus.request("bus/accounts", {"after": after}, timeout=arguments.timeout or ANSWER_TIMEOUT_S, idempotent=True)
+            items += page["items"]
+            after = page["next"]
+            if after is None:
+                break
+    if arguments.json:
+        print(render(items))
+    else:
+        _print(("user", "program", "resource", "used", "limit", "share", "of share"), quota_rows(items))
+    return Exit.OK
+
+
+def quota_rows(items: Iterable[Row]) -> Iterable[Sequence[object]]:
+    """A row for each resource that somebody uses; programs with their user's name once, and the bus last."""
+    of_bus = [item for item in items if item.get("level") == "bus"]
+    for item in [*(item for item in items if item.get("level") != "bus"), *of_bus]:
+        level = item.get("level")
+        user = "(all)" if level == "bus" else item.get("uid")
+        program = "(all)" if level != "program" else _program(item)
+        for name, figures in item.get("resources", {}).items():
+            used, limit = figures.get("used", 0), figures.get("limit", 0)
+            share = figures.get("share", limit)
+            if used:
+                shown = [size(value) if name.endswith("bytes") else value for value in (used, limit, share)]
+                yield [user, program, name, *shown, f"{used / share:.0%}" if share else "-"]
+
+
+def _program(item: Row) -> str:
+    names = ", ".join(filter(None, item.get("programs", ()))) or "-"
+    return f"{names} (pid {item['pid']})" if item.get("pid") else names
 
 
 def stats(arguments: argparse.Namespace) -> int:

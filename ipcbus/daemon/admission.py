@@ -13,7 +13,7 @@ import socket
 import struct
 from typing import TYPE_CHECKING
 
-from ..broker import Credentials
+from ..broker import Credentials, OverQuota
 from ..protocol.addresses import endpoint
 from ..protocol.errors import Code, ProtocolError
 from .limits import ACCEPT_BATCH, ACCEPT_PAUSE_S
@@ -126,7 +126,7 @@ class Admission:
                 addresses = (endpoint(*sock.getsockname()[:2]), endpoint(*sock.getpeername()[:2]))
                 peer = self._broker.connect(now, transport="tcp", addresses=addresses)
         except ProtocolError as error:
-            if error.code is Code.TOO_MANY_PEERS:
+            if isinstance(error, OverQuota) and error.of_bus:
                 self._refuse_full(sock, error.text)
             else:
                 _refuse(sock, error.code, error.text)

@@ -85,6 +85,7 @@ class Daemon:
             secret=secret,
             software=f"ipcbusd {__version__}",
             pid=os.getpid(),
+            owners=frozenset({os.geteuid(), 0}),
             log=log.log,
             gauges=resources.gauges,
         )
@@ -99,6 +100,7 @@ class Daemon:
         self._signals.open(self._loop)
         resources.raise_descriptor_limit()
         self._listeners = open_listeners(config.listen, mode=config.socket_mode, group=config.socket_group)
+        self._broker.accounts.have_descriptors(resources.room_for_connections())
         self._admission.open(self._listeners)
         addresses = [str(listener.address) for listener in self._listeners]
         for address in addresses:

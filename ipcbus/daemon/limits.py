@@ -18,6 +18,8 @@ CLOSE_DRAIN_READS = 8  #: reads before a close, so that unread input does not tu
 BACKLOG = 4096  #: connections that the kernel queues; more than somaxconn is cut by the kernel
 ACCEPT_BATCH = 64  #: connections accepted from one listener in one round, so that a storm does not starve the peers
 ACCEPT_PAUSE_S = 0.2  #: how long no listener is looked at when the process has no file descriptor left
+DESCRIPTORS_SPARE = 8  #: which no connection gets: to refuse one more with, to read the configuration again, for a module's late import
+DESCRIPTORS_USED = 24  #: by the daemon itself, where the kernel does not say
 SELECT_MAX_FD = 1024  #: FD_SETSIZE: select(2) cannot hold this file descriptor or a higher one
 
 WAIT_MAX_S = 3600.0  #: one wait for sockets: poll(2) takes milliseconds in an int; a wait that is over too early is begun anew

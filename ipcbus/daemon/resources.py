@@ -9,6 +9,8 @@ import logging
 import os
 import resource
 
+from .limits import DESCRIPTORS_SPARE, DESCRIPTORS_USED
+
 log = logging.getLogger("ipcbus.daemon")
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -28,6 +30,15 @@ def raise_descriptor_limit() -> None:
 def max_descriptors() -> int:
     """How many file descriptors this process may have."""
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def room_for_connections() -> int:
+    """How many connections this process has file descriptors for, beside those that it has open and a few to work with."""
+    try:
+        used = len(os.listdir("/proc/self/fd"))
+    except OSError:
+        used = DESCRIPTORS_USED
+    return max(max_descriptors() - used - DESCRIPTORS_SPARE, 1)
 
 
 def gauges() -> dict[str, int]:

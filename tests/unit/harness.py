@@ -18,7 +18,7 @@ def publication(sender: int, topic: str, payload: bytes = b"x", kind: Kind = Kin
 class Bus:
     """One broker and its clock."""
 
-    def __init__(self, **limits: Any) -> None:
+    def __init__(self, *, owners: frozenset[int] | None = None, **limits: Any) -> None:
         self.now = 100.0
         self.log: list[tuple[int, str]] = []
         self.broker = Broker(
@@ -28,12 +28,13 @@ class Bus:
             limits=Limits(**limits),
             software="test",
             pid=4242,
+            owners=owners,
             log=lambda level, text: self.log.append((level, text)),
         )
 
-    def peer(self, program: str = "test", features: tuple[str, ...] = ()) -> Client:
+    def peer(self, program: str = "test", features: tuple[str, ...] = (), *, pid: int = 10, uid: int = 20) -> Client:
         """A connected peer; its WELCOME was taken."""
-        client = Client(self, self.broker.connect(self.now, credentials=Credentials(10, 20, 30)))
+        client = Client(self, self.broker.connect(self.now, credentials=Credentials(pid, uid, 30)))
         client.write(encode(Kind.HELLO, 0, 1, 1, features, {"program": program}, None))
         assert [envelope[0] for envelope in client.read()] == [Kind.WELCOME]
         return client

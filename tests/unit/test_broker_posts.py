@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from ipcbus.broker.accounts import Accounts
 from ipcbus.broker.retained import _STALE_MIN, Retained
 from ipcbus.protocol.errors import Code, ProtocolError
 from ipcbus.protocol.limits import Limits
@@ -347,9 +348,11 @@ def test_topics_that_were_restored_or_left_are_listed() -> None:
 
 
 def test_deadlines_that_were_replaced_do_not_pile_up() -> None:
-    kept = Retained(Limits())
+    limits = Limits()
+    accounts = Accounts(limits)
+    kept, payer = Retained(limits, accounts), accounts.enter(1000, 10)
     for n in range(5 * _STALE_MIN):
-        kept.keep("t", b"x", float(n))
+        kept.keep("t", b"x", payer, float(n))
     assert len(kept._heap) <= _STALE_MIN + 3
     assert kept.due(10.0) == []
     assert kept.due(5.0 * _STALE_MIN) == [("t", b"x")]
@@ -357,9 +360,11 @@ def test_deadlines_that_were_replaced_do_not_pile_up() -> None:
 
 
 def test_a_kept_message_that_is_refused_leaves_no_deadline() -> None:
-    kept = Retained(Limits(max_retained_bytes=5))
-    kept.keep("t", b"x", 1.0)
+    limits = Limits(max_retained_bytes=5)
+    accounts = Accounts(limits)
+    kept, payer = Retained(limits, accounts), accounts.enter(1000, 10)
+    kept.keep("t", b"x", payer, 1.0)
     with pytest.raises(ProtocolError):
-        kept.keep("t", bytes(6), 2.0)
+        kept.keep("t", bytes(6), payer, 2.0)
     assert kept.due(3.0) == []
     assert kept.earliest is None
