@@ -67,7 +67,8 @@ class Bus:
         self.ends: Counter[Any] = Counter()
 
     def play(self, story: Story, chance: random.Random | None) -> None:
-        """With *chance*, what peers write comes in random pieces."""
+        """With *chance*, what peers write comes in random pieces, and is worked off in as small slices."""
+        self.slices = chance
         for act, number, carried in story.acts:
             peer = self.peers.get(number)
             if act == JOIN or peer is None:
@@ -127,8 +128,12 @@ class Bus:
                 data = waiting.pop(0)
                 if data is None:
                     self.broker.half_close(peer, self.now)
-                else:
+                elif self.slices is None:
                     self.broker.receive(peer, data, self.now)
+                else:
+                    self.broker.receive(peer, data, self.now, self.slices.choice((1, 5, 100)))
+                    while peer.unread is not None:
+                        self.broker.resume(peer, self.now, self.slices.choice((1, 5, 100)))
                 return True
         return False
 
