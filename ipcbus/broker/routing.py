@@ -23,7 +23,7 @@ from .peers import Peer
 #: Sets of receivers that are remembered at once; beyond it they are found again.
 _ROUTES_MAX = 10_000
 #: Prefixes whose routes can be made void one by one; where there are more, every change makes all void.
-_TRACKED_MAX = 16_384
+_TRACKED_MAX = 8_192
 
 
 class Subscribers:

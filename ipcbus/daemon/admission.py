@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from ..broker import Credentials, OverQuota
 from ..protocol.addresses import endpoint
 from ..protocol.errors import Code, ProtocolError
-from .limits import ACCEPT_BATCH, ACCEPT_PAUSE_S
+from .limits import ACCEPT_BATCH, ACCEPT_PAUSE_S, REFUSE_BATCH
 from .links import part, say_bye
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ class Admission:
     def _no_descriptor(self, listener: Listener, now: float, error: OSError) -> None:
         """No file descriptor is left: with the spare one those who wait are told so, then nobody is looked at for a while."""
         text = f"the bus has no file descriptor left ({error.strerror}); raise its limit (ulimit -n, LimitNOFILE=)"
-        for _ in range(ACCEPT_BATCH):
+        for _ in range(REFUSE_BATCH):
             if self._spare is None:
                 break
             os.close(self._spare)

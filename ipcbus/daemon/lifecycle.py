@@ -77,6 +77,7 @@ class Daemon:
         self._stopping = False
         secret = load_secret(config.secret_file) if config.needs_secret and config.secret_file is not None else None
         now = time.monotonic()
+        self._gauges = resources.Gauges()
         self._broker = Broker(
             incarnation=os.urandom(INCARNATION_BYTES),
             random_bytes=os.urandom,
@@ -87,7 +88,7 @@ class Daemon:
             pid=os.getpid(),
             owners=frozenset({os.geteuid(), 0}),
             log=log.log,
-            gauges=resources.gauges,
+            gauges=self._gauges,
         )
         self._loop = Loop(self._broker, config.poller, time.monotonic)
         self._admission = Admission(self._broker, self._loop, socket_mode=config.socket_mode)
@@ -132,6 +133,7 @@ class Daemon:
             listener.stop()
         self._loop.close()
         self._signals.close()
+        self._gauges.close()
         for listener in self._listeners:
             listener.close()
         self._listeners = []

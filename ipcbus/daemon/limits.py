@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-SLICE_WORK = 8192  #: units of `broker.effort` for one peer before the others have their turn: about 2 ms
+SLICE_WORK = 4096  #: units of `broker.effort` for one peer before the others have their turn: about 1 ms
 WRITE_BYTES = 1_048_576  #: to one peer in one round: several socket buffers, yet a fast reader of a long queue cannot keep the loop
 WRITE_PASSES = 4  #: a write may free queues and so make more output; after this many passes the loop looks at its sockets again
 IOV_MAX = 1024  #: buffers of one sendmsg; the kernel's limit
@@ -16,7 +16,8 @@ RECLAIM_BYTES = 8 * 1024 * 1024  #: less than this is not worth a walk over the 
 CLOSE_DRAIN_READS = 8  #: reads before a close, so that unread input does not turn the last words into a reset
 
 BACKLOG = 4096  #: connections that the kernel queues; more than somaxconn is cut by the kernel
-ACCEPT_BATCH = 64  #: connections accepted from one listener in one round, so that a storm does not starve the peers
+ACCEPT_BATCH = 16  #: connections accepted from one listener in one round, so that a storm does not starve the peers
+REFUSE_BATCH = 64  #: connections that are told in one round that there is no file descriptor for them
 ACCEPT_PAUSE_S = 0.2  #: how long no listener is looked at when the process has no file descriptor left
 DESCRIPTORS_SPARE = 8  #: which no connection gets: to refuse one more with, to read the configuration again, for a module's late import
 DESCRIPTORS_USED = 24  #: by the daemon itself, where the kernel does not say

@@ -41,12 +41,25 @@ def room_for_connections() -> int:
     return max(max_descriptors() - used - DESCRIPTORS_SPARE, 1)
 
 
-def gauges() -> dict[str, int]:
-    """For `stats`: what this process may have, and what it has."""
-    found = {"max_fds": max_descriptors()}
-    try:
-        with open("/proc/self/statm", "rb") as file:
-            found["memory_bytes"] = int(file.read().split()[1]) * _PAGE_BYTES
-    except (OSError, ValueError, IndexError):
-        pass  # no /proc, or no descriptor left to read it with
-    return found
+class Gauges:
+    """For `stats`: what this process may have, and what it has. The file stays open, for there may be no descriptor to open it later."""
+
+    __slots__ = ("_statm",)
+
+    def __init__(self) -> None:
+        try:
+            self._statm: int | None = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            self._statm = None  # no /proc
+
+    def __call__(self) -> dict[str, int]:
+        found = {"max_fds": max_descriptors()}
+        if self._statm is not None:
+            found["memory_bytes"] = int(os.pread(self._statm, 200, 0).split()[1]) * _PAGE_BYTES
+        return found
+
+    def close(self) -> None:
+        """Idempotent."""
+        if self._statm is not None:
+            os.close(self._statm)
+            self._statm = None

@@ -227,9 +227,12 @@ class Scanner:
         check_sender(self._sender, frame)
         prefix = Prefix(frame.kind, sender, to, meta)
         if meta.__class__ is not dict and len(to.encode()) <= _CACHED_TO_BYTES:
-            if self._prefixes is None or len(self._prefixes) >= self._prefixes_max:
-                self._prefixes = {}
-            self._prefixes[prefix.key] = prefix
+            prefixes = self._prefixes
+            if prefixes is None:
+                prefixes = self._prefixes = {}
+            elif len(prefixes) >= self._prefixes_max:
+                del prefixes[next(iter(prefixes))]  # one at a time: to free all of them at once takes 20 ms
+            prefixes[prefix.key] = prefix
         return prefix
 
     def _cut(self, data: bytes, at: int, size: int) -> bytes | None:

@@ -33,10 +33,10 @@ SECRET_BYTES = 32  #: H-6
 INCARNATION_BYTES = 16  #: H-7
 
 READ_BYTES = 262_144  #: one read of a peer in a round: big enough for long runs, small enough to be fair
-PAGE_ITEMS = 10_000  #: B-2
+PAGE_ITEMS = 1_000  #: B-2: a page is made in one go, while everybody waits
 PAGE_BYTES = 1_048_576  #: B-2: a page ends early above it, so that a list never exceeds a frame
 ARGUMENTS_MAX_BYTES = 1_048_576  #: B-1: what the bus decodes for a stranger
-ARGUMENTS_MAX_ELEMENTS = 65_536  #: B-1: a byte can become an object of 64 bytes
+ARGUMENTS_MAX_ELEMENTS = 20_000  #: B-1: a byte can become an object of 64 bytes
 ABOUT_MAX_BYTES = 65_536  #: B-3 serve: what a peer says about one method; a long docstring, not a manual
 ABOUT_PEER_MAX_BYTES = 1_048_576  #: B-3 serve: what it says in all, and what introspect says of one name
 
