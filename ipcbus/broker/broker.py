@@ -75,6 +75,7 @@ class Broker:
         self._log = log
         self._delivery = Delivery(self.limits, self.counters, log)
         self._offer = self._delivery.offer
+        self.holds = self._delivery.holds
         self._refusals = Refusals(self.counters, self._delivery, log)
         self.publications = Publications(self.limits, self.counters, self.routes, self._delivery, self.accounts, log)
         self._charges = Charges(self.limits, self.accounts, shed=self._delivery.shed, expel=self._expel)
@@ -241,7 +242,8 @@ class Broker:
     def next_deadline(self) -> float | None:
         """When `tick` is to be called next, or None."""
         first = self.requests.earliest
-        for timeouts in (self._strangers, self._leaving, self._delivery.stalls, self._charges.beyond):
+        delivery = self._delivery
+        for timeouts in (self._strangers, self._leaving, delivery.late, delivery.holds.exhausted, self._charges.beyond):
             deadline = timeouts.earliest
             if deadline is not None and (first is None or deadline < first):
                 first = deadline
@@ -257,14 +259,11 @@ class Broker:
             peer.touched = False
             if peer.charged or peer.queued_bytes > BYTES_FREE:
                 self._charges.settle(peer, self.now)
-            if peer.queued_bytes > self.limits.max_output_bytes and not peer.closing:
-                self._expel(
-                    peer,
-                    ProtocolError(
-                        Code.SLOW_READER,
-                        f"{peer.queued_bytes} bytes wait for this peer: it does not read, or gives no credit (limits.max_output_bytes)",
-                    ),
-                )
+            if peer.queued_bytes > self.limits.max_output_bytes and not peer.ending:
+                wait = f"{peer.queued_bytes} bytes wait for this peer"
+                peer.ending = f"{wait}: it does not read, or gives no credit (limits.max_output_bytes)"
+            if peer.ending and not peer.closing:
+                self._expel(peer, ProtocolError(Code.SLOW_READER, peer.ending))
         self._delivery.touched = []
         return touched
 
@@ -288,8 +287,7 @@ class Broker:
     def reconfigure(self, limits: Limits, now: float) -> None:
         """Other limits from now on. What a connection was told in its WELCOME (H-8) stays as it is for that connection."""
         self.limits = limits
-        self._delivery.limits = limits
-        self._delivery.stalls.set_delay(limits.lane_stall_s, now)
+        self._delivery.reconfigure(limits, self.peers.values(), now)
         self._strangers.set_delay(limits.handshake_timeout_s, now)
         self._leaving.set_delay(limits.half_close_linger_s, now)
         self.routes.max_matches = limits.max_matches
@@ -310,7 +308,7 @@ class Broker:
 
     def queued_bytes(self) -> int:
         """All that waits for peers; walks over them."""
-        return sum(peer.queued_bytes for peer in self.peers.values())
+        return sum(peer.queued_bytes + peer.parked_bytes for peer in self.peers.values())
 
     # --- runs: PUBLISH, RETAIN, SEND --------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from .lanes import Lane
 from .listing import Lists
 from .names import MODES
 from .peers import Peer
+from .terms import POLICIES, parse_terms
 
 if TYPE_CHECKING:
     from .broker import Broker
@@ -95,8 +96,9 @@ class BusService:
                     "messages": Argument("an int of 0 to 4294967295", _int(0, 2**32 - 1)),
                     "group": Argument("a group's name or nil", lambda value: value is None or type(value) is str),
                     "retained": Argument("a bool", _is_bool),
+                    "policy": Argument(f"one of {', '.join(POLICIES)}, or nil", lambda value: value is None or value in POLICIES),
+                    "limits": Argument("a map of soft, hard, seconds, or nil", lambda value: value is None or type(value) is dict),
                 },
-                later=("policy", "limits"),
             ),
             "unsubscribe": Method("Close a lane.", self._unsubscribe, {"lane": lane}),
             "own": Method(
@@ -195,7 +197,7 @@ class BusService:
 
     # --- lanes ------------------------------------------------------------------------------------
 
-    def _subscribe(self, peer: Peer, arguments: Arguments) -> dict[str, int]:
+    def _subscribe(self, peer: Peer, arguments: Arguments) -> dict[str, Any]:
         broker = self._broker
         number = arguments["lane"]
         lanes = peer.lanes or {}
@@ -203,17 +205,23 @@ class BusService:
             raise ProtocolError(Code.LANE_IN_USE, f"lane {number} has the pattern {lanes[number].pattern!r} already")
         if len(lanes) >= broker.limits.max_lanes:
             raise ProtocolError(Code.OVER_LIMIT, f"this peer has {len(lanes)} lanes (limits.max_lanes)")
-        lane = Lane(peer, number, arguments["pattern"], min(arguments["credit"], broker.limits.max_credit_bytes))
         group = arguments.get("group")
+        terms = parse_terms(arguments.get("policy"), arguments.get("limits"), group=group is not None)
+        lane = Lane(peer, number, arguments["pattern"], min(arguments["credit"], broker.limits.max_credit_bytes), terms)
         if group is not None:
             check_group(group)
+            present = broker.routes.group(lane.pattern, group)
+            if present is not None:
+                terms.check_joins(present.terms, broker.limits)
+                lane.terms = present.terms
             lane.messages = arguments.get("messages", _GROUP_MESSAGES)
         broker.publications.expire(broker.now)
         broker.add_lane(lane, group)
+        policy = lane.terms.policy or broker.limits.lane_policy
         if group is not None:
             assert lane.group is not None
             self._delivery.dispatch(lane.group)
-            return {"retained": 0}
+            return {"retained": 0, "policy": policy}
         count = 0
         if arguments.get("retained", True) and len(broker.retained):
             broker.effort.spent += KEPT_MATCH * len(broker.retained)
@@ -221,7 +229,7 @@ class BusService:
                 self._check_room(peer)
                 self._delivery.offer_retained(lane, frame)
                 count += 1
-        return {"retained": count}
+        return {"retained": count, "policy": policy}
 
     def _unsubscribe(self, peer: Peer, arguments: Arguments) -> dict[str, int]:
         lane = (peer.lanes or {}).get(arguments["lane"])

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..protocol.errors import Code, ProtocolError
-from ..protocol.limits import PAGE_BYTES, PAGE_ITEMS
+from ..protocol.limits import HOLDING_ITEMS, PAGE_BYTES, PAGE_ITEMS
 from ..protocol.messages import brief, pack
 from .accounts import Program, User
 from .counters import OTHER
@@ -94,6 +94,8 @@ class Lists:
             "retained_bytes": broker.retained.bytes,
             "requests": len(broker.requests),
             "queued_bytes": broker.queued_bytes(),
+            "held": broker.holds.publishers,
+            "holding": broker.holds.items(HOLDING_ITEMS),
             **broker.totals(),
             **broker.gauges(),
         }
@@ -151,5 +153,6 @@ def describe_peer(peer: Peer, now: float) -> dict[str, Any]:
         "out_bytes": peer.written_bytes,
         "queued_bytes": peer.queued_bytes,
         "receiving_bytes": peer.connection.scanner.held_bytes,
-        "held": peer.held,
+        "parked_bytes": peer.parked_bytes,
+        "held": len(peer.holds or ()),
     }

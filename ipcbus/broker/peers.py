@@ -10,6 +10,7 @@ from ..protocol.connection import Connection
 
 if TYPE_CHECKING:
     from .accounts import Program
+    from .holding import Hold, Holding
     from .inflow import Inflow
     from .lanes import Lane
     from .names import Claim
@@ -49,13 +50,14 @@ class Peer:
         "connected_at",
         "connection",
         "credentials",
-        "deaf_at",
         "delivered",
         "delivered_bytes",
+        "ending",
         "forwarded",
         "grouped",
         "half_closed",
         "held",
+        "holds",
         "id",
         "in_bytes",
         "in_messages",
@@ -66,6 +68,7 @@ class Peer:
         "logged",
         "out",
         "out_bytes",
+        "parked_bytes",
         "serving",
         "touched",
         "transport",
@@ -92,7 +95,10 @@ class Peer:
         self.charged = 0  #: how much of all that waits for it is charged to its account (Q-3)
         self.inflow: Inflow | None = None  #: direct messages that wait for it, while much does (Q-5)
         self.touched = False  #: is in the broker's list of peers to look at
-        self.held = 0  #: how many lanes hold this publisher (L-7); do not read from it while above 0
+        self.held = 0  #: above 0: it has parked too much (L-12), do not read from it
+        self.holds: dict[Holding, Hold] | None = None  #: by which queues this publisher is held
+        self.parked_bytes = 0  #: what waits in these queues at its expense
+        self.ending = ""  #: why it is to be closed as ``slow_reader`` at the end of the round
         self.closing = False  #: write `out`, then close
         self.closed = False  #: gone; nothing refers to it any more
         self.half_closed = False  #: H-11
@@ -116,7 +122,6 @@ class Peer:
         self.delivered_bytes = 0
         self.forwarded = 0  #: requests and answers given to it
         self.written_bytes = 0
-        self.deaf_at = -1  #: ``written_bytes`` after a stall in which it read nothing; while that is so nobody waits for it
         self.logged: set[int] | None = None  #: codes of refusals that were logged
 
     @property
@@ -131,8 +136,8 @@ class Peer:
 
     @property
     def waiting_bytes(self) -> int:
-        """What its account is charged for (Q-3): that, and the part of a frame that it has sent."""
-        return self.out_bytes + self.backlog_bytes + self.connection.scanner.held_bytes
+        """What its account is charged for (Q-3): that, what it has parked, and the part of a frame that it has sent."""
+        return self.out_bytes + self.backlog_bytes + self.parked_bytes + self.connection.scanner.held_bytes
 
     def __str__(self) -> str:
         who = f"pid {self.credentials.pid} uid {self.credentials.uid}" if self.credentials else self.transport

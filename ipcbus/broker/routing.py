@@ -74,10 +74,27 @@ class SubscriptionIndex:
                 subscribers.groups = {}
             lane.group = subscribers.groups.get(group)
             if lane.group is None:
-                lane.group = subscribers.groups[group] = Group(lane.pattern, group)
+                lane.group = subscribers.groups[group] = Group(lane.pattern, group, lane.terms)
             lane.group.members[lane] = None
         self.lanes += 1
         self._changed(lane.pattern, literal=is_literal(tokens))
+
+    def group(self, pattern: str, name: str) -> Group | None:
+        """The group of that name on a pattern, if it has members; raises ``bad_topic``."""
+        tokens = split_pattern(pattern)
+        place = self._literal.get(pattern) if is_literal(tokens) else self._find_place(tokens)
+        return (place.groups or {}).get(name) if place is not None else None
+
+    def _find_place(self, tokens: list[str]) -> Subscribers | None:
+        """The subscribers of a pattern with wildcards, where there are any."""
+        node: _Node | None = self._root
+        for token in tokens:
+            if node is None:
+                return None
+            if token == ">":
+                return node.rest
+            node = node.any if token == "*" else (node.children or {}).get(token)
+        return node.here if node is not None else None
 
     def remove(self, lane: Lane) -> None:
         """Remove a lane that was added, and what of the index only it needed."""

@@ -125,6 +125,7 @@ class Option:
         return f"{value!r} is not {self.type.allowed}"
 
 
+_LANE_POLICY = _choice("block", "drop_oldest", "drop_newest", "latest")
 _DEFAULTS = Limits()
 
 
@@ -160,8 +161,12 @@ OPTIONS: tuple[Option, ...] = (
     _limit("max_timeout_ms", _count(1, 2**32 - 1), "longest timeout of a request"),
     _limit("max_credit_bytes", _ANY, "byte credit of one lane"),
     _limit("max_output_bytes", _ANY, "waiting for a peer; 4 MiB + 64 KiB + max_payload_bytes + max_retained_bytes at the least", live=True),
-    _limit("lane_high_bytes", _ANY, "backlog above which a lane holds its publishers", live=True),
-    _limit("lane_stall_s", _WAIT, "how long it may hold them", live=True),
+    _limit("lane_policy", _LANE_POLICY, "what a subscription that does not say does when it lags", live=True),
+    _limit("lane_soft_bytes", _ANY, "waiting for a subscription; above it it lags, and its policy acts", live=True),
+    _limit("lane_hard_bytes", _ANY, "above it policies other than block lose messages at once", live=True),
+    _limit("lane_stall_s", _WAIT, "how long a subscription may lag, and a program hold its publishers", live=True),
+    _limit("stall_window_s", _WAIT, "seconds in which it may hold them for lane_stall_s", live=True),
+    _limit("max_parked_bytes", _ANY, "waiting from a held publisher; above it it is not read", live=True),
     _limit("max_retained_topics", _count(0, MAX_ID), "topics with a kept message", live=True),
     _limit("max_retained_bytes", _count(0, MAX_ID), "size of all kept messages", live=True),
     _limit("max_wills", _count(0, MAX_ID), "wills of one peer", live=True),

@@ -37,6 +37,8 @@ PAGE_ITEMS = 1_000  #: B-2: a page is made in one go, while everybody waits
 PAGE_BYTES = 1_048_576  #: B-2: a page ends early above it, so that a list never exceeds a frame
 ARGUMENTS_MAX_BYTES = 1_048_576  #: B-1: what the bus decodes for a stranger
 ARGUMENTS_MAX_ELEMENTS = 20_000  #: B-1: a byte can become an object of 64 bytes
+LANE_SECONDS_MAX = 86_400  #: L-7: the longest that a subscription may let others wait: a day
+HOLDING_ITEMS = 20  #: B-4 stats: who holds whom; the rest is counted
 ABOUT_MAX_BYTES = 65_536  #: B-3 serve: what a peer says about one method; a long docstring, not a manual
 ABOUT_PEER_MAX_BYTES = 1_048_576  #: B-3 serve: what it says in all, and what introspect says of one name
 
@@ -56,8 +58,12 @@ class Limits:
     max_timeout_ms: int = 86_400_000  #: R-1: a day
     max_credit_bytes: int = 64 * 1024 * 1024  #: L-5
     max_output_bytes: int = 128 * 1024 * 1024  #: E-2 slow_reader: what may wait for one peer; all that can be retained, and as much again
-    lane_high_bytes: int = 1024 * 1024  #: L-7: above it the lane holds its publishers
-    lane_stall_s: float = 5.0  #: L-7: how long it may
+    lane_policy: str = "block"  #: L-7: of subscriptions that state none
+    lane_soft_bytes: int = 1024 * 1024  #: L-7: above it a queue lags; block holds its publishers
+    lane_hard_bytes: int = 8 * 1024 * 1024  #: L-7: above it the other policies act at once; a burst passes, memory is bounded
+    lane_stall_s: float = 5.0  #: L-7: how long a queue may lag before it loses; L-12: and a program hold others in each …
+    stall_window_s: float = 60.0  #: L-12: … so many seconds
+    max_parked_bytes: int = 1024 * 1024  #: L-12: what a held publisher may have waiting before it is read no more
     max_retained_topics: int = 100_000  #: L-8
     max_retained_bytes: int = 64 * 1024 * 1024  #: L-8
     max_wills: int = 100  #: W-1: of one peer

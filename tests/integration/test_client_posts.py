@@ -265,7 +265,7 @@ def test_a_held_connection_is_over_before_its_successor_begins(connect: Connect,
     """The daemon does not read a held connection, so it cannot see that it ended, nor what stands in it unread: neither may come later."""
 
     async def body() -> None:
-        daemon = daemon_factory(config="[limits]\nlane_high_bytes = 1000\nlane_stall_s = 600\n")
+        daemon = daemon_factory(config="[limits]\nlane_soft_bytes = 1000\nlane_stall_s = 600\n")
         bus, other = await connect(daemon.address), await connect(daemon.address)
         await other.subscribe("flood", window_bytes=1)
 

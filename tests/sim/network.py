@@ -21,8 +21,11 @@ from .oracle import Oracle
 #: Small, so that a few messages reach them. What must never be reached (a callee's output) is large instead.
 LIMITS = Limits(
     max_payload_bytes=64 * 1024,
-    lane_high_bytes=6_000,
+    lane_soft_bytes=6_000,
+    lane_hard_bytes=20_000,
     lane_stall_s=1.5,
+    stall_window_s=6.0,
+    max_parked_bytes=8_000,
     handshake_timeout_s=5.0,
     half_close_linger_s=3.0,
     max_output_bytes=8 * 1024 * 1024,
@@ -156,7 +159,8 @@ class World:
         for peer in sorted(self.broker.take_touched(), key=lambda peer: peer.id):  # the broker keeps some of them in sets
             if isinstance(peer.link, Link):
                 peer.link.wake()
-        most = LIMITS.lane_high_bytes + LIMITS.max_frame_bytes + CHUNK_BYTES * (len(self.links) + 1)
+        parked = (LIMITS.max_parked_bytes + LIMITS.max_frame_bytes + CHUNK_BYTES) * len(self.broker.peers)
+        most = LIMITS.lane_hard_bytes + LIMITS.max_frame_bytes + CHUNK_BYTES + parked
         for peer in self.broker.peers.values():
             for lane in peer.waiting or ():
                 if lane.backlog is not None and lane.backlog.bytes > most:

@@ -322,7 +322,7 @@ class Oracle:
             if sum(lane.open for lane in peer.lanes.values()) >= self.limits.max_lanes:
                 self.checked["max_lanes"] += 1
                 return ("code", Code.OVER_LIMIT)
-            return ("value", {"retained": self._subscribe(peer, arguments)})
+            return ("value", {"retained": self._subscribe(peer, arguments), "policy": "block"})
         if method == "unsubscribe":
             lane = peer.lanes.get(arguments["lane"])
             if lane is None or not lane.open:
@@ -530,6 +530,9 @@ class Oracle:
 
     def _receive_notice(self, peer: PeerModel, frame: Frame) -> None:
         name, content = frame.elements[2], decode_value(None, frame.payload)
+        if name in ("lagging", "caught_up", "hold", "resume"):
+            self.checked[name] += 1
+            return
         if name != "lost":
             self._check((name, content["name"]) in peer.notices, peer, frame, f"expected {peer.notices}")
             peer.notices.remove((name, content["name"]))

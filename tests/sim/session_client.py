@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 
 from ipcbus.protocol.messages import Kind, encode
 from ipcbus.protocol.payloads import decode_value
 from ipcbus_client._calls import Call
-from ipcbus_client._errors import BusError, ServiceError
+from ipcbus_client._errors import BusError, OutboxFull, ServiceError
 from ipcbus_client._lanes import INBOX, Lane
 from ipcbus_client._message import Request
 from ipcbus_client._parts import Parted
@@ -238,6 +239,13 @@ class SessionClient:
         return f"{self.label}#{next(self._numbers)}#".encode() + bytes(size)
 
     def _publish(self) -> None:
+        try:
+            self._publish_some()
+        except OutboxFull:  # held by a slow subscriber (L-12), where a shell would wait: this one was not taken
+            self.published.pop()
+        self.world.after(self.soon(0.1), self._push)
+
+    def _publish_some(self) -> None:
         topic, retain = self.random.choice(LEGAL_TOPICS), self.random.random() < 0.2
         for _ in range(self.random.choice([1, 1, 5, 30])):
             self.published.append(self._payload())
@@ -249,7 +257,6 @@ class SessionClient:
                 posts.put(posts.make(topic, self.published[-1], self.random.random() < 0.5, None, ttl))
             else:
                 self.session.outbox.publish(topic, self.published[-1], False, None)
-        self.world.after(self.soon(0.1), self._push)
 
     def _declare(self) -> None:
         """A will, or a value that is there as long as the connection is."""
@@ -257,16 +264,21 @@ class SessionClient:
         if self.random.random() < 0.3:
             self._watch(posts.will(topic, self._payload(), self.random.random() < 0.5, None))
         else:
-            self.present[topic] = self._payload() if self.random.random() < 0.8 else b""
+            present = self._payload() if self.random.random() < 0.8 else b""
             bound = self.random.random() < 0.7
+            try:
+                posts.put(posts.make(topic, present, True, None, bound=bound))
+            except OutboxFull:
+                return
+            self.present[topic] = present
             (self.bound.add if bound else self.bound.discard)(topic)
-            posts.put(posts.make(topic, self.present[topic], True, None, bound=bound))
         self._push()
 
     def _confirm(self) -> None:
         if self.session.state is State.CONNECTED:
             posts = self.session.posts
-            self._watch(posts.confirm(posts.make(self.random.choice(LEGAL_TOPICS), self._payload(), False, None)))
+            with suppress(OutboxFull):
+                self._watch(posts.confirm(posts.make(self.random.choice(LEGAL_TOPICS), self._payload(), False, None)))
             self._push()
 
     def _send(self) -> None:

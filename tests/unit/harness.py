@@ -56,6 +56,11 @@ class Client:
     def id(self) -> int:
         return self.peer.id
 
+    @property
+    def held(self) -> int:
+        """By how many queues it is held (L-12)."""
+        return len(self.peer.holds or ())
+
     def write(self, data: bytes) -> None:
         self.bus.broker.receive(self.peer, data, self.bus.now)
 
@@ -70,6 +75,10 @@ class Client:
         objects = list(unpacker)
         assert unpacker.tell() == len(data)
         return objects[1::2]
+
+    def notices(self) -> list[dict[str, Any]]:
+        """The NOTICEs that wait for this peer; whatever else does is taken too."""
+        return [{"name": each[2], **msgpack.unpackb(each[-1])} for each in self.read() if each[0] == Kind.NOTICE]
 
     def read_payloads(self, kind: Kind = Kind.PUBLISH) -> list[bytes]:
         return [envelope[-1] for envelope in self.read() if envelope[0] == kind]

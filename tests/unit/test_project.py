@@ -78,7 +78,8 @@ def test_who_may_send_which_kind_is_the_table_of_states() -> None:
 #: Where PROTOCOL.md says the default of a limit, in italics. max_peers and max_route_cache are no client's concern.
 _LIMITS = {
     "max_frame_bytes": "F-3", "max_lanes": "L-1", "max_names": "N-1", "max_requests": "R-2", "max_callee_requests": "R-2",
-    "max_timeout_ms": "R-1", "max_credit_bytes": "L-5", "lane_high_bytes": "L-7", "lane_stall_s": "L-7", "max_retained_topics": "L-8",
+    "max_timeout_ms": "R-1", "max_credit_bytes": "L-5", "lane_policy": "L-7", "lane_soft_bytes": "L-7", "lane_hard_bytes": "L-7",
+    "lane_stall_s": "L-7", "stall_window_s": "L-12", "max_parked_bytes": "L-12", "max_retained_topics": "L-8",
     "max_retained_bytes": "L-8", "max_wills": "W-1", "max_will_bytes": "W-1", "max_bound": "W-2", "handshake_timeout_s": "H-9",
     "half_close_linger_s": "H-11", "max_matches": "L-1",
 }  # fmt: skip
@@ -94,9 +95,9 @@ _LIMITS = {
         (limits.PAGE_ITEMS, "B-2"),
     ],
 )
-def test_the_numbers_in_italics_are_the_defaults(value: float, text: str) -> None:
+def test_the_numbers_in_italics_are_the_defaults(value: float | str, text: str) -> None:
     lines = clause(text) if text[0] != "|" else next(line for line in PROTOCOL.splitlines() if text in line)
-    ways = [str(value), f"{value:,}".replace(",", " "), f"{value:g} s", f"{value / 2**20:g} MiB"]
+    ways = [value] if isinstance(value, str) else [str(value), f"{value:,}".replace(",", " "), f"{value:g} s", f"{value / 2**20:g} MiB"]
     assert any(f"*{way}*" in lines for way in ways), (ways, lines)
 
 
@@ -109,8 +110,8 @@ def test_what_welcome_says_is_listed() -> None:
 
 def test_the_features_that_are_offered_are_listed() -> None:
     offered, later = clause("H-3").split("Fixed for later")
-    assert names_in(offered) == ["post", "get", "restore", "wills", "parts"]
-    assert set(FEATURES) == {"post", "wills", "parts"}
+    assert names_in(offered) == ["post", "get", "restore", "wills", "parts", "hold"]
+    assert set(FEATURES) == {"post", "wills", "parts", "hold"}
     assert not {*FEATURES} & {*names_in(later)}
 
 

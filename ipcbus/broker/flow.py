@@ -1,0 +1,419 @@
+"""What happens to a queue that grows: episodes of lagging, the policies at its limits, every way in which what waits is lost (L-7, L-12).
+
+Every loss of a message that waits goes through `Flow.record`, every change of what is charged for it through `Flow.charge`.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+from collections.abc import Callable, Iterable
+
+from ..protocol.limits import Limits
+from ..protocol.walking import frame_end, frames_within, topic_of
+from .backlogs import Backlog, Waiting, note, pins
+from .counters import Counters
+from .deadlines import Deadlines
+from .holding import Hold, Holds
+from .lanes import Group, Lane
+from .outputs import Outputs
+from .peers import Peer, Piece
+
+
+class Flow(Outputs):
+    """Queues, their episodes and their losses. `delivery` puts in and takes out."""
+
+    def __init__(self, limits: Limits, counters: Counters, log: Callable[[int, str], None]) -> None:
+        super().__init__()
+        self.limits = limits
+        self.holds = Holds(self, limits, log)
+        self.late: Deadlines[Backlog] = Deadlines()  #: queues over their soft limit: when that is too long
+        self._counters = counters
+        self._log = log
+
+    # --- the books --------------------------------------------------------------------------------
+
+    def charge(self, backlog: Backlog, hold: Hold | None, size: int) -> None:
+        """*size* bytes more wait: at the expense of the held publisher that parked them, else of the queue's payer."""
+        backlog.bytes += size
+        if hold is None or hold.publisher is None:
+            backlog.payer.backlog_bytes += size
+        else:
+            backlog.parked += size
+            hold.bytes += size
+            self.holds.park(hold.publisher, size)
+
+    def record(self, why: str, backlog: Backlog, count: int, size: int, piece: Piece | None, sender: Peer | None) -> None:
+        """*count* messages for *backlog* are lost: *why* as in NOTICE ``lost``, or ``evicted``, which nobody is left to be told."""
+        backlog.lost += count
+        if why == "expired":
+            self._counters.expired_messages += count
+        else:
+            self._counters.lost += count
+
+    # --- in ---------------------------------------------------------------------------------------
+
+    def _open(self, lane: Lane) -> Backlog:
+        """The queue of a lane that is in no group, made where it has none."""
+        backlog = lane.backlog
+        if backlog is None:
+            backlog = lane.backlog = Backlog(lane, None, lane.peer, lane.terms.resolve(self.limits))
+            if lane.peer.waiting is None:
+                lane.peer.waiting = {}
+            lane.peer.waiting[lane] = None
+        return backlog
+
+    def _keep(self, backlog: Backlog, frame: Piece) -> None:
+        """Add a retained message: it waits whatever the limits say (L-8)."""
+        size = len(frame)
+        if backlog.by_topic is not None:
+            self._replace(backlog, frame, size, 1, None, None)
+        else:
+            backlog.add(frame, size, 1, None, None)
+            backlog.count += 1
+            self.charge(backlog, None, size)
+        if backlog.bytes > backlog.soft and not backlog.lagging:
+            self._lag(backlog)
+
+    def _wait(self, backlog: Backlog, piece: Piece, size: int, count: int, sender: Peer | None, deadline: float | None) -> None:
+        """Add frames to a queue, within its limits and those of who pays for it (L-7)."""
+        payer = backlog.payer
+        if payer.ending or (payer.backlog_bytes > self.limits.max_output_bytes and backlog.group is None):
+            self.record("evicted", backlog, count, size, piece, sender)  # the payer is closed at the end of the round
+            self.touch(payer)
+            return
+        hold = None
+        if backlog.holding is not None and sender is not None:
+            hold = backlog.holding.holds.get(sender)
+            if hold is None and not backlog.is_of(sender):
+                hold = self.holds.join(backlog.holding, sender)
+        if backlog.by_topic is not None:
+            self._replace(backlog, piece, size, count, sender, deadline)
+        elif backlog.policy == "drop_newest" and backlog.bytes + size > backlog.soft:
+            self._add_what_fits(backlog, piece, size, count, sender, deadline)
+        else:
+            backlog.add(piece, size, count, deadline, hold)
+            backlog.count += count
+            self.charge(backlog, hold, size)
+        if backlog.bytes > backlog.soft or payer.backlog_bytes > self.limits.max_output_bytes // 2:
+            self._over(backlog, sender)
+
+    def _replace(self, backlog: Backlog, piece: Piece, size: int, count: int, sender: Peer | None, deadline: float | None) -> None:
+        """latest: each frame takes the place of the one of its topic that waits."""
+        by_topic = backlog.by_topic
+        assert by_topic is not None
+        at = 0
+        while at < size:
+            end = frame_end(piece, at)
+            topic = topic_of(piece, at)
+            frame: Piece = piece if count == 1 else memoryview(piece)[at:end]
+            if pins(frame) or end - at < 4096:
+                frame = bytes(frame)
+            entry = by_topic.get(topic)
+            if entry is None:
+                by_topic[topic] = entry = Waiting(frame, 1, deadline, None, topic)
+                backlog.pieces.append(entry)
+                backlog.count += 1
+                self.charge(backlog, None, end - at)
+            else:
+                before = len(entry.piece)
+                self.record("replaced", backlog, 1, before, entry.piece, sender)
+                note(backlog.gap, "replaced", 1, before)
+                entry.piece, entry.deadline = frame, deadline
+                self.charge(backlog, None, end - at - before)
+            at = end
+
+    def _add_what_fits(self, backlog: Backlog, piece: Piece, size: int, count: int, sender: Peer | None, deadline: float | None) -> None:
+        """drop_newest: what does not fit is lost, after what waits."""
+        limit = backlog.soft if backlog.dropping else backlog.hard
+        room = 0 if backlog.payer.backlog_bytes > self.limits.max_output_bytes // 2 else limit - backlog.bytes
+        if not backlog.pieces:
+            room = max(room, frame_end(piece, 0))  # one message always fits
+        fits, frames = (size, count) if size <= room else frames_within(piece, room) if room > 0 else (0, 0)
+        if frames:
+            backlog.add(piece if fits == size else memoryview(piece)[:fits], fits, frames, deadline, None)
+            backlog.count += frames
+            self.charge(backlog, None, fits)
+        if fits < size:
+            lost = piece if not fits else memoryview(piece)[fits:]
+            self._log_loss(backlog)
+            self.record("too_slow", backlog, count - frames, size - fits, lost, sender)
+            if backlog.last_gap is None:
+                backlog.last_gap = {}
+            note(backlog.last_gap, "too_slow", count - frames, size - fits)
+
+    # --- limits -----------------------------------------------------------------------------------
+
+    def _within(self, backlog: Backlog) -> bool:
+        return backlog.bytes <= backlog.soft and backlog.payer.backlog_bytes <= self.limits.max_output_bytes // 2
+
+    def _over(self, backlog: Backlog, sender: Peer | None) -> None:
+        """A queue is over its soft limit, or its payer has too much waiting: what its policy says happens."""
+        self._drop_expired(backlog)
+        if self._within(backlog):
+            self._eased(backlog)
+            return
+        if not backlog.lagging:
+            self._lag(backlog)
+        policy = backlog.policy
+        if backlog.dropping:
+            if policy != "drop_newest":
+                self._drop(backlog, backlog.soft)
+        elif policy == "block":
+            if sender is None or backlog.is_of(sender):
+                # Nobody to hold: the bus itself, or a subscriber's own publications.
+                self._drop_own(backlog)
+            elif backlog.holding is None:
+                if self.holds.begin(backlog, sender):
+                    self.late.start(backlog, self.now + backlog.seconds)
+                else:
+                    self._cut(backlog)
+        else:
+            if backlog not in self.late:
+                self.late.start(backlog, self.now + backlog.seconds)
+            if policy == "disconnect":
+                if backlog.bytes > backlog.hard:
+                    self._cut(backlog)
+            elif policy != "drop_newest":
+                self._drop(backlog, backlog.hard)
+
+    def _cut(self, backlog: Backlog) -> None:
+        """A queue was over its soft limit for too long, its program has no time left to hold, or it may lose nothing."""
+        if backlog.policy == "disconnect":
+            peer = backlog.payer
+            peer.ending = (
+                f"{backlog.bytes} bytes wait for the pattern {backlog.pattern!r}: over {backlog.soft} for {backlog.seconds:g} s, or over"
+                f" {backlog.hard} (policy disconnect; limits.lane_soft_bytes, limits.lane_hard_bytes, limits.lane_stall_s)"
+            )
+            self.touch(peer)
+            return
+        backlog.dropping = True
+        self.late.stop(backlog)
+        self.holds.end(backlog)
+        self._tell_lagging(backlog)
+        if backlog.policy != "drop_newest":
+            self._drop(backlog, backlog.soft)
+
+    def stalled(self, now: float) -> None:
+        """Cut the queues that were over their limit, or whose program held its publishers, for too long."""
+        for backlog in self.late.due(now):
+            self._cut(backlog)
+        for backlog in self.holds.due(now):
+            self._cut(backlog)
+
+    def _eased(self, backlog: Backlog) -> None:
+        """A queue became smaller: at half its soft limit its publishers go on, when it is empty it has caught up."""
+        if not backlog.pieces:
+            backlog.close_gaps()
+            self._tell_lost(backlog, backlog.members()[0])  # no message will come that could be told before
+            self._caught_up(backlog)
+        elif (
+            backlog.lagging
+            and backlog.bytes <= backlog.soft // 2
+            and backlog.payer.backlog_bytes <= self.limits.max_output_bytes // 4
+            and not backlog.dropping
+        ):
+            self.holds.end(backlog)
+            self.late.stop(backlog)
+
+    def _caught_up(self, backlog: Backlog) -> None:
+        self._forget(backlog)
+        if backlog.lagging:
+            for lane in backlog.members():
+                self.notice(lane.peer, "caught_up", {"lane": lane.number, "lost": backlog.lost})
+            self._log(logging.INFO, f"{backlog} has caught up; {backlog.lost} messages were lost meanwhile")
+
+    def _forget(self, backlog: Backlog) -> None:
+        """Nothing waits in it any more."""
+        self.holds.end(backlog)
+        self.late.stop(backlog)
+        if backlog.lane is not None:
+            backlog.lane.backlog = None
+            waiting = backlog.lane.peer.waiting
+            if waiting is not None:
+                waiting.pop(backlog.lane, None)
+                if not waiting:
+                    backlog.lane.peer.waiting = None
+        elif backlog.group is not None:
+            backlog.group.backlog = None
+
+    # --- what is told -----------------------------------------------------------------------------
+
+    def _lag(self, backlog: Backlog) -> None:
+        """An episode begins."""
+        backlog.lagging = True
+        self._tell_lagging(backlog)
+        self._log(
+            logging.INFO,
+            f"{backlog} lags: {backlog.bytes} bytes wait (policy {backlog.policy}, soft {backlog.soft}, hard {backlog.hard},"
+            f" {backlog.seconds:g} s)",
+        )
+
+    def _tell_lagging(self, backlog: Backlog) -> None:
+        content = {
+            "bytes": backlog.bytes,
+            "count": backlog.count,
+            "policy": backlog.policy,
+            "soft": backlog.soft,
+            "hard": backlog.hard,
+            "seconds": backlog.seconds,
+            "dropping": backlog.dropping,
+        }
+        for lane in backlog.members():
+            self.notice(lane.peer, "lagging", {"lane": lane.number, **content})
+
+    def _tell_lost(self, backlog: Backlog, lane: Lane) -> None:
+        """NOTICE lost, at the place of the gap (L-7, L-11)."""
+        if backlog.gap:
+            for why, (count, size) in backlog.gap.items():
+                self.notice(lane.peer, "lost", {"lane": lane.number, "count": count, "bytes": size, "why": why})
+            backlog.gap = {}
+
+    def _log_loss(self, backlog: Backlog) -> None:
+        if not backlog.logged:
+            backlog.logged = True
+            which = "newest" if backlog.policy == "drop_newest" else "oldest"
+            limits = "limits.lane_soft_bytes, limits.lane_hard_bytes, limits.lane_stall_s"
+            self._log(logging.WARNING, f"{backlog} does not keep up: its {which} messages are dropped and counted (L-7; {limits})")
+
+    # --- losses -----------------------------------------------------------------------------------
+
+    def _drop(self, backlog: Backlog, limit: int) -> None:
+        """Lose the oldest messages of a queue until it is within *limit* and its payer has less than too much waiting; the newest stays."""
+        payer, most = backlog.payer, self.limits.max_output_bytes // 2
+        while backlog.bytes > limit or payer.backlog_bytes > most:
+            if not self._lose_some(backlog, limit):
+                return
+
+    def _drop_own(self, backlog: Backlog) -> None:
+        """Lose the oldest messages until what the payer is charged for is within the hard limit; the newest stays."""
+        while backlog.bytes - backlog.parked > backlog.hard:
+            if not self._lose_some(backlog, backlog.hard + backlog.parked):
+                return
+
+    def _lose_some(self, backlog: Backlog, limit: int) -> bool:
+        """Lose the oldest piece of a queue that is over *limit*, or so many of its frames that the queue is within it, where a whole piece
+        would be more than half of what may wait. False where only the newest frame is left."""
+        first = backlog.pieces[0]
+        size = len(first.piece)
+        if backlog.bytes - size >= limit // 2:
+            self._log_loss(backlog)
+            self._lose(backlog, "too_slow")
+            return True
+        if first.count == 1:
+            if len(backlog.pieces) == 1:
+                return False
+            self._log_loss(backlog)
+            self._lose(backlog, "too_slow")
+            return True
+        excess = max(backlog.bytes - limit, 1)
+        at = count = 0
+        keep = 0 if len(backlog.pieces) > 1 else 1
+        while at < excess and count < first.count - keep:
+            at = frame_end(first.piece, at)
+            count += 1
+        if not count:
+            return False
+        self._log_loss(backlog)
+        if at == size:
+            self._lose(backlog, "too_slow")
+        else:
+            lost = memoryview(first.piece)[:at]
+            self._leave(backlog, first, at, count)
+            note(backlog.gap, "too_slow", count, at)
+            self.record("too_slow", backlog, count, at, lost, None)
+        return True
+
+    def _leave(self, backlog: Backlog, first: Waiting, at: int, count: int) -> None:
+        """The first *at* bytes of the first entry, *count* frames, leave the queue; more of it stays."""
+        size = len(first.piece)
+        rest = memoryview(first.piece)[at:]
+        first.piece = bytes(rest) if size - at < at else rest
+        first.count -= count
+        backlog.count -= count
+        backlog.reach(first)
+        self.charge(backlog, first.hold, -at)
+
+    def _drop_expired(self, backlog: Backlog) -> None:
+        """Lose what stands first and is past its time, before somebody is held for it; the newest piece stays."""
+        pieces = backlog.pieces
+        while len(pieces) > 1 and (deadline := pieces[0].deadline) is not None and deadline < self.now:
+            self._lose(backlog, "expired")
+
+    def _take(self, backlog: Backlog) -> Waiting:
+        """Take the first entry out of a queue."""
+        entry = backlog.take()
+        backlog.count -= entry.count
+        self.charge(backlog, entry.hold, -len(entry.piece))
+        return entry
+
+    def _lose(self, backlog: Backlog, why: str) -> None:
+        """Lose the oldest entry of a queue, and remember to tell it (L-7, L-11)."""
+        entry = self._take(backlog)
+        size = len(entry.piece)
+        note(backlog.gap, why, entry.count, size)
+        self.record(why, backlog, entry.count, size, entry.piece, None)
+
+    def shed(self, peer: Peer, size: int) -> None:
+        """Lose *size* bytes, as far as there are so many, of what waits in the queues that *peer* pays for, the oldest of the largest
+        first (Q-3)."""
+        backlogs = {lane.backlog for lane in peer.waiting or () if lane.backlog is not None}
+        groups = {lane.group for lane in peer.grouped or () if lane.group is not None}
+        backlogs |= {group.backlog for group in groups if group.backlog is not None and group.backlog.payer is peer}
+        largest = [(backlog.parked - backlog.bytes, number, backlog) for number, backlog in enumerate(backlogs)]
+        heapq.heapify(largest)
+        while size > 0 and largest:
+            own, number, backlog = largest[0]
+            self._lose(backlog, "over_quota")
+            size -= backlog.parked - backlog.bytes - own
+            if backlog.pieces:
+                heapq.heapreplace(largest, (backlog.parked - backlog.bytes, number, backlog))
+            else:
+                heapq.heappop(largest)
+            self._eased(backlog)
+
+    # --- ends -------------------------------------------------------------------------------------
+
+    def forget_publisher(self, peer: Peer) -> None:
+        """A publisher went: nothing holds it any more, and what it parked is left to the payers of the queues."""
+        for backlog in self.holds.publisher_left(peer):
+            if backlog.holding is None:
+                self.late.stop(backlog)
+            self._drop_own(backlog)
+
+    def abandon(self, backlog: Backlog) -> int:
+        """Nobody will take what waits here: count it as lost, let its publishers go. Returns the number of messages lost and not told."""
+        dropped = backlog.count + backlog.untold()
+        self._forget(backlog)
+        while backlog.pieces:
+            entry = self._take(backlog)
+            self.record("evicted", backlog, entry.count, len(entry.piece), entry.piece, None)
+        return dropped
+
+    def member_left(self, group: Group, peer: Peer) -> int:
+        """A lane of *peer* left *group*. Without members what waits is abandoned; else somebody else pays for it."""
+        backlog = group.backlog
+        if backlog is None:
+            return 0
+        if not group.members:
+            return self.abandon(backlog)
+        if backlog.payer is peer:
+            own = backlog.bytes - backlog.parked
+            peer.backlog_bytes -= own
+            backlog.payer = next(iter(group.members)).peer
+            backlog.payer.backlog_bytes += own
+        return 0
+
+    def reconfigure(self, limits: Limits, peers: Iterable[Peer], now: float) -> None:
+        """Other limits from now on, also for the queues there are."""
+        self.limits = limits
+        self.holds.reconfigure(limits, now)
+        for peer in peers:
+            lanes = [*(peer.waiting or ()), *(peer.grouped or ())]
+            for lane in lanes:
+                where = lane.group or lane
+                backlog = where.backlog
+                if backlog is not None:
+                    _, backlog.soft, backlog.hard, backlog.seconds = where.terms.resolve(limits)
+                    if backlog in self.late:
+                        self.late.hasten(backlog, now + backlog.seconds)
