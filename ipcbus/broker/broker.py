@@ -37,6 +37,10 @@ from .timeouts import Timeouts
 COPIED_BYTES = 1024
 
 
+#: So many subscriptions end in one go; of a peer that goes with more the rest is taken out of the index in the next rounds.
+LANES_AT_ONCE = 256
+
+
 class Broker:
     """All of the bus but its sockets. Not thread-safe. No method raises for what a peer did wrong."""
 
@@ -238,9 +242,12 @@ class Broker:
         self._charges.due(now)
         self._delivery.stalled(now)
         self.publications.expire(now)
+        self.routes.clean(LANES_AT_ONCE)
 
     def next_deadline(self) -> float | None:
         """When `tick` is to be called next, or None."""
+        if self.routes.leaving:
+            return self.now
         first = self.requests.earliest
         delivery = self._delivery
         for timeouts in (self._strangers, self._leaving, delivery.late, delivery.holds.exhausted, self._charges.beyond):
@@ -444,9 +451,15 @@ class Broker:
     def _withdraw(self, peer: Peer) -> None:
         """Everything that others use of a peer ends: names, subscriptions, methods, the requests it was to answer (H-11)."""
         self._delivery.forget_publisher(peer)
-        for lane in tuple((peer.lanes or {}).values()):
-            self.remove_lane(lane)
-        peer.lanes = peer.grouped = peer.waiting = None
+        lanes = peer.lanes or {}
+        many = len(lanes) > LANES_AT_ONCE
+        for lane in tuple(lanes.values()):
+            if not many or lane.group is not None or lane.backlog is not None:
+                self.remove_lane(lane)
+        peer.lane = peer.lanes = peer.grouped = peer.waiting = None
+        if lanes:
+            self.accounts.release(peer.account, LANES, len(lanes))
+            self.routes.leave(lanes.values())
         self.publications.left(peer)
         for change in self.names.release_all(peer):
             self.announce(change)

@@ -16,7 +16,7 @@ REFUSED = 60  #: an error for the sender
 LITERAL_CHANGE = 40  #: a subscription to one topic that comes or goes
 WILDCARD_CHANGE = 400  #: one to many topics: after it all publishers have to find out again whom they reach
 BYTES_A_UNIT = 8  #: arguments that the bus decodes for itself, and lists that it packs
-KEPT_MATCH = 8  #: comparing a pattern with the topic of one kept message
+KEPT_MATCH = 1  #: comparing a pattern with the topic of one kept message
 
 
 class Effort:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 from ..protocol.errors import Code, ProtocolError
 from ..protocol.limits import Limits
-from ..protocol.topics import is_literal, matches, split_pattern
+from ..protocol.topics import is_literal, matcher, matches, split_pattern
 from .accounts import Accounts, Program
 from .quotas import RETAINED, RETAINED_BYTES
 
 #: Deadlines of what was replaced may stay in the heap until they are more than the ones that hold, and more than this.
 _STALE_MIN = 1_000
+#: Among so many topics it pays to compile a pattern.
+_COMPILED_MIN = 200
 
 
 class Retained:
@@ -111,6 +114,7 @@ class Retained:
             if pattern in self._frames:
                 yield self._frames[pattern]
             return
+        good: Callable[[str], object] = matcher(pattern) if len(self._frames) >= _COMPILED_MIN else partial(matches, pattern)
         for topic, frame in self._frames.items():
-            if matches(pattern, topic):
+            if good(topic):
                 yield frame

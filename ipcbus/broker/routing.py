@@ -10,6 +10,7 @@ void only the routes to that topic, so that who comes and goes costs the publish
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 
 from ..protocol.errors import Code, ProtocolError
 from ..protocol.framing import Prefix
@@ -60,6 +61,7 @@ class SubscriptionIndex:
     def __init__(self) -> None:
         self.generation = 1
         self.lanes = 0  #: how many there are
+        self.leaving: list[Lane] = []  #: of peers that went with many: nothing reaches them, and they are taken out bit by bit
         self._literal: dict[str, Subscribers] = {}
         self._root = _Node()
 
@@ -98,6 +100,25 @@ class SubscriptionIndex:
 
     def remove(self, lane: Lane) -> None:
         """Remove a lane that was added, and what of the index only it needed."""
+        self.lanes -= 1
+        self._changed(lane.pattern, literal=self._take_out(lane))
+
+    def leave(self, lanes: Iterable[Lane]) -> None:
+        """Let nothing reach *lanes* any more, all at once. They are in no group, and their peer has no ``lanes`` any more; `clean` takes
+        them out."""
+        before = len(self.leaving)
+        self.leaving += lanes
+        self.lanes -= len(self.leaving) - before
+        self.generation += 1
+
+    def clean(self, count: int) -> None:
+        """Take out up to *count* of the lanes that leave. No route has them, so none becomes void."""
+        for lane in self.leaving[-count:]:
+            self._take_out(lane)
+        del self.leaving[-count:]
+
+    def _take_out(self, lane: Lane) -> bool:
+        """Take a lane out of the index; whether its pattern is literal."""
         tokens = split_pattern(lane.pattern)
         subscribers = self._place(lane.pattern, tokens)
         if lane.group is None:
@@ -112,8 +133,7 @@ class SubscriptionIndex:
                 del self._literal[lane.pattern]
             else:
                 self._prune(self._root, tokens, 0)
-        self.lanes -= 1
-        self._changed(lane.pattern, literal=literal)
+        return literal
 
     def _changed(self, pattern: str, *, literal: bool) -> None:
         """A subscription came or went."""
@@ -198,6 +218,8 @@ class SubscriptionIndex:
         if not found:
             return (), ()
         lanes = tuple(lane for subscribers in found for lane in subscribers.lanes)
+        if self.leaving:
+            lanes = tuple(lane for lane in lanes if lane.peer.lanes is not None)
         groups = tuple(group for subscribers in found for group in (subscribers.groups or {}).values())
         return lanes, groups
 

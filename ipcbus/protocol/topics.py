@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import lru_cache
 
 from .errors import Code, ProtocolError
@@ -76,6 +77,13 @@ def matches(pattern: str, topic: str) -> bool:
         if index >= len(have) or token not in ("*", have[index]):
             return False
     return len(have) == len(wanted)
+
+
+def matcher(pattern: str) -> Callable[[str], object]:
+    """`matches` for a legal *pattern* and many topics: true for each legal one that it matches."""
+    tokens = [{"*": "[^.]+", ">": ".+"}.get(token) or re.escape(token) for token in pattern.split(".")]
+    guard = r"(?!\$)" if pattern[0] in "*>" else ""
+    return re.compile(guard + r"\.".join(tokens), re.DOTALL).fullmatch
 
 
 def is_name(text: str) -> bool:

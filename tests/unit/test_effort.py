@@ -6,7 +6,9 @@ import msgpack
 import pytest
 
 from ipcbus.broker import Broker
+from ipcbus.broker.broker import LANES_AT_ONCE
 from ipcbus.broker.effort import FRAME, LITERAL_CHANGE, RESOLVE, RUN, WILDCARD_CHANGE
+from ipcbus.broker.quotas import LANES
 from ipcbus.protocol.errors import Code
 from ipcbus.protocol.limits import ARGUMENTS_MAX_ELEMENTS
 from ipcbus.protocol.messages import Kind, encode, encode_with_payload
@@ -210,6 +212,50 @@ def test_changes_cost_who_makes_them() -> None:
         a.subscribe(pattern, lane=lane)
         spent.append(bus.broker.effort.spent - before)
     assert spent[1] - spent[0] == WILDCARD_CHANGE - LITERAL_CHANGE
+
+
+# --- the end of a peer with many subscriptions ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("extra", [-1, 0, 1, 1000])
+def test_many_subscriptions_end_at_once_and_are_taken_out_bit_by_bit(extra: int) -> None:
+    bus = Bus()
+    a, b, other = bus.peer(), bus.peer(), bus.peer()
+    other.subscribe("t.*")
+    count = LANES_AT_ONCE + extra
+    for number in range(1, count + 1):
+        b.subscribe(("t.1", "t.*", f"u.{number}", f"u.{number}.*")[number % 4], lane=number, credit=number % 2 * 1000)
+    a.publish("t.1")  # some of it waits
+    before = bus.broker.lane_count
+    b.leave()
+    routes = bus.broker.routes
+    assert bus.broker.lane_count == before - count == 1
+    assert bus.broker.accounts.used[LANES] == 1
+    a.publish("t.1")
+    assert b.peer.out_bytes == 0
+    assert other.read_payloads() == [b"x"] * 2
+    rounds = 0
+    while bus.broker.next_deadline() == bus.now and routes.leaving:
+        left = len(routes.leaving)
+        bus.broker.tick(bus.now)
+        assert left - len(routes.leaving) == min(left, LANES_AT_ONCE)
+        rounds += 1
+    assert (rounds > 0) == (extra > 0)
+    other.leave()
+    assert not routes._literal
+    assert not routes._root
+
+
+def test_taking_out_what_left_makes_no_route_void() -> None:
+    bus = Bus()
+    a, b = bus.peer(), bus.peer()
+    for number in range(1, 2 * LANES_AT_ONCE):
+        b.subscribe("t.*", lane=number, credit=0)
+    b.leave()
+    resolved(bus, a, "t.1", "t.2")
+    bus.broker.tick(bus.now)
+    assert bus.broker.routes.leaving
+    assert resolved(bus, a, "t.1", "t.2") == 0
 
 
 # --- max_matches ------------------------------------------------------------------------------------------------------------------------

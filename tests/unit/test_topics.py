@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from ipcbus.protocol.errors import Code, ProtocolError
@@ -12,6 +14,7 @@ from ipcbus.protocol.topics import (
     check_topic,
     is_literal,
     is_name,
+    matcher,
     matches,
     parse_peer,
     peer_address,
@@ -120,6 +123,8 @@ def test_illegal_patterns(pattern: str) -> None:
     ],
 )
 def test_matching(pattern: str, yes: list[str], no: list[str]) -> None:
+    assert all(map(matcher(pattern), yes))
+    assert not any(map(matcher(pattern), no))
     assert [topic for topic in yes + no if matches(pattern, topic)] == yes
 
 
@@ -217,3 +222,15 @@ def test_requests_that_go_nowhere(to: str) -> None:
     with pytest.raises(ProtocolError) as raised:
         split_method(to)
     assert raised.value.code is Code.BAD_NAME
+
+
+def test_the_compiled_matcher_agrees_with_the_reference() -> None:
+    rng = random.Random(4)
+    words = ["a", "b", "$bus", "*x", "x>", "a+b", "(", "\\", "[^.]", "ä", "$"]
+    for _ in range(3000):
+        pattern = ".".join(rng.choice([*words, "*", "*"]) for _ in range(rng.randint(1, 4)))
+        if rng.random() < 0.3:
+            pattern = f"{pattern}.>" if rng.random() < 0.8 else ">"
+        split_pattern(pattern)
+        topic = ".".join(rng.choice(words) for _ in range(rng.randint(1, 5)))
+        assert bool(matcher(pattern)(topic)) == matches(pattern, topic), (pattern, topic)
