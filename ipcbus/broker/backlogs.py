@@ -55,7 +55,6 @@ class Backlog:
         "lagging",
         "lane",
         "last_gap",
-        "logged",
         "lost",
         "parked",
         "payer",
@@ -78,7 +77,6 @@ class Backlog:
         self.holding: Holding | None = None  #: block: its publishers, while they are held
         self.lagging = False  #: an episode: it was over its soft limit and has not caught up since
         self.dropping = False  #: for too long: it loses messages at the soft limit until it has caught up
-        self.logged = False  #: a loss was logged in this episode
         self.lost = 0  #: messages, in this episode
         self.gap: Gap = {}  #: what was lost before the first message that waits
         self.last_gap: Gap | None = None  #: and after the last

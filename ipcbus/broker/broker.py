@@ -13,17 +13,18 @@ from collections.abc import Callable, Iterable
 from ..protocol.connection import Connection
 from ..protocol.errors import Code, ProtocolError
 from ..protocol.framing import Run
-from ..protocol.limits import NONCE_BYTES, Limits
+from ..protocol.limits import CHECKPOINT_BYTES, NONCE_BYTES, Limits
 from ..protocol.messages import Frame, Kind, clip_text, encode, pack
 from .accounts import Accounts
 from .bus import BusService
 from .calls import Calls
 from .charges import Charges
-from .counters import Counters, TopicCounters
+from .counters import ENDS, Counters, TopicCounters
 from .delivery import Delivery
 from .effort import FRAME, UNLIMITED, Effort
 from .inflow import Inflows
-from .lanes import OUTPUT_HIGH_BYTES, Lane
+from .lanes import OUTPUT_HIGH_BYTES, Group, Lane
+from .losses import Losses
 from .names import Change, Names
 from .peers import BYTES_FREE, Credentials, Peer, Piece
 from .publications import Publications
@@ -61,7 +62,8 @@ class Broker:
         """*owners*: the uids whose bus it is (Q-2), None: everybody's."""
         self.limits = limits or Limits()
         self.counters = Counters()
-        self.topics = TopicCounters(self.limits.max_topic_counters)
+        self.topics = TopicCounters(self.limits.max_topic_counters, lambda: self.now)
+        self.losses = Losses(self.counters, self.topics, lambda: self.now, log)
         self.effort = Effort()
         self.routes = RouteTable(self.topics, self.effort, self.limits.max_matches)
         self.accounts = Accounts(self.limits, log, owners=owners)
@@ -77,11 +79,11 @@ class Broker:
         self._random_bytes = random_bytes
         self._secret = secret
         self._log = log
-        self._delivery = Delivery(self.limits, self.counters, log)
+        self._delivery = Delivery(self.limits, self.losses, log)
         self._offer = self._delivery.offer
         self.holds = self._delivery.holds
-        self._refusals = Refusals(self.counters, self._delivery, log)
-        self.publications = Publications(self.limits, self.counters, self.routes, self._delivery, self.accounts, log)
+        self._refusals = Refusals(self.losses, self._delivery, log)
+        self.publications = Publications(self.limits, self.losses, self.routes, self._delivery, self.accounts, log)
         self._charges = Charges(self.limits, self.accounts, shed=self._delivery.shed, expel=self._expel)
         self._inflows = Inflows(self.limits, self.accounts)
         self.retained = self.publications.retained
@@ -91,7 +93,7 @@ class Broker:
         self._sessions: dict[str, Peer] = {}  #: who is here by what its HELLO said (H-13)
         self._calls = Calls(
             self.limits,
-            self.counters,
+            self.losses,
             self.peers,
             self.names,
             self.requests,
@@ -195,6 +197,7 @@ class Broker:
         self._end(peer)
         peer.closed = True
         self.counters.add(peer)
+        self.losses.record("unknown", peer, peer.given - peer.delivered, peer.given_bytes - peer.delivered_bytes)
         self.peers.pop(peer.id, None)
         peer.out.clear()
         peer.out_bytes = 0
@@ -210,6 +213,10 @@ class Broker:
         peer.out_bytes = before - count
         if count == before:
             out.clear()
+            peer.delivered = peer.given
+            peer.delivered_bytes = peer.given_bytes
+            if peer.marks is not None:
+                peer.marks = None
         else:
             done = 0
             while count >= len(out[done]):
@@ -218,6 +225,7 @@ class Broker:
             del out[:done]
             if count:
                 out[0] = memoryview(out[0])[count:]
+            peer.pass_marks()
         if before >= OUTPUT_HIGH_BYTES > peer.out_bytes:
             self._delivery.output_shrank(peer)
         if peer.inflow is not None:
@@ -266,6 +274,8 @@ class Broker:
             peer.touched = False
             if peer.charged or peer.queued_bytes > BYTES_FREE:
                 self._charges.settle(peer, self.now)
+            if peer.out_bytes >= CHECKPOINT_BYTES:
+                peer.mark()
             if peer.queued_bytes > self.limits.max_output_bytes and not peer.ending:
                 wait = f"{peer.queued_bytes} bytes wait for this peer"
                 peer.ending = f"{wait}: it does not read, or gives no credit (limits.max_output_bytes)"
@@ -313,6 +323,22 @@ class Broker:
         """The counters of B-4; walks over the peers."""
         return self.counters.totals((*self.peers.values(), *self._strangers))
 
+    def books(self) -> tuple[int, dict[str, int]]:
+        """The books of B-4: how many messages were offered to lanes, groups and receivers of sends, and what became of them. The sum of
+        the second is the first, at every moment. Walks over the peers and what waits for them."""
+        totals = self.totals()
+        return totals["offered"], {name: totals[name] for name in ENDS} | {"queued": self.queued()}
+
+    def queued(self) -> int:
+        """Messages that wait in outputs, and for credit; walks over them."""
+        count = 0
+        groups: set[Group | None] = set()
+        for peer in self.peers.values():
+            count += peer.given - peer.delivered
+            count += sum(lane.backlog.count for lane in peer.waiting or () if lane.backlog is not None)
+            groups.update(lane.group for lane in peer.grouped or ())
+        return count + sum(group.backlog.count for group in groups if group is not None and group.backlog is not None)
+
     def queued_bytes(self) -> int:
         """All that waits for peers; walks over them."""
         return sum(peer.queued_bytes + peer.parked_bytes for peer in self.peers.values())
@@ -329,6 +355,7 @@ class Broker:
         else:
             piece = data if size == len(data) else memoryview(data)[start:end]
         if route.__class__ is PublishRoute and route.lanes and not route.groups:
+            self.counters.offered += count * len(route.lanes)
             self._offer(route.lanes, piece, size, count, peer)  # the usual case, without a call more than it needs
         elif isinstance(route, PublishRoute):
             self.publications.publish(route, piece, size, count, peer)
@@ -491,7 +518,7 @@ class Broker:
         """End a connection with a fatal error: BYE, and one line in the log (E-2)."""
         if peer.closing:
             return
-        self.counters.protocol_errors += 1
+        self.losses.closed(peer, error)
         self._log(logging.WARNING, f"{peer} closed: {error}")
         self._end(peer)
         self._delivery.put(peer, encode(Kind.BYE, 0, error.code.value, clip_text(error.text)))

@@ -118,6 +118,11 @@ class BusService:
             "peers": Method("List the peers.", lists.peers, _PAGE),
             "accounts": Method("List who uses how much of what, and how much they may.", lists.accounts, _PAGE),
             "topics": Method("List the topics that were published to or are retained.", lists.topics, _PAGE),
+            "patterns": Method("List the patterns that somebody subscribes to.", lists.patterns, _PAGE),
+            "receivers": Method(
+                "List who gets what is published to a topic, and what waits there.", lists.receivers, {"topic": _TOPIC, **_PAGE}
+            ),
+            "losses": Method("List the recent episodes in which messages ended that nobody got.", lists.losses, _PAGE),
             "stats": Method("Counters and gauges of the bus.", lists.stats),
             "ping": Method("Answer at once.", self._ping),
             "introspect": Method("List the methods under a name.", self._introspect, {"name": Argument("a name", _is_str)}),

@@ -9,9 +9,9 @@ from ..protocol.limits import Limits
 from ..protocol.messages import Frame, Kind, encode, encode_with_payload, error_frame
 from ..protocol.topics import BUS_NAME, check_name, parse_peer, peer_address, split_method
 from .bus import BusService
-from .counters import Counters
 from .delivery import Delivery
 from .inflow import DIRECT_FREE_BYTES, Inflows, no_room
+from .losses import Losses
 from .names import Claim, Names
 from .peers import Peer, Piece
 from .requests import CALLERS_COUNTED, Pending, Requests
@@ -23,7 +23,7 @@ class Calls:
     def __init__(
         self,
         limits: Limits,
-        counters: Counters,
+        losses: Losses,
         peers: dict[int, Peer],
         names: Names,
         requests: Requests,
@@ -34,7 +34,8 @@ class Calls:
         settled: Callable[[Peer], None],
     ) -> None:
         self.limits = limits
-        self.counters = counters
+        self._losses = losses
+        self.counters = losses.counters
         self.peers = peers
         self.names = names
         self.requests = requests
@@ -51,8 +52,9 @@ class Calls:
         receiver = self._receiver(to)
         self._check_room(peer, receiver, to, size)
         self._put(peer, receiver, piece)
-        receiver.delivered += count
-        receiver.delivered_bytes += size
+        receiver.given += count
+        receiver.given_bytes += size
+        self.counters.offered += count
 
     def _check_room(self, sender: Peer, receiver: Peer, to: str, size: int) -> None:
         """Raise ``overloaded`` where *receiver* has no room for *size* bytes of *sender* (Q-5)."""
@@ -223,6 +225,7 @@ class Calls:
     def expire(self, pending: Pending) -> None:
         """The time of a request in flight is over."""
         self.counters.expired += 1
+        self._losses.no_answer(pending, "timed_out")
         self._tell_callee_cancelled(pending)
         self._fail(pending, Code.EXPIRED, f"{pending.to!r} did not answer in time")
 
@@ -231,6 +234,7 @@ class Calls:
         for pending in tuple((peer.serving or {}).values()):
             if pending.settled:
                 continue  # a peer that called itself and is done sending ended within this loop (H-11)
+            self._losses.no_answer(pending, "responder_died")
             self._fail(pending, Code.RESPONDER_DIED, f"the peer that served {pending.to!r} went before it answered")
 
     def requester_went(self, peer: Peer) -> None:

@@ -27,8 +27,8 @@ class Delivery(Flow):
             peer.out_bytes += len(lane.announcement)
         out.append(piece)
         peer.out_bytes += size
-        peer.delivered += count
-        peer.delivered_bytes += size
+        peer.given += count
+        peer.given_bytes += size
         lane.credit -= size
         if not peer.touched:
             peer.touched = True
@@ -53,8 +53,8 @@ class Delivery(Flow):
                 peer.lane = lane
                 peer.out += (lane.announcement, piece)
                 peer.out_bytes += size + len(lane.announcement)
-            peer.delivered += count
-            peer.delivered_bytes += size
+            peer.given += count
+            peer.given_bytes += size
             lane.credit -= size
             if not peer.touched:
                 peer.touched = True
@@ -62,6 +62,7 @@ class Delivery(Flow):
 
     def offer_retained(self, lane: Lane, frame: bytes) -> None:
         """Give a retained message to a new lane: it waits for credit where it must, whatever waits already (L-8)."""
+        self.losses.counters.offered += 1
         if lane.backlog is None and lane.credit > 0 and lane.peer.out_bytes < OUTPUT_HIGH_BYTES:
             self._emit(lane, frame, len(frame), 1)
         else:

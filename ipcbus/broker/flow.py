@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable
 from ..protocol.limits import Limits
 from ..protocol.walking import frame_end, frames_within, topic_of
 from .backlogs import Backlog, Waiting, note, pins
-from .counters import Counters
 from .deadlines import Deadlines
 from .holding import Hold, Holds
 from .lanes import Group, Lane
+from .losses import Losses
 from .outputs import Outputs
 from .peers import Peer, Piece
 
@@ -23,12 +23,12 @@ from .peers import Peer, Piece
 class Flow(Outputs):
     """Queues, their episodes and their losses. `delivery` puts in and takes out."""
 
-    def __init__(self, limits: Limits, counters: Counters, log: Callable[[int, str], None]) -> None:
+    def __init__(self, limits: Limits, losses: Losses, log: Callable[[int, str], None]) -> None:
         super().__init__()
         self.limits = limits
         self.holds = Holds(self, limits, log)
         self.late: Deadlines[Backlog] = Deadlines()  #: queues over their soft limit: when that is too long
-        self._counters = counters
+        self.losses = losses
         self._log = log
 
     # --- the books --------------------------------------------------------------------------------
@@ -46,10 +46,7 @@ class Flow(Outputs):
     def record(self, why: str, backlog: Backlog, count: int, size: int, piece: Piece | None, sender: Peer | None) -> None:
         """*count* messages for *backlog* are lost: *why* as in NOTICE ``lost``, or ``evicted``, which nobody is left to be told."""
         backlog.lost += count
-        if why == "expired":
-            self._counters.expired_messages += count
-        else:
-            self._counters.lost += count
+        self.losses.record(why, backlog, count, size, piece, sender)
 
     # --- in ---------------------------------------------------------------------------------------
 
@@ -136,7 +133,6 @@ class Flow(Outputs):
             self.charge(backlog, None, fits)
         if fits < size:
             lost = piece if not fits else memoryview(piece)[fits:]
-            self._log_loss(backlog)
             self.record("too_slow", backlog, count - frames, size - fits, lost, sender)
             if backlog.last_gap is None:
                 backlog.last_gap = {}
@@ -269,13 +265,6 @@ class Flow(Outputs):
                 self.notice(lane.peer, "lost", {"lane": lane.number, "count": count, "bytes": size, "why": why})
             backlog.gap = {}
 
-    def _log_loss(self, backlog: Backlog) -> None:
-        if not backlog.logged:
-            backlog.logged = True
-            which = "newest" if backlog.policy == "drop_newest" else "oldest"
-            limits = "limits.lane_soft_bytes, limits.lane_hard_bytes, limits.lane_stall_s"
-            self._log(logging.WARNING, f"{backlog} does not keep up: its {which} messages are dropped and counted (L-7; {limits})")
-
     # --- losses -----------------------------------------------------------------------------------
 
     def _drop(self, backlog: Backlog, limit: int) -> None:
@@ -297,13 +286,11 @@ class Flow(Outputs):
         first = backlog.pieces[0]
         size = len(first.piece)
         if backlog.bytes - size >= limit // 2:
-            self._log_loss(backlog)
             self._lose(backlog, "too_slow")
             return True
         if first.count == 1:
             if len(backlog.pieces) == 1:
                 return False
-            self._log_loss(backlog)
             self._lose(backlog, "too_slow")
             return True
         excess = max(backlog.bytes - limit, 1)
@@ -314,7 +301,6 @@ class Flow(Outputs):
             count += 1
         if not count:
             return False
-        self._log_loss(backlog)
         if at == size:
             self._lose(backlog, "too_slow")
         else:
@@ -385,9 +371,12 @@ class Flow(Outputs):
         """Nobody will take what waits here: count it as lost, let its publishers go. Returns the number of messages lost and not told."""
         dropped = backlog.count + backlog.untold()
         self._forget(backlog)
+        evicted = []
         while backlog.pieces:
-            entry = self._take(backlog)
-            self.record("evicted", backlog, entry.count, len(entry.piece), entry.piece, None)
+            evicted.append(self._take(backlog))
+        if evicted:
+            pieces = [entry.piece for entry in evicted]
+            self.losses.record("evicted", backlog, sum(entry.count for entry in evicted), sum(map(len, pieces)), pieces)
         return dropped
 
     def member_left(self, group: Group, peer: Peer) -> int:

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..protocol.errors import Code, ProtocolError
-from ..protocol.limits import HOLDING_ITEMS, PAGE_BYTES, PAGE_ITEMS
+from ..protocol.limits import HOLDING_ITEMS, MEMBERS_MAX, PAGE_BYTES, PAGE_ITEMS
 from ..protocol.messages import brief, pack
+from ..protocol.topics import check_topic
 from .accounts import Program, User
-from .counters import OTHER
+from .counters import ENDS, OTHER
+from .lanes import Group, Lane
 from .names import Name
 from .peers import Peer
 
@@ -76,9 +78,41 @@ class Lists:
                 "bytes": counter.bytes,
                 "lanes": receivers,
                 "retained": topic in broker.retained,
+                "no_subscriber": counter.no_subscriber,
+                "no_subscriber_s": round(broker.now - counter.unwanted_at, 3) if counter.no_subscriber else None,
+                "lost": counter.lost,
+                "expired": counter.expired,
+                "not_kept": counter.not_kept,
             }
 
         return page(sorted(counters), item, arguments, str)
+
+    def patterns(self, peer: Peer, arguments: Arguments) -> dict[str, Any]:
+        """A page of the patterns that somebody subscribes to."""
+        patterns = {}
+        for pattern, subscribers in self._broker.routes.patterns():
+            lanes = sum(lane.peer.lanes is not None for lane in subscribers.lanes)  # those of a peer that went are taken out later
+            if lanes or subscribers.groups:
+                patterns[pattern] = lanes, sorted(subscribers.groups or ())
+
+        def item(pattern: str) -> dict[str, Any]:
+            lanes, groups = patterns[pattern]
+            return {"pattern": pattern, "lanes": lanes, "groups": groups}
+
+        return page(sorted(patterns), item, arguments, str)
+
+    def receivers(self, peer: Peer, arguments: Arguments) -> dict[str, Any]:
+        """A page of the lanes and groups that get what is published to a topic."""
+        check_topic(arguments["topic"])
+        lanes, groups = self._broker.routes.receivers(arguments["topic"])
+        found, policy = [*lanes, *groups], self._broker.limits.lane_policy
+        return page(list(range(len(found))), lambda number: describe_receiver(found[number], policy), arguments, int)
+
+    def losses(self, peer: Peer, arguments: Arguments) -> dict[str, Any]:
+        """A page of the recent episodes in which messages ended that nobody got."""
+        broker = self._broker
+        episodes = broker.losses.episodes()
+        return page(sorted(episodes), lambda number: episodes[number].describe(broker.now), arguments, int)
 
     def stats(self, peer: Peer, arguments: Arguments) -> dict[str, Any]:
         """Counters and gauges (B-4)."""
@@ -96,6 +130,7 @@ class Lists:
             "queued_bytes": broker.queued_bytes(),
             "held": broker.holds.publishers,
             "holding": broker.holds.items(HOLDING_ITEMS),
+            "queued": broker.queued(),
             **broker.totals(),
             **broker.gauges(),
         }
@@ -133,9 +168,27 @@ def describe_name(name: Name) -> dict[str, Any]:
     }
 
 
+def describe_receiver(receiver: Lane | Group, policy: str) -> dict[str, Any]:
+    """An item of ``receivers``: who takes from one queue, and what waits there. *policy* is that of the bus."""
+    lanes = [receiver] if isinstance(receiver, Lane) else list(receiver.members)[:MEMBERS_MAX]
+    backlog = receiver.backlog
+    return {
+        "pattern": receiver.pattern,
+        "group": None if isinstance(receiver, Lane) else receiver.name,
+        "members": [
+            {"peer": lane.peer.id, "lane": lane.number, **describe_program(lane.peer), "credit": lane.credit > 0} for lane in lanes
+        ],
+        "policy": receiver.terms.policy or policy,
+        "queued": backlog.count if backlog is not None else 0,
+        "queued_bytes": backlog.bytes if backlog is not None else 0,
+        "dropping": backlog is not None and backlog.dropping,
+    }
+
+
 def describe_peer(peer: Peer, now: float) -> dict[str, Any]:
     """An item of ``peers``."""
     who = peer.credentials
+    delivered, queued, lost = peer.delivered, queued_of(peer), peer.lost or {}
     return {
         "peer": peer.id,
         "program": peer.program,
@@ -149,10 +202,28 @@ def describe_peer(peer: Peer, now: float) -> dict[str, Any]:
         "connected_s": round(now - peer.connected_at, 3),
         "in_messages": peer.in_messages,
         "in_bytes": peer.in_bytes,
-        "out_messages": peer.delivered + peer.forwarded,
+        "out_messages": peer.given + peer.forwarded,
         "out_bytes": peer.written_bytes,
         "queued_bytes": peer.queued_bytes,
         "receiving_bytes": peer.connection.scanner.held_bytes,
         "parked_bytes": peer.parked_bytes,
         "held": len(peer.holds or ()),
+        "offered": delivered + queued + sum(lost.values()),
+        "delivered": delivered,
+        "queued": queued,
+        **{name: lost.get(name, 0) for name in ENDS[1:-1]},
+        "refused": peer.refused,
     }
+
+
+def queued_of(peer: Peer) -> int:
+    """Messages that wait for a peer: in its output, for the credit of its lanes, and of the groups that it pays for."""
+    groups = {lane.group.backlog for lane in peer.grouped or () if lane.group is not None}
+    backlogs = [lane.backlog for lane in peer.waiting or ()] + [backlog for backlog in groups if backlog and backlog.payer is peer]
+    return peer.given - peer.delivered + sum(backlog.count for backlog in backlogs if backlog is not None)
+
+
+def describe_program(peer: Peer) -> dict[str, Any]:
+    """Whose connection it is."""
+    who = peer.credentials
+    return {"program": peer.program, "pid": who.pid if who else None, "uid": who.uid if who else None}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..protocol.connection import Connection
+from ..protocol.limits import CHECKPOINT_BYTES
 
 if TYPE_CHECKING:
     from .accounts import Program
@@ -54,6 +56,8 @@ class Peer:
         "delivered_bytes",
         "ending",
         "forwarded",
+        "given",
+        "given_bytes",
         "grouped",
         "half_closed",
         "held",
@@ -66,9 +70,12 @@ class Peer:
         "lanes",
         "link",
         "logged",
+        "lost",
+        "marks",
         "out",
         "out_bytes",
         "parked_bytes",
+        "refused",
         "serving",
         "touched",
         "transport",
@@ -118,8 +125,13 @@ class Peer:
 
         self.in_messages = 0
         self.in_bytes = 0
-        self.delivered = 0  #: publications and sends given to it, one count per lane
+        self.given = 0  #: publications and sends put into its output, one count per lane
+        self.given_bytes = 0
+        self.delivered = 0  #: of those: known to be with the kernel whole
         self.delivered_bytes = 0
+        self.marks: deque[tuple[int, int, int]] | None = None  #: ``written_bytes`` at which some were given: how many, and their bytes
+        self.lost: dict[str, int] | None = None  #: messages of its lanes, and groups that it pays for, by the counters of B-4
+        self.refused = 0  #: messages that the bus answered with an error
         self.forwarded = 0  #: requests and answers given to it
         self.written_bytes = 0
         self.logged: set[int] | None = None  #: codes of refusals that were logged
@@ -128,6 +140,20 @@ class Peer:
     def program(self) -> str:
         """What the client calls itself; untrusted."""
         return self.connection.info.get("program", "")
+
+    def mark(self) -> None:
+        """Note what its output holds now, so that more is known than nothing where the connection goes before it is empty (B-4)."""
+        end = self.written_bytes + self.out_bytes
+        if self.marks is None:
+            self.marks = deque()
+        if not self.marks or end - self.marks[-1][0] >= CHECKPOINT_BYTES:
+            self.marks.append((end, self.given, self.given_bytes))
+
+    def pass_marks(self) -> None:
+        """Its output became shorter, and not empty: what stood before a mark that was passed is delivered."""
+        marks = self.marks
+        while marks and marks[0][0] <= self.written_bytes:
+            _, self.delivered, self.delivered_bytes = marks.popleft()
 
     @property
     def queued_bytes(self) -> int:

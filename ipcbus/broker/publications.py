@@ -14,8 +14,9 @@ from ..protocol.limits import Limits
 from ..protocol.messages import Frame, Kind, Meta, decode, encode_with_payload, pack
 from ..protocol.topics import check_publication, peer_address
 from .accounts import Accounts
-from .counters import Counters
+from .counters import TopicCounter
 from .delivery import Delivery
+from .losses import Losses
 from .peers import Peer, Piece
 from .retained import Retained
 from .routing import PublishRoute, RetainRoute, RouteTable
@@ -27,7 +28,7 @@ class Publications:
     def __init__(
         self,
         limits: Limits,
-        counters: Counters,
+        losses: Losses,
         routes: RouteTable,
         delivery: Delivery,
         accounts: Accounts,
@@ -35,7 +36,8 @@ class Publications:
     ) -> None:
         self.limits = limits
         self.retained = Retained(limits, accounts)
-        self._counters = counters
+        self._losses = losses
+        self._counters = losses.counters
         self._routes = routes
         self._delivery = delivery
         self._log = log
@@ -44,10 +46,15 @@ class Publications:
 
     def publish(self, route: PublishRoute, piece: Piece, size: int, count: int, sender: Peer | None, deadline: float | None = None) -> None:
         """Give *count* whole frames to all that *route* reaches."""
+        counters = self._counters
+        counters.offered += count * (len(route.lanes) + len(route.groups))
         if route.lanes:
             self._delivery.offer(route.lanes, piece, size, count, sender, deadline)
-        elif not route.groups:
-            self._counters.no_subscriber += count
+        elif route.nobody is not None:
+            counters.no_subscriber += count
+            nobody = self._routes.topics.other if route.nobody.retired else route.nobody
+            nobody.no_subscriber += count
+            nobody.unwanted_at = self._delivery.now
         for group in route.groups:
             self._delivery.offer_group(group, piece, size, count, sender, deadline)
 
@@ -56,22 +63,22 @@ class Publications:
         if len(frame) == route.span:
             self.retained.remove(route.topic)
         else:
-            self.retained.keep(route.topic, frame, peer.account)
+            self._keep_of(peer, route.topic, frame, None)
 
     def announce(self, topic: str, payload: bytes) -> None:
         """Publish *payload* in the name of the bus. The bus's own topics are not counted: they would take the place of others (B-3)."""
-        self._give(topic, encode_with_payload(payload, Kind.PUBLISH, 0, topic, None))
+        self._give(topic, encode_with_payload(payload, Kind.PUBLISH, 0, topic, None), self._routes.uncounted)
 
     def _give_counted(self, topic: str, frame: bytes, sender: Peer | None = None, deadline: float | None = None) -> int:
         """Publish one frame of a peer; returns how many lanes and groups it goes to."""
         counter = self._routes.topics.of(topic)
         counter.messages += 1
         counter.bytes += len(frame)
-        return self._give(topic, frame, sender, deadline)
+        return self._give(topic, frame, counter, sender, deadline)
 
-    def _give(self, topic: str, frame: bytes, sender: Peer | None = None, deadline: float | None = None) -> int:
+    def _give(self, topic: str, frame: bytes, counter: TopicCounter, sender: Peer | None = None, deadline: float | None = None) -> int:
         lanes, groups = self._routes.receivers(topic)
-        self.publish(PublishRoute(0, lanes, groups), frame, len(frame), 1, sender, deadline)
+        self.publish(PublishRoute(0, lanes, groups, counter), frame, len(frame), 1, sender, deadline)
         return len(lanes) + len(groups)
 
     def _give_removal(self, topic: str, sender: int) -> None:
@@ -94,9 +101,16 @@ class Publications:
             answer = encode_with_payload(pack(lanes), Kind.REPLY, 0, peer_address(peer.id), request, None)
             self._delivery.put(peer, answer)
 
+    def _keep_of(self, peer: Peer, topic: str, frame: bytes, deadline: float | None) -> None:
+        try:
+            self.retained.keep(topic, frame, peer.account, deadline)
+        except ProtocolError as error:
+            self._losses.not_kept(topic, peer, error)
+            raise
+
     def _keep(self, peer: Peer, topic: str, frame: bytes, payload_size: int, deadline: float | None) -> None:
         if payload_size:
-            self.retained.keep(topic, frame, peer.account, deadline)
+            self._keep_of(peer, topic, frame, deadline)
         else:
             self.retained.remove(topic)
 

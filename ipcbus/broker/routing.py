@@ -10,7 +10,7 @@ void only the routes to that topic, so that who comes and goes costs the publish
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from ..protocol.errors import Code, ProtocolError
 from ..protocol.framing import Prefix
@@ -212,6 +212,20 @@ class SubscriptionIndex:
         found.extend(node.here for node in level if node.here)
         return found
 
+    def patterns(self) -> Iterator[tuple[str, Subscribers]]:
+        """Every pattern with its subscribers, in no particular order."""
+        yield from self._literal.items()
+        nodes: list[tuple[str, _Node]] = [("", self._root)]
+        while nodes:
+            path, node = nodes.pop()
+            if node.here:
+                yield path[:-1], node.here
+            if node.rest:
+                yield f"{path}>", node.rest
+            if node.any:
+                nodes.append((f"{path}*.", node.any))
+            nodes.extend((f"{path}{token}.", child) for token, child in (node.children or {}).items())
+
     def receivers(self, topic: str) -> tuple[tuple[Lane, ...], tuple[Group, ...]]:
         """The lanes and groups that get a message on *topic*."""
         found = self.match(topic)
@@ -228,15 +242,17 @@ class SubscriptionIndex:
 
 
 class PublishRoute:
-    """To these lanes and groups. One object for each set of receivers, so that runs go on across topics."""
+    """To these lanes and groups. One object for each set of receivers, so that runs go on across topics; where nobody is to receive, one
+    for each counter."""
 
-    __slots__ = ("generation", "groups", "lanes", "work")
+    __slots__ = ("generation", "groups", "lanes", "nobody", "work")
 
-    def __init__(self, generation: int, lanes: tuple[Lane, ...], groups: tuple[Group, ...]) -> None:
+    def __init__(self, generation: int, lanes: tuple[Lane, ...], groups: tuple[Group, ...], counter: TopicCounter) -> None:
         self.generation = generation
         self.lanes = lanes
         self.groups = groups
         self.work = RUN + len(lanes) + RUN * len(groups)  #: what a run to them costs, besides its messages
+        self.nobody = None if lanes or groups else counter  #: what counts that nobody wanted it (L-10)
 
 
 class RetainRoute(PublishRoute):
@@ -245,7 +261,7 @@ class RetainRoute(PublishRoute):
     __slots__ = ("span", "topic")
 
     def __init__(self, generation: int, lanes: tuple[Lane, ...], groups: tuple[Group, ...], prefix: Prefix) -> None:
-        super().__init__(generation, lanes, groups)
+        super().__init__(generation, lanes, groups, prefix.counter)
         self.topic = prefix.to
         self.span = prefix.span  #: the size of a frame without payload bytes
 
@@ -277,7 +293,7 @@ class Refusal:
 AnyRoute = PublishRoute | SendRoute | Refusal
 
 #: In no generation: the prefix that has it finds its route anew.
-_VOID = PublishRoute(0, (), ())
+_VOID = PublishRoute(0, (), (), TopicCounter())
 
 
 class RouteTable(SubscriptionIndex):
@@ -289,44 +305,49 @@ class RouteTable(SubscriptionIndex):
         self.max_matches = max_matches
         self._crowded: dict[Peer, tuple[str, int]] = {}  #: who has more subscriptions to one topic than max_matches: which, and how many
         self._effort = effort
-        self._uncounted = TopicCounter()  #: for what is not published to a topic
-        self._routes: dict[tuple[tuple[Lane, ...], tuple[Group, ...]], PublishRoute] = {}
+        self.uncounted = TopicCounter()  #: for what is not published to a topic, and for the bus's own
+        self._routes: dict[tuple[tuple[Lane, ...], tuple[Group, ...]] | TopicCounter, PublishRoute] = {}
         self._routes_generation = 0
         self._users: dict[str, list[Prefix]] = {}  #: the prefixes that have a route of this generation, by topic
         self._users_generation = 0
         self._tracked = 0  #: how many they are; above _TRACKED_MAX they are not kept
+        topics.retiring = self._forget_counters
+
+    def _forget_counters(self) -> None:
+        self.generation += 1
 
     def resolve(self, prefix: Prefix) -> AnyRoute:
         """The route of a prefix in the present generation."""
         self._effort.spent += RESOLVE
         prefix.route = route = self._find(prefix)
-        if prefix.counter is None:
-            named = prefix.kind is not Kind.SEND and not isinstance(route, Refusal)
-            prefix.counter = self.topics.of(prefix.to) if named else self._uncounted
         return route
 
     def _find(self, prefix: Prefix) -> AnyRoute:
-        generation = self.generation
         if prefix.kind is Kind.SEND:
-            return SendRoute(generation, prefix.to)
+            prefix.counter = self.uncounted
+            return SendRoute(self.generation, prefix.to)
         try:
             check_publication(prefix.to)
         except ProtocolError as error:
-            return Refusal(generation, prefix.kind, prefix.to, error.with_traceback(None))  # kept, and the scanner's frames not
+            prefix.counter = self.uncounted
+            return Refusal(self.generation, prefix.kind, prefix.to, error.with_traceback(None))  # kept, and the scanner's frames not
+        if prefix.counter is None or prefix.counter.retired or prefix.counter is self.topics.other:
+            prefix.counter = self.topics.of(prefix.to)
+        generation = self.generation
         lanes, groups = self.receivers(prefix.to)
         if prefix.meta.__class__ is dict:  # it is not used again
             kept = prefix.kind is Kind.RETAIN
-            return RetainRoute(generation, lanes, groups, prefix) if kept else PublishRoute(generation, lanes, groups)
+            return RetainRoute(generation, lanes, groups, prefix) if kept else PublishRoute(generation, lanes, groups, prefix.counter)
         self._track(prefix)
         if prefix.kind is Kind.RETAIN:
             return RetainRoute(generation, lanes, groups, prefix)
         if self._routes_generation != generation or len(self._routes) >= _ROUTES_MAX:
             self._routes = {}
             self._routes_generation = generation
-        key = (lanes, groups)
+        key = (lanes, groups) if lanes or groups else prefix.counter
         route = self._routes.get(key)
         if route is None:
-            route = self._routes[key] = PublishRoute(generation, lanes, groups)
+            route = self._routes[key] = PublishRoute(generation, lanes, groups, prefix.counter)
         return route
 
     def receivers(self, topic: str) -> tuple[tuple[Lane, ...], tuple[Group, ...]]:

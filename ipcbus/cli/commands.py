@@ -298,6 +298,27 @@ that raises the limit.""",
         (_JSON, _ANSWER),
     ),
     Command(
+        "why",
+        "why",
+        "why",
+        "say what became of messages that did not arrive, and what to do about it",
+        """
+  ipcbus why                      what was lost, refused or wanted by nobody of late, the newest first
+  ipcbus why room.kitchen         who gets what is published to a topic, and what became of it
+  ipcbus why 'room.>'             the topics of a pattern
+  ipcbus why thermostat           a name: its owner's losses, and requests to it that failed; or a program
+  ipcbus why :7                   a peer (see `ipcbus peers`)
+  ipcbus why --json | jq '.losses[] | select(.why == "too_slow")'
+
+The bus remembers the latest 50 episodes of each kind; the counters (`ipcbus stats`, `peers`, `topics`) are complete.""",
+        (
+            _argument("what", nargs="?", metavar="WHAT", help="a topic, a pattern, a name, a program, or a peer as :ID"),
+            _argument("--count", type=count, default=20, metavar="N", help="print the newest N (default 20)"),
+            _JSON,
+            _ANSWER,
+        ),
+    ),
+    Command(
         "ping",
         "ping",
         "ping",

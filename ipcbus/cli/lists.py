@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .connection import ANSWER_TIMEOUT_S, open_bus
 from .failures import Exit
-from .text import table, wants_colour
+from .text import duration, size, table, wants_colour
 from .values import render
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ def names(arguments: argparse.Namespace) -> int:
 
 def peers(arguments: argparse.Namespace) -> int:
     """List the peers. The one that asks is among them."""
-    heads = ("peer", "program", "pid", "uid", "names", "lanes", "in", "out", "queued", "held", "connected")
+    heads = ("peer", "program", "pid", "uid", "names", "lanes", "in", "out", "queued", "lost", "refused", "held", "connected")
+    lost = ("dropped", "replaced", "expired_messages", "evicted", "over_quota")
 
     def row(item: Row) -> Sequence[object]:
         return [
@@ -34,6 +35,8 @@ def peers(arguments: argparse.Namespace) -> int:
             item.get("in_messages"),
             item.get("out_messages"),
             size(item.get("queued_bytes", 0)),
+            sum(item.get(key, 0) for key in lost),
+            item.get("refused"),
             bool(item.get("held")),
             duration(item.get("connected_s", 0)),
         ]
@@ -51,12 +54,13 @@ def topics(arguments: argparse.Namespace) -> int:
             size(item.get("bytes", 0)),
             item.get("lanes"),
             bool(item.get("retained")),
+            *(item.get(key) for key in ("no_subscriber", "lost", "expired")),
         ]
 
     def busiest_first(bus: ipcbus_client.Bus) -> list[Any]:
         return sorted(bus.topics(), key=lambda item: (-item.get("messages", 0), item.get("topic", "")))
 
-    return _list(arguments, busiest_first, ("topic", "messages", "size", "lanes", "retained"), row)
+    return _list(arguments, busiest_first, ("topic", "messages", "size", "lanes", "retained", "unwanted", "lost", "expired"), row)
 
 
 def quotas(arguments: argparse.Namespace) -> int:
@@ -132,22 +136,3 @@ def _gauge(key: str, value: object) -> object:
     if isinstance(value, (int, float)) and key.endswith("_bytes"):
         return f"{value} ({size(value)})" if value >= 1024 else value
     return duration(value) if isinstance(value, (int, float)) and key.endswith("_s") else value
-
-
-def size(count: float) -> str:
-    """*count* bytes for a person: ``1.5 MiB``."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(count) < 1024 or unit == "GiB":
-            break
-        count /= 1024
-    return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-
-
-def duration(seconds: float) -> str:
-    """*seconds* for a person: ``3.2 s``, ``4 min 5 s``, ``2 h 3 min``, ``5 d 1 h``."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, hours, days = int(seconds // 60), int(seconds // 3600), int(seconds // 86400)
-    if not hours:
-        return f"{minutes} min {int(seconds) % 60} s"
-    return f"{days} d {hours % 24} h" if days else f"{hours} h {minutes % 60} min"

@@ -1,6 +1,6 @@
 """Text for a terminal or a pipe: nothing that came over the bus may move a cursor or fake a line.
 
-Owns escaping, colour and the table layout. Knows nothing about the bus.
+Owns escaping, colour, the table layout, and how sizes and times are written. Knows nothing about the bus.
 """
 
 from __future__ import annotations
@@ -97,6 +97,25 @@ def _cell(value: object) -> str:
 
 def _is_number(cell: str) -> bool:
     return cell == "-" or cell.replace(".", "", 1).replace("-", "", 1).isdigit()
+
+
+def size(count: float) -> str:
+    """*count* bytes for a person: ``1.5 MiB``."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(count) < 1024 or unit == "GiB":
+            break
+        count /= 1024
+    return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+
+
+def duration(seconds: float) -> str:
+    """*seconds* for a person: ``3.2 s``, ``4 min 5 s``, ``2 h 3 min``, ``5 d 1 h``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, hours, days = int(seconds // 60), int(seconds // 3600), int(seconds // 86400)
+    if not hours:
+        return f"{minutes} min {int(seconds) % 60} s"
+    return f"{days} d {hours % 24} h" if days else f"{hours} h {minutes % 60} min"
 
 
 def complain(text: str) -> None:

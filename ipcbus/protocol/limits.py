@@ -34,6 +34,7 @@ INCARNATION_BYTES = 16  #: H-7
 
 READ_BYTES = 262_144  #: one read of a peer in a round: big enough for long runs, small enough to be fair
 PAGE_ITEMS = 1_000  #: B-2: a page is made in one go, while everybody waits
+MEMBERS_MAX = 100  #: B-3 receivers: members of a group that are named
 PAGE_BYTES = 1_048_576  #: B-2: a page ends early above it, so that a list never exceeds a frame
 ARGUMENTS_MAX_BYTES = 1_048_576  #: B-1: what the bus decodes for a stranger
 ARGUMENTS_MAX_ELEMENTS = 20_000  #: B-1: a byte can become an object of 64 bytes
@@ -41,6 +42,11 @@ LANE_SECONDS_MAX = 86_400  #: L-7: the longest that a subscription may let other
 HOLDING_ITEMS = 20  #: B-4 stats: who holds whom; the rest is counted
 ABOUT_MAX_BYTES = 65_536  #: B-3 serve: what a peer says about one method; a long docstring, not a manual
 ABOUT_PEER_MAX_BYTES = 1_048_576  #: B-3 serve: what it says in all, and what introspect says of one name
+
+CHECKPOINT_BYTES = 65_536  #: B-4: how exactly the bus knows, at the end of a connection, which messages of its output had gone
+EPISODE_PAUSE_S = 10.0  #: B-3 losses: what is lost at one place for one reason is one episode while no pause is longer
+LOSS_EPISODES = 50  #: B-3 losses: episodes of each kind that are remembered
+LOSS_WALK_S = 10_000  #: B-3 topics: lost frames a second whose topics are looked at, so that a flood of losses costs little
 
 
 @dataclass(frozen=True, slots=True)

@@ -153,12 +153,16 @@ class World:
         self.oracle.check_due(self.now)
 
     def look(self) -> None:
-        """What the daemon does at the end of a round: look at the peers that changed; check that queues are bounded."""
+        """What the daemon does at the end of a round: look at the peers that changed; check that queues are bounded, and the books
+        balanced (B-4)."""
         if self.broker is None:
             return
         for peer in sorted(self.broker.take_touched(), key=lambda peer: peer.id):  # the broker keeps some of them in sets
             if isinstance(peer.link, Link):
                 peer.link.wake()
+        offered, ends = self.broker.books()
+        if offered != sum(ends.values()):
+            raise ViolationError(f"{offered} messages were offered, and {sum(ends.values())} ended or wait: {ends}")
         parked = (LIMITS.max_parked_bytes + LIMITS.max_frame_bytes + CHUNK_BYTES) * len(self.broker.peers)
         most = LIMITS.lane_hard_bytes + LIMITS.max_frame_bytes + CHUNK_BYTES + parked
         for peer in self.broker.peers.values():

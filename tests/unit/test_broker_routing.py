@@ -67,7 +67,7 @@ def test_an_illegal_pattern_changes_nothing() -> None:
 
 
 def route_table(max_matches: int = 1000) -> RouteTable:
-    return RouteTable(TopicCounters(2), Effort(), max_matches)
+    return RouteTable(TopicCounters(2, float), Effort(), max_matches)
 
 
 def test_topics_with_the_same_receivers_share_a_route() -> None:

@@ -6,8 +6,7 @@ import io
 
 import pytest
 
-from ipcbus.cli.lists import duration, size
-from ipcbus.cli.text import clip, pad, paint, safe, table, wants_colour, width_of
+from ipcbus.cli.text import clip, duration, pad, paint, safe, size, table, wants_colour, width_of
 
 
 class Terminal(io.StringIO):

@@ -149,6 +149,11 @@ class Bus(BusMessages):
         """The topics that the bus counts: ``topic``, ``messages``, ``bytes``, ``lanes``, ``retained`` (B-3)."""
         return self._list("topics")
 
+    def losses(self) -> list[dict[str, Any]]:
+        """What was lost of late, an item for each episode: ``why``, ``count``, who lost it (``pattern``, ``peer``, ``program`` …), an
+        example of what (``topic``, ``sender`` …), ``first_s`` and ``last_s`` seconds ago (B-3). `ipcbus why` tells it in words."""
+        return self._list("losses")
+
     def stats(self) -> dict[str, Any]:
         """The bus's counters and gauges (B-4)."""
         return dict(self.request("bus/stats", timeout=self._patience(), idempotent=True))

@@ -11,8 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..lists import size
-from ..text import BOLD, CYAN, DIM, GREEN, RED, YELLOW, clip, pad, paint, safe, wants_colour
+from ..text import BOLD, CYAN, DIM, GREEN, RED, YELLOW, clip, pad, paint, safe, size, wants_colour
 from .ledger import Ledger, Source
 
 REDRAW_S = 0.1
