@@ -131,8 +131,10 @@ class Accounts:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is charged to anybody."""
-        return not self.users and not any(self.used) and not any(self.actors) and not self.leaving
+        """Whether nothing is charged to anybody but for what users retain."""
+        return not self.leaving and not any(
+            user.programs or user.leaving or user.direct or any(_passing(user.used)) or any(user.actors) for user in self.users.values()
+        ) and not any(_passing(self.used)) and not any(_passing(self.actors))
 
     # --- charges ----------------------------------------------------------------------------------
 
@@ -287,6 +289,10 @@ class Accounts:
             self._log_first(program if level in ("program", "share") else user, resource, text)
         return OverQuota(_CODES[resource], text, of_bus=of_bus)
 
+    def log_loss(self, program: Program, text: str) -> None:
+        """Say that what waited was lost, once an episode."""
+        self._log_first(program, BYTES, text)
+
     def _log_first(self, account: Program | User, resource: int, text: str) -> None:
         """One line for the first refusal of an episode; it ends when the account's usage is below half of what it was."""
         if resource in account.logged:
@@ -318,6 +324,11 @@ class Accounts:
             kind.name: {"used": program.used[at], "limit": self.caps[at].program, "share": self.share(program, at)}
             for at, kind in enumerate(RESOURCES)
         }
+
+
+def _passing(figures: list[int]) -> list[int]:
+    """What ends with connections: all but kept messages."""
+    return [figure for resource, figure in enumerate(figures) if resource not in (RETAINED, RETAINED_BYTES)]
 
 
 def _excess(limit: int, used: int, users: int, share: int) -> int:

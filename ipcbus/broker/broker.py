@@ -272,7 +272,7 @@ class Broker:
             self._expel(peer, error)
         for peer in touched:  # it grows: who ends here leaves wills and notices to others
             peer.touched = False
-            if peer.charged or peer.queued_bytes > BYTES_FREE:
+            if peer.charged or peer.out_bytes + peer.backlog_bytes + peer.parked_bytes > BYTES_FREE:
                 self._charges.settle(peer, self.now)
             if peer.out_bytes >= CHECKPOINT_BYTES:
                 peer.mark()

@@ -60,9 +60,10 @@ class Charges:
             if before != _progress(peer):
                 self._start(peer, now)
             else:
-                self._cut(peer, self._accounts.excess(peer.account, BYTES))
+                error = self._accounts.refusal(peer.account, BYTES)
+                self._cut(peer, self._accounts.excess(peer.account, BYTES), error)
                 if not peer.closing and not self._accounts.is_fair(peer.account, BYTES):
-                    self._close(peer, self._accounts.refusal(peer.account, BYTES))
+                    self._close(peer, error)
 
     def forget(self, peer: Peer) -> None:
         """The connection has gone, with all that waited for it. Idempotent."""
@@ -104,15 +105,17 @@ class Charges:
                 break  # all of them are being closed
             worst = max(there, key=lambda one: one.charged)
             error = accounts.refusal(worst.account, BYTES)
-            self._cut(worst, excess)
+            self._cut(worst, excess, error)
             if accounts.overdraft(peer.account) > 0 and not worst.closing:
                 self._close(worst, error)
 
-    def _cut(self, peer: Peer, size: int) -> None:
+    def _cut(self, peer: Peer, size: int, error: OverQuota) -> None:
         """Take *size* bytes from a peer's queues, as far as they have so much."""
+        before = peer.backlog_bytes
         self._shed(peer, size)
-        waits = peer.waiting_bytes
-        self._charge(peer, min(waits - peer.charged, 0))
+        if peer.backlog_bytes < before:
+            self._accounts.log_loss(peer.account, f"messages for {peer} are lost: {error.text}")
+        self._charge(peer, min(peer.waiting_bytes - peer.charged, 0))
 
     def _close(self, peer: Peer, error: OverQuota) -> None:
         if peer in self._moved:

@@ -37,7 +37,10 @@ class Flow(Outputs):
         """*size* bytes more wait: at the expense of the held publisher that parked them, else of the queue's payer."""
         backlog.bytes += size
         if hold is None or hold.publisher is None:
-            backlog.payer.backlog_bytes += size
+            payer = backlog.payer
+            payer.backlog_bytes += size
+            if not payer.touched:
+                self.touch(payer)  # so that its account is charged for it at the end of the round (Q-3)
         else:
             backlog.parked += size
             hold.bytes += size
@@ -391,6 +394,8 @@ class Flow(Outputs):
             peer.backlog_bytes -= own
             backlog.payer = next(iter(group.members)).peer
             backlog.payer.backlog_bytes += own
+            for one in (peer, backlog.payer):
+                self.touch(one)
         return 0
 
     def reconfigure(self, limits: Limits, peers: Iterable[Peer], now: float) -> None:

@@ -162,6 +162,7 @@ class Holds:
         hold.publisher = None
         backlog.parked -= hold.bytes
         backlog.payer.backlog_bytes += hold.bytes
+        self._outputs.touch(backlog.payer)
         self.park(publisher, -hold.bytes)
         del publisher.holds[holding]
         if not publisher.holds:

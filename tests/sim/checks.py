@@ -37,6 +37,7 @@ def check_empty(world: World) -> None:
         "queued bytes": broker.queued_bytes(),
         "deadline": broker.next_deadline() or 0,
         "sessions": len(broker._sessions),
+        "charges": not broker.accounts.is_empty,
     }
     if any(left.values()):
         raise ViolationError(f"left behind: { ({what: count for what, count in left.items() if count}) }")

@@ -259,7 +259,7 @@ def test_what_a_program_retained_is_its_user_s_when_it_has_gone() -> None:
     accounts.leave(program)
     user = accounts.users[1000]
     assert (user.used[RETAINED], user.actors[RETAINED], user.actors[RETAINED_BYTES]) == (3, 0, 0), "nobody is counted for it"
-    assert not accounts.is_empty
+    assert accounts.is_empty, "but for what is kept"
     again = accounts.enter(1000, 10)
     assert again is not program
     accounts.charge(again, RETAINED, 1)
@@ -269,6 +269,7 @@ def test_what_a_program_retained_is_its_user_s_when_it_has_gone() -> None:
     accounts.release(again, RETAINED, 1)
     accounts.leave(again)
     assert accounts.is_empty
+    assert not accounts.users
 
 
 def test_the_last_that_a_user_retained_takes_its_account_along() -> None:
@@ -278,7 +279,17 @@ def test_the_last_that_a_user_retained_takes_its_account_along() -> None:
     accounts.leave(program)
     assert 1000 in accounts.users
     accounts.release(program, RETAINED, 1)
-    assert accounts.is_empty
+    assert not accounts.users
+    assert not any(accounts.used)
+
+
+@pytest.mark.parametrize("resource", [BYTES, PEERS, LANES, NAMES, REQUESTS])
+def test_a_charge_that_nobody_gave_back_is_seen(resource: int) -> None:
+    accounts = Accounts(wide())
+    program = accounts.enter(1000, 10)
+    accounts.charge(program, resource, 1)
+    accounts.leave(program)
+    assert not accounts.is_empty
 
 
 def test_actors_are_those_who_have_something() -> None:

@@ -274,6 +274,7 @@ def test_a_malformed_welcome_is_the_end_of_the_connection(elements_of: tuple[Any
     [
         (Code.SHUTTING_DOWN, False),
         (Code.SLOW_READER, False),
+        (Code.OVER_QUOTA, False),
         (Code.BAD_VERSION, True),
         (Code.FORGED_SENDER, True),
         (Code.AUTH_FAILED, True),

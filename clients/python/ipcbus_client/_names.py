@@ -60,7 +60,7 @@ def no_bus(address: str, timeout: float | None, failure: str, reason: ConnectRea
     elif reason == "refused":
         text = f"the bus at {address} let this program not in {within}: {failure}"
         if bye == Code.TOO_MANY_PEERS:
-            text += ". End a program that is connected, or have the bus allow more (limits.max_peers, and its open files)"
+            text += ". End a program that is connected, or have the bus allow more: it said which option does"
     else:
         text = f"the bus at {address} did not answer {within}: {failure or 'nothing came'}. Is it stopped, or busy?"
     return ConnectError(text, reason=reason, who=address)
