@@ -689,3 +689,136 @@ def test_the_list_of_accounts() -> None:
     other.leave()
     items = one.ask("accounts")["items"]
     assert [(item["level"], item["uid"]) for item in items] == [("bus", None), ("user", 20), ("program", 20), ("user", 5)]
+
+
+# --- queues and what publishers park (Q-3) --------------------------------------------------------
+
+
+def test_what_waits_in_queues_is_charged_to_who_pays_for_them_and_what_is_parked_to_the_publisher() -> None:
+    bus = Bus(lane_soft_bytes=200_000)
+    reader, publisher = bus.peer(pid=1), bus.peer(pid=2)
+    reader.subscribe("t", credit=0)
+    frame = publication(publisher.id, "t", bytes(100_000))
+    for _ in range(2):
+        publisher.write(frame)
+    round_over(bus)
+    assert used(reader, BYTES) >= 2 * len(frame)
+    assert used(publisher, BYTES) == 0
+    for _ in range(2):
+        publisher.write(frame)
+    round_over(bus)
+    assert used(publisher, BYTES) == 2 * len(frame) == publisher.peer.parked_bytes
+    publisher.leave()
+    round_over(bus)
+    assert publisher.peer.account.used[BYTES] == 0
+    assert used(reader, BYTES) >= 4 * len(frame)
+    reader.ask("unsubscribe", lane=1)
+    round_over(bus)
+    assert used(reader, BYTES) == 0
+    reader.leave()
+    assert bus.broker.accounts.is_empty
+
+
+def test_when_a_queue_lets_its_publishers_go_the_charge_goes_along() -> None:
+    bus = Bus(lane_soft_bytes=200_000, lane_stall_s=1.0)
+    reader, publisher = bus.peer(pid=1), bus.peer(pid=2)
+    reader.subscribe("t", credit=0)
+    for _ in range(5):
+        publisher.write(publication(publisher.id, "t", bytes(100_000)))
+    round_over(bus)
+    assert used(publisher, BYTES) > 0
+    bus.advance(1.5)
+    round_over(bus)
+    assert used(publisher, BYTES) == 0
+    assert used(reader, BYTES) == reader.peer.waiting_bytes > 0
+    for client in (reader, publisher):
+        client.leave()
+    assert bus.broker.accounts.is_empty
+
+
+def test_the_queue_of_a_group_is_charged_to_the_member_that_pays() -> None:
+    bus = Bus()
+    a, b, publisher = bus.peer(pid=1), bus.peer(pid=2), bus.peer(pid=3)
+    for member in (a, b):
+        member.subscribe("t", credit=0, group="g")
+    publisher.write(publication(publisher.id, "t", bytes(200_000)))
+    round_over(bus)
+    assert used(a, BYTES) > 200_000
+    a.ask("unsubscribe", lane=1)
+    round_over(bus)
+    assert (used(a, BYTES), used(b, BYTES) > 200_000) == (0, True)
+    b.credit(1, 1 << 20, 1)
+    round_over(bus)
+    assert used(b, BYTES) == b.peer.out_bytes > 200_000
+    b.read()
+    assert used(b, BYTES) == 0
+
+
+def test_queues_lose_messages_before_the_connection_is_lost() -> None:
+    bus = Bus(max_program_bytes=1_000_000, lane_soft_bytes=8_000_000)
+    reader, publisher = bus.peer(pid=1), bus.peer(pid=2)
+    reader.subscribe("big.>", 1, credit=0)
+    reader.subscribe("small", 2, credit=0)
+    publisher.write(publication(publisher.id, "small", bytes(100_000)))
+    for n in range(12):
+        publisher.write(publication(publisher.id, "big.x", bytes([n]) * 100_000))
+        round_over(bus)
+    assert not reader.peer.closing
+    assert used(reader, BYTES) <= 1_000_000
+    lines = [text for _, text in bus.log if "over quota" in text]
+    assert len(lines) == 1, "the first of the episode"
+    assert "are lost: pid 1 of uid 20 has" in lines[0]
+    assert "limits.max_program_bytes" in lines[0]
+    for lane in (1, 2):
+        reader.credit(lane, 1 << 22)
+    got = reader.read()
+    lost = [msgpack.unpackb(envelope[-1]) for envelope in got if envelope[0] == Kind.NOTICE and envelope[2] == "lost"]
+    assert {notice["why"] for notice in lost} == {"over_quota"}
+    assert {notice["lane"] for notice in lost} == {1}, "the largest queue"
+    kept = [envelope[-1][0] for envelope in got if envelope[0] == Kind.PUBLISH and envelope[2] == "big.x"]
+    assert kept == list(range(12 - len(kept), 12)), "the oldest are lost"
+    assert sum(notice["count"] for notice in lost) == 12 - len(kept)
+    assert used(reader, BYTES) == 0
+    for _ in range(12):
+        publisher.write(publication(publisher.id, "big.x", bytes(100_000)))
+    round_over(bus)
+
+
+def test_who_stands_still_beyond_its_share_loses_from_its_queues_first() -> None:
+    bus = Bus(max_user_bytes=1_000_000, lane_soft_bytes=8_000_000, quota_grace_s=1.0)
+    reader, publisher = bus.peer(pid=1), bus.peer(pid=2)
+    reader.subscribe("t", credit=0)
+    for _ in range(8):
+        publisher.write(publication(publisher.id, "t", bytes(100_000)))
+    round_over(bus)
+    assert used(reader, BYTES) > 800_000
+    bus.advance(1.1)
+    assert not reader.peer.closing
+    assert 400_000 < used(reader, BYTES) <= 500_000
+    assert bus.broker.accounts.is_fair(reader.peer.account, BYTES)
+    assert bus.broker.next_deadline() is None
+
+
+def test_fifty_stuck_programs_and_a_flood_stay_below_the_limit_of_all() -> None:
+    bus = Bus(max_queued_bytes=20_000_000, quota_grace_s=1.0)
+    stuck = [bus.peer(pid=pid) for pid in range(1, 51)]
+    innocent, publisher = bus.peer(pid=100), bus.peer(pid=101)
+    for client in stuck:
+        client.subscribe("t", credit=1 << 30)
+    innocent.subscribe("t", credit=1 << 30)
+    got = 0
+    for _ in range(200):
+        publisher.write(publication(publisher.id, "t", bytes(50_000)))
+        round_over(bus)
+        assert bus.broker.accounts.used[BYTES] - bus.broker.accounts.leaving <= 20_000_000
+        got += len(innocent.read_payloads())
+        for client in stuck:
+            if client.peer.closing and not client.peer.closed:
+                client.leave()  # the daemon gives it a while
+        bus.advance(0.05)
+    assert got == 200
+    assert not innocent.peer.closing
+    assert not publisher.peer.closing
+    for client in (*stuck, innocent, publisher):
+        client.leave()
+    assert bus.broker.accounts.is_empty
