@@ -21,10 +21,10 @@ from .timeouts import Timeouts
 
 
 class Charges:
-    """Charges for what waits. *shed* takes up to so many bytes from the queues of a peer; *expel* ends a connection."""
+    """Charges for what waits. *shed* takes so many bytes from a peer's queues, for a reason in words; *expel* ends a connection."""
 
     def __init__(
-        self, limits: Limits, accounts: Accounts, *, shed: Callable[[Peer, int], None], expel: Callable[[Peer, OverQuota], None]
+        self, limits: Limits, accounts: Accounts, *, shed: Callable[[Peer, int, str], None], expel: Callable[[Peer, OverQuota], None]
     ) -> None:
         self.beyond: Timeouts[Peer] = Timeouts(limits.quota_grace_s)  #: peers of programs that have more than their share
         self._moved: dict[Peer, int] = {}  #: of these: how far they were when their time began
@@ -112,7 +112,7 @@ class Charges:
     def _cut(self, peer: Peer, size: int, error: OverQuota) -> None:
         """Take *size* bytes from a peer's queues, as far as they have so much."""
         before = peer.backlog_bytes
-        self._shed(peer, size)
+        self._shed(peer, size, error.text)
         if peer.backlog_bytes < before:
             self._accounts.log_loss(peer.account, f"messages for {peer} are lost: {error.text}")
         self._charge(peer, min(peer.waiting_bytes - peer.charged, 0))

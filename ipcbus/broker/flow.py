@@ -46,10 +46,12 @@ class Flow(Outputs):
             hold.bytes += size
             self.holds.park(hold.publisher, size)
 
-    def record(self, why: str, backlog: Backlog, count: int, size: int, piece: Piece | None, sender: Peer | None) -> None:
+    def record(
+        self, why: str, backlog: Backlog, count: int, size: int, piece: Piece | None, sender: Peer | None, about: str = ""
+    ) -> None:
         """*count* messages for *backlog* are lost: *why* as in NOTICE ``lost``, or ``evicted``, which nobody is left to be told."""
         backlog.lost += count
-        self.losses.record(why, backlog, count, size, piece, sender)
+        self.losses.record(why, backlog, count, size, piece, sender, about)
 
     # --- in ---------------------------------------------------------------------------------------
 
@@ -336,16 +338,16 @@ class Flow(Outputs):
         self.charge(backlog, entry.hold, -len(entry.piece))
         return entry
 
-    def _lose(self, backlog: Backlog, why: str) -> None:
+    def _lose(self, backlog: Backlog, why: str, about: str = "") -> None:
         """Lose the oldest entry of a queue, and remember to tell it (L-7, L-11)."""
         entry = self._take(backlog)
         size = len(entry.piece)
         note(backlog.gap, why, entry.count, size)
-        self.record(why, backlog, entry.count, size, entry.piece, None)
+        self.record(why, backlog, entry.count, size, entry.piece, None, about)
 
-    def shed(self, peer: Peer, size: int) -> None:
+    def shed(self, peer: Peer, size: int, about: str) -> None:
         """Lose *size* bytes, as far as there are so many, of what waits in the queues that *peer* pays for, the oldest of the largest
-        first (Q-3)."""
+        first (Q-3). *about* says which account has no room."""
         backlogs = {lane.backlog for lane in peer.waiting or () if lane.backlog is not None}
         groups = {lane.group for lane in peer.grouped or () if lane.group is not None}
         backlogs |= {group.backlog for group in groups if group.backlog is not None and group.backlog.payer is peer}
@@ -353,7 +355,7 @@ class Flow(Outputs):
         heapq.heapify(largest)
         while size > 0 and largest:
             own, number, backlog = largest[0]
-            self._lose(backlog, "over_quota")
+            self._lose(backlog, "over_quota", about)
             size -= backlog.parked - backlog.bytes - own
             if backlog.pieces:
                 heapq.heapreplace(largest, (backlog.parked - backlog.bytes, number, backlog))

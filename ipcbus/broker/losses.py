@@ -14,7 +14,7 @@ from typing import Any
 
 from ..protocol.errors import ProtocolError
 from ..protocol.limits import EPISODE_PAUSE_S, LOSS_EPISODES, LOSS_WALK_S
-from ..protocol.messages import Kind
+from ..protocol.messages import Kind, clip_text
 from ..protocol.walking import frame_end, topic_of
 from .backlogs import Backlog
 from .counters import Counters, TopicCounters
@@ -44,7 +44,7 @@ _SAID = {
     "replaced": (logging.INFO, "does not keep up: newer messages replace those that wait of the same topic (policy latest)"),
     "expired": (logging.INFO, "does not keep up: messages wait longer than their time to live, and are dropped and counted (L-11)"),
     "evicted": (logging.INFO, "ended while messages waited for it, which are counted as evicted"),
-    "over_quota": (logging.WARNING, "has no room: messages are dropped and counted (over_quota)"),
+    "over_quota": (logging.INFO, "has no room: messages are dropped and counted (over_quota)"),
     "unknown": (logging.INFO, "went while messages were in its output: whether they arrived is not known"),
 }
 
@@ -145,7 +145,7 @@ class Losses:
         episode.count += count
         episode.bytes += size
         if begins:
-            episode.about = about
+            episode.about = clip_text(about)
             episode.place = _describe(peer, lane, group, backlog)
             if frames:
                 episode.topic = topic_of(frames[0]).decode()
@@ -194,6 +194,8 @@ class Losses:
         episode = self._tell(why, pending.callee, pending.to, 1, topic=pending.to)
         if episode.count == 1:
             episode.sender = _describe_sender(pending.requester)
+            said = "did not answer in time" if why == "timed_out" else "went before it answered"
+            self._log(logging.INFO, f"{pending.callee} {said}: {pending.to!r} of {pending.requester} (further ones are only counted)")
 
     def closed(self, peer: Peer, error: ProtocolError) -> None:
         """The bus ended a connection (E-2)."""
@@ -205,7 +207,7 @@ class Losses:
         if not episode.count:
             episode.place = _describe(peer, None, None, None)
             for name, value in more.items():
-                setattr(episode, name, value)
+                setattr(episode, name, clip_text(value))
         episode.count += count
         return episode
 

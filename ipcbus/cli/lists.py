@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from .connection import ANSWER_TIMEOUT_S, open_bus
 from .failures import Exit
-from .text import duration, size, table, wants_colour
+from .reasons import explain_holding, summary
+from .text import duration, safe, size, table, wants_colour
 from .values import render
 
 if TYPE_CHECKING:
@@ -108,7 +109,11 @@ def stats(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(render(found))
     else:
-        _print(("counter", "value"), ([key, _gauge(key, value)] for key, value in found.items()))
+        _print(("counter", "value"), ([key, _gauge(key, value)] for key, value in found.items() if key != "holding"))
+        for item in found.get("holding", ()):
+            print(f"\n{safe(explain_holding(item).what)}")
+        if "offered" in found:
+            print(f"\n{summary(found)}")
     return Exit.OK
 
 
