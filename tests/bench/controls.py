@@ -4,10 +4,13 @@
   Its publisher writes batches of 64 KiB that were put together before the start; its subscribers split and check every
   message, as ours do.
 - A ping-pong of 128 bytes over a socketpair between two processes.
+- Plain sockets that connect again, until somebody listens, and say a word each.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import socket
 import struct
 import time
@@ -113,3 +116,47 @@ def pong(stage: Stage, fd: int) -> None:
         stage.ready()
         while data := connection.recv(PING_BYTES):
             connection.send(data)
+
+
+def greeter(stage: Stage, path: str, count: int) -> None:
+    """Greet *count* connections, each when it has said its word; then tell, and keep them."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen(count)
+        stage.ready()
+        connections = []
+        while len(connections) < count:
+            connection = listener.accept()[0]
+            connection.sendall(connection.recv(PING_BYTES))
+            connections.append(connection)
+        stage.wait_go()
+        stage.result(count=count)
+        stage.wait_end()
+        for connection in connections:
+            connection.close()
+
+
+def returner(stage: Stage, path: str, count: int) -> None:
+    """*count* connections that are made anew, one after the other, when they end."""
+    connections: list[socket.socket] = []
+    stage.ready()
+    while True:
+        while len(connections) < count:
+            connection = socket.socket(socket.AF_UNIX)
+            try:
+                connection.connect(path)
+                connection.sendall(payload.raw(0))
+                greeted = connection.recv(PING_BYTES)
+            except OSError:
+                greeted = b""
+            if greeted:
+                connections.append(connection)
+            else:
+                connection.close()
+                time.sleep(0.01)
+        connections[0].recv(PING_BYTES)  # until the end
+        for connection in connections:
+            connection.close()
+        connections.clear()

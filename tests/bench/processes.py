@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -176,17 +177,18 @@ class Cast:
             process.read()
         return process
 
-    def daemon(self) -> tuple[Process, str]:
-        """Start an ``ipcbusd`` with an empty configuration of its own; returns it and its address when it listens."""
-        path = self.directory / "bus.sock"
+    def daemon(self, *, name: str = "bus", before: str = "", wait: bool = True) -> tuple[Process, str]:
+        """Start an ``ipcbusd`` with an empty configuration of its own; returns it and its address when it listens. *before* is a statement
+        that it executes first."""
+        path = self.directory / f"{name}.sock"
         config = self.directory / "ipcbusd.toml"
         config.write_text("")
-        code = "import sys; from ipcbus.cli.daemon import main; sys.exit(main())"
+        code = f"import sys; from ipcbus.cli.daemon import main; {before or 'pass'}; sys.exit(main())"
         command = [sys.executable, "-c", code, "--config", str(config), "--listen", f"unix:{path}", "--log-level", "warning"]
         process = Process("ipcbusd", command, talk=False)
         self._processes.append(process)
         deadline = time.monotonic() + 10
-        while not _listens(path):
+        while wait and not _listens(path):
             if not process.alive() or time.monotonic() > deadline:
                 raise BenchError("ipcbusd does not listen (its error is above)")
             time.sleep(0.02)
@@ -195,14 +197,11 @@ class Cast:
 
 def play(name: str) -> None:
     """The main function of a role's process; its arguments come as the first line of stdin."""
-    if name.startswith("controls."):
-        from tests.bench import controls as roles  # here: no control carries the client library along
-    else:
-        from tests.bench import roles  # type: ignore[no-redef]
-
+    module, _, role = name.partition(".")
+    roles = import_module(f"tests.bench.{module}")  # the one: no control carries the client library along
     arguments = json.loads(sys.stdin.readline() or sys.exit(1))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the benchmark ends its processes itself
-    getattr(roles, name.partition(".")[2])(Stage(), **arguments)
+    getattr(roles, role)(Stage(), **arguments)
 
 
 def _die_with_parent() -> None:

@@ -9,7 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from .workloads import ROWS, Measured, Row
+from .measures import Measured, Row
+from .workloads import ROWS
 
 HEAD = ("figure", "median (min–max)", "control", "ratio", "goal", "met")
 

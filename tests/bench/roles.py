@@ -14,6 +14,9 @@ import threading
 import time
 from collections.abc import Callable
 from itertools import cycle
+from typing import Any
+
+import msgpack
 
 import ipcbus_client
 from ipcbus.protocol.messages import Kind, encode, encode_with_payload, pack
@@ -183,31 +186,30 @@ def caller_aio(stage: Stage, address: str, count: int, in_flight: int) -> None:
 # --- the holders ---
 
 
-def _join(address: str, patterns: list[tuple[int, str]]) -> socket.socket:
-    """A connection with a lane for each of *patterns*; returns when the bus has answered for all of them."""
+def join(address: str, patterns: list[tuple[int, str]], **options: object) -> socket.socket:
+    """A connection with a lane for each of *patterns*, subscribed with *options*; returns when the bus has answered for all of them."""
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(address.removeprefix("unix:"))
     connection.sendall(encode(Kind.HELLO, 0, 1, 1, [], {"program": "bench-holder"}, None))
     _read_frame(connection)  # WELCOME
     for first in range(0, len(patterns), 500):
         some = patterns[first : first + 500]
-        requests = (
-            encode_with_payload(
-                pack({"pattern": pattern, "lane": lane, "credit": 1 << 20}),
-                Kind.REQUEST,
-                0,
-                "bus/subscribe",
-                lane,
-                10_000,
-                None,
-            )
-            for lane, pattern in some
-        )
+        requests = (_request("subscribe", lane, {"pattern": pattern, "lane": lane, "credit": 1 << 20} | options) for lane, pattern in some)
         connection.sendall(b"".join(requests))
         for _ in some:
             if _read_frame(connection)[1] != Kind.REPLY:
                 raise payload.MessageError("the bus refused a subscription")
     return connection
+
+
+def ask(connection: socket.socket, method: str) -> Any:
+    """A method of the bus, over a connection of join() to which nothing else comes."""
+    connection.sendall(_request(method, 1, {}))
+    return msgpack.unpackb(msgpack.unpackb(_read_frame(connection))[-1])
+
+
+def _request(method: str, number: int, arguments: dict[str, object]) -> bytes:
+    return encode_with_payload(pack(arguments), Kind.REQUEST, 0, f"bus/{method}", number, 10_000, None)
 
 
 def _read_frame(connection: socket.socket) -> bytes:
@@ -229,7 +231,7 @@ def idle_holder(stage: Stage, address: str, connections: int) -> None:
     """Hold *connections* with one subscription each; nothing is ever published to them."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    held = [_join(address, [(1, f"idle.{number}.>")]) for number in range(connections)]
+    held = [join(address, [(1, f"idle.{number}.>")]) for number in range(connections)]
     stage.ready()
     stage.wait_end()
     for connection in held:
@@ -262,7 +264,7 @@ def lane_holder(stage: Stage, address: str, lanes: int, peers: int) -> None:
     for peer in range(peers):
         numbers = range(peer, lanes, peers)
         patterns = [f"unrelated.{number}" if number % 2 else f"unrelated.{number}.*.status" for number in numbers]
-        held.append(_join(address, list(enumerate(patterns, 1))))
+        held.append(join(address, list(enumerate(patterns, 1))))
     stage.ready()
     stage.wait_end()
     for connection in held:

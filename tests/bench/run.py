@@ -15,8 +15,9 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.bench import report
+from tests.bench.measures import QUICK, Measured, Sizes
 from tests.bench.processes import BenchError
-from tests.bench.workloads import ONCE, QUICK, WORKLOADS, Measured, Sizes
+from tests.bench.workloads import ONCE, WORKLOADS
 
 EPILOG = """workloads:
   pubsub     1 publisher to 1 subscriber, 128 B: msgpack values, bytes; control: a relay that copies without looking
@@ -26,6 +27,9 @@ EPILOG = """workloads:
   idle       4000 connections: memory of each, and what a message to one of them costs; control: one connection
   wakeups    how often an idle daemon wakes up beside 100 subscribers, over 130 s; in the first round only
   unrelated  what a publish costs beside 10 to 100 000 subscriptions of others; control: beside 10
+  innocent   requests of a pair that has nothing to do with 20 stuck subscribers and a flooding publisher; control: without those
+  recovery   from SIGKILL of the daemon to 200 clients that have everything again; control: plain sockets that reconnect
+  accounting 1 to 1, beside the same daemon that charges nobody for what waits; and beside the relay
 
 examples:
   python -m tests.bench                         everything, 5 rounds, about 10 minutes

@@ -1,116 +1,32 @@
 """The workloads: which processes work together, how much, and what is measured; one round of each at a time.
 
-A workload's function runs one round, controls included, and returns its measurements by key; ``ROWS`` says which are
-printed, beside which control, and what the goal is. Every round has new processes: rounds do not warm each other.
+Here are those of an ordinary day; ``adversity`` has those of a bad one. A workload's function runs one round, controls included, and
+returns its measurements by key; ``ROWS`` says which are printed, beside which control, and what the goal is. Every round has new processes:
+rounds do not warm each other.
 """
 
 from __future__ import annotations
 
 import socket
-import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
-from .processes import Cast, Process
-
-Measured = dict[str, float]
+from . import accounting, adversity
+from .measures import Measured, Row, Sizes, bus_rate, percentiles, rate, relay_rate, settled_memory
+from .processes import Cast
 
 WILD_TOPICS, WILD_PATTERNS, WILD_PROCESSES = 1000, 100, 4
 UNRELATED = (10, 100, 1_000, 10_000, 100_000)
 
 
-@dataclass(frozen=True, slots=True)
-class Sizes:
-    """How much one round does."""
-
-    messages: int = 400_000  #: 1 to 1
-    fanout: int = 100_000  #: published; 8 receive each
-    wild_rounds: int = 200  #: through the 1000 topics
-    calls: int = 10_000
-    trips: int = 20_000  #: of the ping-pong
-    idle: int = 4_000  #: connections
-    paced: int = 1_000  #: messages with their one-way time taken
-    unrelated: int = 200_000  #: messages beside unrelated subscriptions
-    new_topics: int = 50_000  #: of them to a topic of their own each
-    asleep_s: int = 130  #: of watching an idle daemon: every client's heartbeat falls into it (120 s)
-
-
-QUICK = Sizes(40_000, 10_000, 20, 1_000, 2_000, 400, 200, 20_000, 10_000, 5)
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One line of the report: measurement *key* in *unit*, beside *control*; the goal is ``>=`` or ``<=`` *bound*.
-
-    With a control the bound is on the ratio of the two in the same round, else on the measurement itself.
-    """
-
-    label: str
-    key: str
-    unit: str
-    control: str | None = None
-    goal: str | None = None
-    bound: float = 0.0
-
-
-# --- building blocks ---
-
-
-def _relay_rate(receivers: int, count: int) -> float:
-    """Deliveries a second through the control relay."""
-    with Cast() as cast:
-        path = str(cast.directory / "relay")
-        cast.role("controls.relay", path=path, receivers=receivers)
-        subscribers = [cast.role("controls.subscriber", path=path, count=count) for _ in range(receivers)]
-        return _rate(cast.role("controls.publisher", path=path, count=count), subscribers, count * receivers)
-
-
-def _rate(publisher: Process, subscribers: list[Process], deliveries: int) -> float:
-    """From the first publish to the last message at the last subscriber."""
-    publisher.go()
-    start = publisher.read()["start"]
-    elapsed_s: float = max(subscriber.read()["end"] for subscriber in subscribers) - start
-    return deliveries / elapsed_s
-
-
-def _bus_rate(
-    cast: Cast,
-    daemon: Process,
-    address: str,
-    form: str,
-    count: int,
-    *,
-    topics: list[str],
-    pattern: str,
-    receivers: int = 1,
-) -> tuple[float, float]:
-    """Deliveries a second through the bus, and its CPU seconds per million published messages."""
-    arguments: dict[str, Any] = {"address": address, "count": count, "form": form}
-    subscribers = [cast.role("roles.subscriber", pattern=pattern, **arguments) for _ in range(receivers)]
-    publisher = cast.role("roles.publisher", topics=topics, **arguments)
-    before = daemon.cpu_s()
-    rate = _rate(publisher, subscribers, count * receivers)
-    return rate, (daemon.cpu_s() - before) / count * 1e6
-
-
-def _percentiles(prefix: str, trips_ns: list[int]) -> Measured:
-    """p50, p99 and p99.9 in microseconds."""
-    cuts = statistics.quantiles(trips_ns, n=1000, method="inclusive")
-    return {f"{prefix}_p50": cuts[499] / 1000, f"{prefix}_p99": cuts[989] / 1000, f"{prefix}_p999": cuts[998] / 1000}
-
-
-# --- workloads ---
-
-
 def pubsub(sizes: Sizes) -> Measured:
     """1 publisher to 1 subscriber, 128 B."""
-    found = {"relay": _relay_rate(1, sizes.messages)}
+    found = {"relay": relay_rate(1, sizes.messages)}
     for form in ("msgpack", "bytes"):
         with Cast() as cast:
             daemon, address = cast.daemon()
-            found[form], found[f"{form}_cpu"] = _bus_rate(
+            found[form], found[f"{form}_cpu"] = bus_rate(
                 cast, daemon, address, form, sizes.messages, topics=["bench.a.b"], pattern="bench.a.b"
             )
     return found
@@ -118,11 +34,11 @@ def pubsub(sizes: Sizes) -> Measured:
 
 def fanout(sizes: Sizes) -> Measured:
     """1 publisher to 8 subscribers, 128 B."""
-    found = {"relay": _relay_rate(8, sizes.fanout)}
+    found = {"relay": relay_rate(8, sizes.fanout)}
     for form in ("msgpack", "bytes"):
         with Cast() as cast:
             daemon, address = cast.daemon()
-            found[form], found[f"{form}_cpu"] = _bus_rate(
+            found[form], found[f"{form}_cpu"] = bus_rate(
                 cast, daemon, address, form, sizes.fanout, topics=["bench.a.b"], pattern="bench.a.b", receivers=8
             )
     return found
@@ -131,7 +47,7 @@ def fanout(sizes: Sizes) -> Measured:
 def wild(sizes: Sizes) -> Measured:
     """1000 topics in turn, 100 wildcard subscriptions of 10 topics each in 4 processes."""
     count = sizes.wild_rounds * WILD_TOPICS
-    found = {"relay": _relay_rate(1, sizes.messages)}
+    found = {"relay": relay_rate(1, sizes.messages)}
     per_pattern = WILD_TOPICS // WILD_PATTERNS
     scattered = [(n % WILD_PATTERNS, n // WILD_PATTERNS) for n in range(WILD_TOPICS)]
     in_tens = [(n // per_pattern, n % per_pattern) for n in range(WILD_TOPICS)]
@@ -154,7 +70,7 @@ def wild(sizes: Sizes) -> Measured:
             topics = [f"wild.{group}.{member}" for group, member in order]
             publisher = cast.role("roles.publisher", address=address, topics=topics, count=count, form="bytes")
             before = daemon.cpu_s()
-            found[key] = _rate(publisher, subscribers, count)
+            found[key] = rate(publisher, subscribers, count)
             found[f"{key}_cpu"] = (daemon.cpu_s() - before) / count * 1e6
     return found
 
@@ -168,7 +84,7 @@ def rpc(sizes: Sizes) -> Measured:
             pinger = cast.role("controls.ping", fd=one.fileno(), count=sizes.trips, fds=(one.fileno(),))
             cast.role("controls.pong", fd=other.fileno(), fds=(other.fileno(),))
         pinger.go()
-        found |= _percentiles("pair", pinger.read()["trips_ns"])
+        found |= percentiles("pair", pinger.read()["trips_ns"])
     for key, responder, caller, in_flight in (
         ("blocking", "roles.responder", "roles.caller", 0),
         ("asyncio", "roles.responder_aio", "roles.caller_aio", 1),
@@ -183,7 +99,7 @@ def rpc(sizes: Sizes) -> Measured:
             before = daemon.cpu_s()
             calling.go()
             told = calling.read()
-            found |= _percentiles(key, told["trips_ns"])
+            found |= percentiles(key, told["trips_ns"])
             found[f"{key}_cpu"] = (daemon.cpu_s() - before) / count * 1e6
             if "elapsed_s" in told:
                 found[f"{key}_rate"] = count / told["elapsed_s"]
@@ -197,10 +113,10 @@ def idle(sizes: Sizes) -> Measured:
         with Cast() as cast:
             daemon, address = cast.daemon()
             cast.role("roles.idle_holder", address=address, connections=1)
-            before = _settled_memory(daemon)
+            before = settled_memory(daemon)
             if connections > 1:
                 cast.role("roles.idle_holder", address=address, connections=connections - 1)
-                after = _settled_memory(daemon)
+                after = settled_memory(daemon)
                 for part in ("Rss", "Pss"):
                     found[f"{part.lower()}_kib"] = (after[part] - before[part]) / (connections - 1) / 1024
                 quiet = daemon.cpu_s()
@@ -210,8 +126,8 @@ def idle(sizes: Sizes) -> Measured:
             giver = cast.role("roles.paced_publisher", address=address, topic="paced.one", count=sizes.paced, pause_s=0.001)
             giver.go()
             giver.read()
-            found |= _percentiles(key, taker.read()["trips_ns"])
-            found[key], found[f"{key}_cpu"] = _bus_rate(
+            found |= percentiles(key, taker.read()["trips_ns"])
+            found[key], found[f"{key}_cpu"] = bus_rate(
                 cast, daemon, address, "bytes", sizes.messages // 2, topics=["bench.a.b"], pattern="bench.a.b"
             )
     return found
@@ -228,18 +144,6 @@ def wakeups(sizes: Sizes) -> Measured:
         return {"wakeups": (daemon.wakeups() - before) / sizes.asleep_s}
 
 
-def _settled_memory(daemon: Process) -> dict[str, int]:
-    """The daemon's memory when it no longer changes (or after 5 s)."""
-    last = daemon.memory_bytes()
-    for _ in range(10):
-        time.sleep(0.5)
-        now = daemon.memory_bytes()
-        if now == last:
-            break
-        last = now
-    return last
-
-
 def unrelated(sizes: Sizes) -> Measured:
     """What a publish costs beside subscriptions that it does not match: to one topic, and to a new one each time."""
     found: Measured = {}
@@ -247,11 +151,11 @@ def unrelated(sizes: Sizes) -> Measured:
         with Cast() as cast:
             daemon, address = cast.daemon()
             cast.role("roles.lane_holder", address=address, lanes=lanes, peers=10)
-            found[f"one_{lanes}"], found[f"one_{lanes}_cpu"] = _bus_rate(
+            found[f"one_{lanes}"], found[f"one_{lanes}_cpu"] = bus_rate(
                 cast, daemon, address, "bytes", sizes.unrelated, topics=["load.one"], pattern="load.one"
             )
             topics = [f"fresh.{number}" for number in range(sizes.new_topics)]
-            found[f"new_{lanes}"], found[f"new_{lanes}_cpu"] = _bus_rate(
+            found[f"new_{lanes}"], found[f"new_{lanes}_cpu"] = bus_rate(
                 cast, daemon, address, "bytes", sizes.new_topics, topics=topics, pattern="fresh.*"
             )
     return found
@@ -265,6 +169,9 @@ WORKLOADS: dict[str, Callable[[Sizes], Measured]] = {
     "idle": idle,
     "wakeups": wakeups,
     "unrelated": unrelated,
+    "innocent": adversity.innocent,
+    "recovery": adversity.recovery,
+    "accounting": accounting.accounting,
 }
 
 #: Measured in the first round only: it waits, and measures no speed.
@@ -315,4 +222,7 @@ ROWS: dict[str, tuple[Row, ...]] = {
         *(Row(f"a new topic each, beside {lanes}", f"new_{lanes}", "msg/s", "new_10") for lanes in UNRELATED),
         Row("  daemon CPU, beside 100000 / 10", "new_100000_cpu", "s/M", "new_10_cpu", "<=", 1.1),
     ),
+    "innocent": adversity.INNOCENT_ROWS,
+    "recovery": adversity.RECOVERY_ROWS,
+    "accounting": accounting.ROWS,
 }
