@@ -28,7 +28,7 @@ from .losses import Losses
 from .names import Change, Names
 from .peers import BYTES_FREE, Credentials, Peer, Piece
 from .publications import Publications
-from .quotas import LANES
+from .quotas import LANES, OverQuota
 from .refusals import Refusals
 from .requests import Requests
 from .routing import AnyRoute, PublishRoute, Refusal, RetainRoute, RouteTable
@@ -521,7 +521,17 @@ class Broker:
         self.losses.closed(peer, error)
         self._log(logging.WARNING, f"{peer} closed: {error}")
         self._end(peer)
+        if (error.code is Code.SLOW_READER or isinstance(error, OverQuota)) and len(peer.out) > 1:
+            self._drop_output(peer)
         self._delivery.put(peer, encode(Kind.BYE, 0, error.code.value, clip_text(error.text)))
+
+    def _drop_output(self, peer: Peer) -> None:
+        """Who is closed for what waits takes none of it along, or the cap of all that waits would be none while it is closing. The first
+        piece stays, for a part of it may be on its way: BYE follows whole frames."""
+        self.losses.record("unknown", peer, peer.given - peer.delivered, peer.given_bytes - peer.delivered_bytes)
+        peer.given, peer.given_bytes, peer.marks = peer.delivered, peer.delivered_bytes, None
+        del peer.out[1:]
+        peer.out_bytes = len(peer.out[0])
 
     def expel(self, peer: Peer, code: Code, text: str, now: float) -> None:
         """End a connection from outside, for instance after a fault in its work (``internal``)."""

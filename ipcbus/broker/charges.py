@@ -121,6 +121,7 @@ class Charges:
         if peer in self._moved:
             self._stop(peer)
         self._expel(peer, error)
+        self._charge(peer, min(peer.waiting_bytes - peer.charged, 0))
         if peer.charged:
             self._leaving[peer] = peer.charged
             self._accounts.leave_soon(peer.account, peer.charged)
