@@ -34,10 +34,10 @@ PARTS: dict[str, dict[str, str]] = {
 
 _HOLD_S = 0.7  #: how long what is stopped, slow or squeezed stays so; the bus's stall times are shorter
 
-#: Other limits by SIGHUP. What the bus does not have is left out.
+#: Other limits by SIGHUP.
 _SQUEEZES: tuple[Limits, ...] = (
     {"max_output_bytes": 90_000_000, "max_queued_bytes": 2_000_000},
-    {"lane_high_bytes": 4096, "lane_soft_bytes": 4096, "lane_stall_s": 0.05},
+    {"lane_soft_bytes": 4096, "lane_stall_s": 0.05},
     {"max_callee_requests": 1, "max_route_cache": 1},
     {"max_retained_topics": 0, "max_retained_bytes": 0, "max_wills": 0},
     {"max_parked_bytes": 4096, "stall_window_s": 1.0},

@@ -17,7 +17,6 @@ from random import Random
 from typing import Any
 
 import ipcbus_client
-from ipcbus.daemon.options import BY_NAME
 from ipcbus_client import aio
 
 from .journal import END_TOPIC, TOPICS, Journal, Offer, Offers, parse
@@ -29,9 +28,6 @@ BURST = 200
 CALL_S = 2.0
 METHOD = "svc/echo"
 LAST_S = 120.0  #: for what a publisher still has to say
-
-#: The policies came after this test.
-POLICIES = "limits.lane_policy" in BY_NAME
 
 
 class Part:
@@ -71,7 +67,7 @@ class Part:
     def subscription(self) -> dict[str, Any]:
         """Arguments of subscribe(). Small limits: they are to be reached."""
         options: dict[str, Any] = {"notices": True, "retained": False, "window_bytes": 65_536}
-        if POLICIES and self._policy:
+        if self._policy:
             options |= {"policy": self._policy, "limits": {"soft": 65_536, "hard": 262_144, "seconds": 0.5}}
         return options | ({"group": self._group, "prefetch": 8} if self._group else {})
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ipcbus.daemon.options import BY_NAME
 from tests.chaos.journal import END_TOPIC, read
 from tests.daemons import ROOT, RunningDaemon, environment
 from tests.wire import Wire
@@ -26,7 +25,7 @@ Limits = Mapping[str, float]
 
 #: What the bus has when nothing is squeezed. Small where a chaos shall meet it.
 USUAL: Limits = {
-    "half_close_linger_s": 1.0, "handshake_timeout_s": 2.0, "lane_high_bytes": 65_536, "lane_soft_bytes": 65_536, "lane_stall_s": 0.3,
+    "half_close_linger_s": 1.0, "handshake_timeout_s": 2.0, "lane_soft_bytes": 65_536, "lane_stall_s": 0.3,
     "stall_window_s": 3.0,
 }  # fmt: skip
 
@@ -85,8 +84,7 @@ class Troupe:
         return RunningDaemon(self.directory, ["--log-level", "info"], listen=listen, config=self._config())
 
     def _config(self) -> str:
-        known = {name: value for name, value in self._limits.items() if f"limits.{name}" in BY_NAME}
-        return "[limits]\n" + "".join(f"{name} = {value}\n" for name, value in known.items())
+        return "[limits]\n" + "".join(f"{name} = {value}\n" for name, value in self._limits.items())
 
     def start_daemon(self) -> None:
         """Start it where it was, after it has gone."""
