@@ -137,6 +137,8 @@ class Flow(Outputs):
             backlog.count += frames
             self.charge(backlog, None, fits)
         if fits < size:
+            if not backlog.lagging:
+                self._lag(backlog)  # before the first loss, also where what waits is within the limits and what comes is too large
             lost = piece if not fits else memoryview(piece)[fits:]
             self.record("too_slow", backlog, count - frames, size - fits, lost, sender)
             if backlog.last_gap is None:

@@ -5,25 +5,45 @@ from __future__ import annotations
 import multiprocessing
 import os
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
 
-from .shrinking import failure
-from .story import Story
+from .story import play
 
 CHUNK = 20  #: seeds that a worker plays before it says what it found
 
 
-def first_failing(seeds: range) -> int | None:
-    """The smallest of *seeds* whose story fails, or None."""
+@dataclass
+class Found:
+    """What came of some seeds."""
+
+    failing: int | None = None  #: the smallest seed that fails
+    seen: set[str] = field(default_factory=set)  #: what happened in the others
+
+
+def play_all(seeds: range) -> Found:
+    """Play *seeds* until one fails."""
     chunks = [seeds[at : at + CHUNK] for at in range(0, len(seeds), CHUNK)]
     if len(chunks) < 3:
-        return _first(seeds)
+        return _play_some(seeds)
+    found = Found()
     # spawned, not forked: a fork of a process with threads may inherit a lock that nobody will release
     with ProcessPoolExecutor(os.cpu_count(), mp_context=multiprocessing.get_context("spawn")) as pool:
+        for some in pool.map(_play_some, chunks):
+            found.seen |= some.seen
+            if some.failing is not None:
+                found.failing = some.failing
+                pool.shutdown(wait=False, cancel_futures=True)
+                break
+    return found
+
+
+def _play_some(seeds: range) -> Found:
+    found = Found()
+    for seed in seeds:
         try:
-            return next((found for found in pool.map(_first, chunks) if found is not None), None)
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _first(seeds: range) -> int | None:
-    return next((seed for seed in seeds if failure(Story(seed)) is not None), None)
+            world = play(seed)
+        except Exception:  # noqa: BLE001  # whatever it breaks: it is played again and looked at
+            found.failing = seed
+            break
+        found.seen |= {kind for oracle in world.oracles for kind in oracle.checked}
+    return found

@@ -11,10 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ipcbus.protocol.messages import Frame, Kind, encode, encode_with_payload, pack
+from ipcbus.protocol.payloads import decode_value
 from ipcbus.protocol.topics import peer_address
 
-from .models import frame_of, frames_in
 from .network import Link, World
+from .violations import frame_of, frames_in, matches
 
 TOPICS = ["a.b", "a.c", "a.b.c", "x.b", "x.y.z", "lone", "$own", "bad..topic"]
 PATTERNS = ["a.b", "a.*", "a.>", ">", "*.b", "x.>", "*", "a.*.c", "none.such"]
@@ -47,6 +48,9 @@ class ModelClient:
         self._moods: list[int] | None = None
         self._numbers = itertools.count(1)
         self._slow = self.random.random() < 0.3  #: gives credit late
+        self._features = ["parts"] + ["hold"] * (self.random.random() < 0.7)
+        self._obeys = self.random.random() < 0.5  #: publishes nothing that is held
+        self._holds: dict[int, str] = {}
         self._buffer = bytearray()
         self._lanes: list[int] = []
         self._current = 0
@@ -73,7 +77,8 @@ class ModelClient:
         self.peer = 0
         self._buffer = bytearray()
         self._lanes, self._owed, self._requests, self._streams, self._current = [], {}, {}, {}, 0
-        link.send(encode(Kind.HELLO, 0, 1, 1, ["parts"], {"program": self.label}, None))
+        self._holds = {}
+        link.send(encode(Kind.HELLO, 0, 1, 1, self._features, {"program": self.label}, None))
         for _ in range(self.random.randint(0, 2)):  # H-4: before WELCOME
             self._subscribe()
 
@@ -122,6 +127,11 @@ class ModelClient:
                 self.world.after(self.soon(1.0 if self._slow else 0.1), lambda: self._allow(to, elements[3], size))
         elif frame.kind in (Kind.REPLY, Kind.ERROR):
             self._requests.pop(elements[3], None)
+        elif frame.kind is Kind.NOTICE and elements[2] == "hold":
+            content = decode_value(None, frame.payload)
+            self._holds[content["id"]] = content["pattern"]
+        elif frame.kind is Kind.NOTICE and elements[2] == "resume":
+            del self._holds[decode_value(None, frame.payload)["id"]]
 
     # --- what it does -------------------------------------------------------------------------------------------------------------------
 
@@ -168,6 +178,8 @@ class ModelClient:
 
     def _publish(self) -> None:
         topic = self.random.choice(TOPICS)
+        if self._is_held(topic):
+            return
         kind = Kind.RETAIN if self.random.random() < 0.2 else Kind.PUBLISH
         for _ in range(self.random.choice([1, 1, 1, 5, 40])):
             if self.random.random() < 0.1:
@@ -176,6 +188,9 @@ class ModelClient:
         if kind is Kind.RETAIN and self.random.random() < 0.3 and topic in TOPICS[:6]:
             # an empty payload cannot carry a mark: a header makes the frame one of its kind
             self._write(encode_with_payload(b"", kind, self.peer, topic, {"mark": self._payload(0)}))
+
+    def _is_held(self, topic: str) -> bool:
+        return self._obeys and topic in TOPICS[:6] and any(matches(pattern, topic) for pattern in self._holds.values())
 
     def _post(self) -> None:
         """L-11, in all its forms."""
@@ -217,6 +232,11 @@ class ModelClient:
             arguments |= {"group": self.random.choice(["jobs", "work"]), "messages": self.random.choice([1, 4])}
         elif self.random.random() < 0.2:
             arguments["retained"] = False
+        if self.random.random() < 0.5:
+            arguments["policy"] = self.random.choice(["block", "drop_oldest", "drop_newest", "latest", "latest", "disconnect"])
+        if self.random.random() < 0.4:
+            choices = {"soft": [300, 2_000, 8_000], "hard": [500, 3_000, 30_000], "seconds": [0, 0.3, 1, 3.0]}
+            arguments["limits"] = {name: self.random.choice(some) for name, some in choices.items() if self.random.random() < 0.6}
         self._to_bus("subscribe", **arguments)
         if arguments["credit"] == 0:
             self.world.after(self.soon(1.0), lambda: self._grant(lane, 1000, 0))
@@ -244,7 +264,7 @@ class ModelClient:
 
     def _serve(self) -> None:
         methods = ["*"] if self.random.random() < 0.2 else self.random.sample(METHODS, 2)
-        self._to_bus("serve" if self.random.random() < 0.9 else "unserve", name=self._name(), methods=methods)
+        self._to_bus("serve" if self.random.random() < 0.7 else "unserve", name=self._name(), methods=methods)
 
     def _release(self) -> None:
         self._to_bus("release", name=self._name())

@@ -24,8 +24,8 @@ from ipcbus_client._session import Session
 from ipcbus_client._state import State
 
 from .model_client import METHODS, NAMES, PATTERNS, POOL, TOPICS
-from .models import ViolationError, frame_of, frames_in
 from .network import Link, World
+from .violations import ViolationError, frame_of, frames_in
 
 WINDOW_BYTES = 4_000
 LEGAL_TOPICS = TOPICS[:6]
@@ -170,7 +170,8 @@ class SessionClient:
                 self.world.after(self.soon(0.3), partial(self._take_parts, taker))
         if self.session.hangup is not None:
             self.world.note(f"{self.label} hangs up: {self.session.hangup}")
-            if not any(word in self.session.hangup for word in ("stopped", "shutting_down", "handshake_timeout")):  # the oracle knows when
+            known = ("stopped", "shutting_down", "handshake_timeout", "slow_reader")  # the oracle knows when
+            if not any(word in self.session.hangup for word in known):
                 raise ViolationError(f"{self.label} hung up: {self.session.hangup}")
             if self.link is not None:
                 self.link.abandon()

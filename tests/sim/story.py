@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from .checks import check_books, check_empty
 from .faults import Fault, plan_faults
 from .model_client import ModelClient
 from .network import World
@@ -131,7 +130,7 @@ def _tell(world: World, story: Story) -> None:
     world.oracle.check_quiet()
     for program in programs:
         program.check()
-    check_books(world)
+    world.auditor.check_quiet()
 
     world.closing = True
     for link in tuple(world.links):
@@ -139,4 +138,4 @@ def _tell(world: World, story: Story) -> None:
     world.run(QUIET_S)
     for program in programs:
         program.check_left()
-    check_empty(world)
+    world.auditor.check_empty()

@@ -634,3 +634,17 @@ def test_a_group_s_message_is_not_lost_because_one_member_has_too_much() -> None
     a.publish("t", *[b"." * 9_000] * 2)
     a.publish("jobs", b"1", b"2")
     assert c.read_payloads() == [b"1", b"2"]
+
+
+def test_who_loses_what_is_too_large_for_the_rest_of_its_limit_was_told_before_that_it_lags() -> None:
+    """Policy drop_newest: within its soft limit the whole time, because what comes is lost (L-7)."""
+    bus = Bus()
+    a, b = bus.peer(), bus.peer()
+    b.subscribe("x", 1, credit=0, policy="drop_newest", limits={"soft": 300, "hard": 500})
+    a.publish("x", b"small")
+    assert b.notices() == []
+    a.publish("x", bytes(600))
+    assert [(content["name"], content.get("dropping")) for content in b.notices()] == [("lagging", False)]
+    b.credit(1, 1000)
+    told = b.notices()
+    assert [(content["name"], content.get("count", content.get("lost"))) for content in told] == [("lost", 1), ("caught_up", 1)]

@@ -1,0 +1,33 @@
+"""What all of the simulation shares: how a broken promise is said, and how bytes are read as frames."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from ipcbus.protocol import topics
+from ipcbus.protocol.messages import decode
+
+
+class ViolationError(AssertionError):
+    """The bus broke a promise."""
+
+
+def frames_in(buffer: bytearray) -> list[bytes]:
+    """Take the whole frames out of *buffer*."""
+    if len(buffer) < 5:
+        return []
+    data = bytes(buffer)
+    found, at = [], 0
+    while at + 5 <= len(data) and data[at] == 0xCE:
+        end = at + 5 + int.from_bytes(data[at + 1 : at + 5], "big")
+        if end > len(data):
+            break
+        found.append(data[at:end])
+        at = end
+    del buffer[:at]
+    return found
+
+
+#: A frame goes by several times: into the bus, out of it to each receiver, into the program. Nobody changes one.
+frame_of = lru_cache(4096)(decode)
+matches = lru_cache(4096)(topics.matches)
