@@ -79,7 +79,7 @@ class Broker:
         self._random_bytes = random_bytes
         self._secret = secret
         self._log = log
-        self._delivery = Delivery(self.limits, self.losses, log)
+        self._delivery = Delivery(self.limits, self.losses, log, self.effort)
         self._offer = self._delivery.offer
         self.holds = self._delivery.holds
         self._refusals = Refusals(self.losses, self._delivery, log)

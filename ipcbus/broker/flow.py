@@ -13,6 +13,7 @@ from ..protocol.limits import Limits
 from ..protocol.walking import frame_end, frames_within, topic_of
 from .backlogs import Backlog, Waiting, note, pins
 from .deadlines import Deadlines
+from .effort import REPLACE, WAIT, Effort
 from .holding import Hold, Holds
 from .lanes import Group, Lane
 from .losses import Losses
@@ -23,8 +24,9 @@ from .peers import Peer, Piece
 class Flow(Outputs):
     """Queues, their episodes and their losses. `delivery` puts in and takes out."""
 
-    def __init__(self, limits: Limits, losses: Losses, log: Callable[[int, str], None]) -> None:
+    def __init__(self, limits: Limits, losses: Losses, log: Callable[[int, str], None], effort: Effort) -> None:
         super().__init__()
+        self._effort = effort
         self.limits = limits
         self.holds = Holds(self, limits, log)
         self.late: Deadlines[Backlog] = Deadlines()  #: queues over their soft limit: when that is too long
@@ -80,6 +82,7 @@ class Flow(Outputs):
     def _wait(self, backlog: Backlog, piece: Piece, size: int, count: int, sender: Peer | None, deadline: float | None) -> None:
         """Add frames to a queue, within its limits and those of who pays for it (L-7)."""
         payer = backlog.payer
+        self._effort.spent += WAIT
         if payer.ending or (payer.backlog_bytes > self.limits.max_output_bytes and backlog.group is None):
             self.record("evicted", backlog, count, size, piece, sender)  # the payer is closed at the end of the round
             self.touch(payer)
@@ -104,6 +107,7 @@ class Flow(Outputs):
         """latest: each frame takes the place of the one of its topic that waits."""
         by_topic = backlog.by_topic
         assert by_topic is not None
+        self._effort.spent += count * REPLACE
         at = 0
         while at < size:
             end = frame_end(piece, at)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 SLICE_WORK = 4096  #: units of `broker.effort` for one peer before the others have their turn: about 1 ms
+READ_MIN_BYTES = 4096  #: of one read of a peer whose messages are expensive for many
 WRITE_BYTES = 1_048_576  #: to one peer in one round: several socket buffers, yet a fast reader of a long queue cannot keep the loop
 WRITE_PASSES = 4  #: a write may free queues and so make more output; after this many passes the loop looks at its sockets again
 IOV_MAX = 1024  #: buffers of one sendmsg; the kernel's limit

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ..protocol.errors import Code
 from ..protocol.limits import READ_BYTES
 from ..protocol.messages import Kind, clip_text, encode
-from .limits import CHUNK_BYTES, CLOSE_DRAIN_READS, IOV_MAX, JOIN_BYTES, JOIN_PIECES, WRITE_BYTES
+from .limits import CHUNK_BYTES, CLOSE_DRAIN_READS, IOV_MAX, JOIN_BYTES, JOIN_PIECES, READ_MIN_BYTES, SLICE_WORK, WRITE_BYTES
 
 if TYPE_CHECKING:
     from ..broker.peers import Peer, Piece
@@ -31,7 +31,7 @@ class Turn(enum.Enum):
 class Link:
     """One connection. The loop makes it and is the only one to change it."""
 
-    __slots__ = ("blocked", "eof", "fd", "gone", "interest", "parting", "peer", "settled", "sock", "tail", "turn")
+    __slots__ = ("blocked", "eof", "fd", "gone", "interest", "parting", "peer", "read_bytes", "settled", "sock", "tail", "turn")
 
     def __init__(self, sock: socket.socket, peer: Peer) -> None:
         self.sock = sock
@@ -41,10 +41,18 @@ class Link:
         self.settled = 0  #: how many leading buffers of peer.out were brought into shape already
         self.tail: bytearray | None = None  #: the last of them, where small pieces were joined: more may be added to it
         self.turn = Turn.READY
+        self.read_bytes = READ_BYTES  #: of one read: less where a run of that many costs more than a slice, for a run is not divided
         self.blocked = False  #: the kernel took less than it was given: wait until it is writable
         self.eof = False  #: end of file was read (H-11)
         self.parting = False  #: peer.closing was seen, and its time is bounded
         self.gone = False  #: closed at the end of the round at the latest; nothing may be done with it
+
+    def measure(self, size: int, spent: int) -> None:
+        """After a read of *size* bytes that took *spent* units of work, up to its end or that of a slice: how much to read next."""
+        if spent >= 2 * SLICE_WORK:
+            self.read_bytes = max(READ_MIN_BYTES, size * SLICE_WORK // spent)
+        elif spent < SLICE_WORK:
+            self.read_bytes = min(READ_BYTES, 2 * self.read_bytes)
 
 
 def offer(link: Link) -> int:

@@ -137,12 +137,15 @@ class Loop:
                     continue
                 if mask & READ and link.turn is ready:
                     try:
-                        data = link.sock.recv(READ_BYTES)
+                        data = link.sock.recv(link.read_bytes)
                         if not data:
                             self._end_of_file(link, now)
-                        elif receive(link.peer, data, now, SLICE_WORK) >= SLICE_WORK:
+                        elif (spent := receive(link.peer, data, now, SLICE_WORK)) >= SLICE_WORK:
                             link.turn = Turn.QUEUED
+                            link.measure(len(data), spent)
                             turns.append(link)
+                        elif link.read_bytes < READ_BYTES:
+                            link.measure(len(data), spent)
                     except BlockingIOError:
                         pass  # the poller said readable and it was not: it will say so again
                     except OSError as error:
@@ -205,13 +208,14 @@ class Loop:
         if peer.unread is not None:
             return self._broker.resume(peer, now, SLICE_WORK), Turn.QUEUED
         try:
-            data = link.sock.recv(READ_BYTES)
+            data = link.sock.recv(link.read_bytes)
         except BlockingIOError:
             return 0, Turn.READY
         if not data:
             self._end_of_file(link, now)
             return 0, Turn.READY
         spent = self._broker.receive(peer, data, now, SLICE_WORK)
+        link.measure(len(data), spent)
         return spent, Turn.QUEUED if spent >= SLICE_WORK else Turn.READY
 
     def _expire(self, now: float) -> None:

@@ -321,10 +321,22 @@ def many_subscriptions(address: str) -> dict[str, int]:
 
 
 def stuck_readers(address: str) -> dict[str, int]:
-    """Fifty who never read what they asked for, and a publisher at full speed."""
+    """Fifty who never read what they asked for, and lose it by their policies, and a publisher at full speed. Some of them asked for what
+    the witness publishes."""
     stuck = [hello(address, "stuck") for _ in range(50)]
     for number, each in enumerate(stuck):
-        each.subscribe("attack.>", credit=CREDIT if number % 2 else 1000)
+        pattern = "witness.>" if number % 10 == 0 else "attack.>"
+        policy = ("drop_oldest", "drop_newest", "latest")[number % 3]
+        each.call("subscribe", pattern=pattern, lane=1, credit=CREDIT if number % 2 else 1000, policy=policy)
+    return flood(address, "attack.stuck")
+
+
+def blocking_readers(address: str) -> dict[str, int]:
+    """Twenty who never read, and hold their publisher, which goes on at full speed; one with the policy to be closed."""
+    stuck = [hello(address, "stuck") for _ in range(21)]
+    for number, each in enumerate(stuck):
+        policy = "block" if number else "disconnect"
+        each.call("subscribe", pattern="attack.>", lane=1, credit=CREDIT if number % 2 else 1000, policy=policy)
     return flood(address, "attack.stuck")
 
 
@@ -427,7 +439,7 @@ ATTACKS: dict[str, Callable[[str], dict[str, Any]]] = {
     each.__name__: each
     for each in (
         descriptors, storm, half_open, byte_by_byte, small_of_big, argument_bombs, churn, wildcard_bomb, too_many_matches,
-        many_subscriptions, stuck_readers, nobody, many_topics, unread_answers, long_lists, group_with_one_stopped,
+        many_subscriptions, stuck_readers, blocking_readers, nobody, many_topics, unread_answers, long_lists, group_with_one_stopped,
     )
 }  # fmt: skip
 

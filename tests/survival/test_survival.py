@@ -22,13 +22,16 @@ from tests.wire import Wire
 DESCRIPTORS = 300  #: of the daemon, so that they can run out
 BASE_S = 0.25  #: how long the witness is watched before and after an attack
 SETTLE_S = 30.0
-MEMORY_MAX_BYTES = 700 << 20  #: of the daemon, whatever happens; far above what the limits below allow
+MEMORY_MAX_BYTES = 400 << 20  #: of the daemon, whatever happens; far above what the limits below allow
 
 CONFIG = """
 [limits]
 max_payload_bytes = 16777216
 max_retained_bytes = 1048576
 max_output_bytes = 33554432
+max_program_bytes = 67108864
+max_user_bytes = 83886080
+max_queued_bytes = 104857600
 handshake_timeout_s = 1.0
 """
 
@@ -52,7 +55,9 @@ class Scene:
         """What must be free again when who used it has gone."""
         found = self.stats()
         gauges = ("peers", "names", "lanes", "retained", "requests", "queued_bytes")
-        return {key: found[key] for key in gauges} | {"descriptors": len(os.listdir(f"/proc/{self.daemon.pid}/fd"))}
+        of_bus = self.control.call("accounts")["items"][0]["resources"]
+        charged = {f"charged {key}": resource["used"] for key, resource in of_bus.items()}
+        return {key: found[key] for key in gauges} | charged | {"descriptors": len(os.listdir(f"/proc/{self.daemon.pid}/fd"))}
 
     def watch(self, report: Report, phase: str, seconds: float) -> None:
         report.phases[phase] = self.witness.watch(seconds)
@@ -137,7 +142,13 @@ def test_a_hundred_thousand_subscriptions_of_one_peer(scene: Scene, reports: lis
 
 
 def test_readers_that_never_read(scene: Scene, reports: list[Report], attack_s: float) -> None:
+    before = scene.stats()
     assert attack(scene, reports, "stuck_readers", attack_s)["messages"] > 0
+    assert scene.stats()["lost"] > before["lost"]
+
+
+def test_readers_that_hold_their_publisher(scene: Scene, reports: list[Report], attack_s: float) -> None:
+    assert attack(scene, reports, "blocking_readers", attack_s)["messages"] > 0
 
 
 def test_a_publisher_at_full_speed_to_nobody(scene: Scene, reports: list[Report], attack_s: float) -> None:

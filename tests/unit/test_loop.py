@@ -16,7 +16,7 @@ import pytest
 from ipcbus.broker import Broker, Credentials, Peer
 from ipcbus.broker.effort import UNLIMITED
 from ipcbus.daemon.admission import Admission
-from ipcbus.daemon.limits import SLICE_WORK, WAIT_MAX_S
+from ipcbus.daemon.limits import READ_MIN_BYTES, SLICE_WORK, WAIT_MAX_S
 from ipcbus.daemon.links import Link, Turn
 from ipcbus.daemon.loop import POLLERS, Loop
 from ipcbus.protocol.errors import Code
@@ -532,3 +532,46 @@ def test_what_comes_for_a_blocked_link_pins_no_read(bench: Bench) -> None:
         bench.run(0.001)
     kept = {id(base): len(base) for base in (getattr(piece, "obj", piece) for piece in peer.out[1:])}
     assert sum(kept.values()) < 2 * 20 * 3000
+
+
+@pytest.mark.parametrize(
+    ("before", "spent", "after"),
+    [
+        (READ_BYTES, SLICE_WORK - 1, READ_BYTES),
+        (READ_BYTES, 2 * SLICE_WORK - 1, READ_BYTES),
+        (READ_BYTES, 2 * SLICE_WORK, READ_BYTES // 2),
+        (READ_BYTES, 16 * SLICE_WORK, READ_BYTES // 16),
+        (READ_BYTES, 1000 * SLICE_WORK, READ_MIN_BYTES),
+        (READ_MIN_BYTES, SLICE_WORK, READ_MIN_BYTES),
+        (READ_MIN_BYTES, SLICE_WORK - 1, 2 * READ_MIN_BYTES),
+        (READ_BYTES - 1, 0, READ_BYTES),
+    ],
+)
+def test_who_sends_runs_that_cost_more_than_a_slice_is_read_in_smaller_pieces(bench: Bench, before: int, spent: int, after: int) -> None:
+    _, peer = bench.ready()
+    peer.link.read_bytes = before
+    peer.link.measure(before, spent)
+    assert peer.link.read_bytes == after
+
+
+def test_a_run_for_many_that_do_not_read_is_read_in_smaller_pieces(bench: Bench) -> None:
+    sock, peer = bench.ready()
+    for number in range(2, 12):
+        reader, _ = bench.ready()
+        arguments = {"pattern": "t", "lane": 1, "credit": 0, "policy": "latest"}
+        reader.sendall(encode_with_payload(pack(arguments), Kind.REQUEST, number, "bus/subscribe", 1, 10_000, None))
+    bench.run()
+    diary = Diary(bench)
+    frame = encode_with_payload(bytes(100), Kind.PUBLISH, 1, "t", None)
+    sock.sendall(frame * 1000)
+    bench.run(0.2)
+    assert diary.turns[0][1] > 2 * SLICE_WORK
+    diary.turns.clear()
+    sock.sendall(frame * 1000)
+    bench.run(0.2)
+    assert peer.in_messages == 2000
+    assert max(spent for _, spent in diary.turns) < 2 * SLICE_WORK
+    for _ in range(20):
+        sock.sendall(encode(Kind.PING, 1, 1))
+        bench.run(0.001)
+    assert peer.link.read_bytes == READ_BYTES  # and what is cheap is read whole again
