@@ -164,11 +164,17 @@ def conflicts(limits: Limits) -> list[str]:
     """What is wrong with limits that are good one by one."""
     # A peer gets publications up to OUTPUT_HIGH_BYTES, and all that is retained may wait for its credit; a reply of the largest size must
     # fit beside them, or its reader is closed.
+    errors = []
     least = OUTPUT_HIGH_BYTES + limits.max_retained_bytes + limits.max_payload_bytes + ENVELOPE_MAX_BYTES
-    if limits.max_output_bytes >= least:
-        return []
-    others = f"limits.max_payload_bytes of {limits.max_payload_bytes} and limits.max_retained_bytes of {limits.max_retained_bytes}"
-    return [f"limits.max_output_bytes: {limits.max_output_bytes} is too little for {others}: give it at least {least}"]
+    if limits.max_output_bytes < least:
+        others = f"limits.max_payload_bytes of {limits.max_payload_bytes} and limits.max_retained_bytes of {limits.max_retained_bytes}"
+        errors.append(f"limits.max_output_bytes: {limits.max_output_bytes} is too little for {others}: give it at least {least}")
+    for name in ("max_program_bytes", "max_user_bytes", "max_queued_bytes"):  # whom one message of the largest size costs the connection
+        value = getattr(limits, name)
+        if value < limits.max_frame_bytes:
+            others = f"limits.max_payload_bytes of {limits.max_payload_bytes}"
+            errors.append(f"limits.{name}: {value} is too little for {others}: give it at least {limits.max_frame_bytes}")
+    return errors
 
 
 def _group_id(name: str | None, source: str, errors: list[str]) -> int | None:

@@ -87,14 +87,14 @@ class Scanner:
     """The receiving half of one connection. Not thread-safe; `scan` is used to its end before it is called again, unless the connection
     ends."""
 
-    __slots__ = ("_chunks", "_have", "_limit", "_prefixes", "_prefixes_max", "_router", "_sender", "_to_at")
+    __slots__ = ("_chunks", "_limit", "_prefixes", "_prefixes_max", "_router", "_sender", "_to_at", "held_bytes")
 
     def __init__(self, router: Router, *, prefixes_max: int) -> None:
         self._router = router
         self._prefixes_max = prefixes_max
         self._prefixes: dict[bytes, Prefix] | None = None
         self._chunks: list[bytes | bytearray] | None = None
-        self._have = 0
+        self.held_bytes = 0  #: of the frame that is not whole yet; written here only
         self._limit = HELLO_MAX_BYTES
         self._sender = 0
         self._to_at = 0  #: offset of `to` in a frame in a run; 0 until the sender is known
@@ -105,18 +105,13 @@ class Scanner:
         self._limit = limit
         self._to_at = HEADER_BYTES + 2 + len(pack(sender))
 
-    @property
-    def held_bytes(self) -> int:
-        """Bytes of the frame that is not whole yet."""
-        return self._have
-
     def scan(self, data: bytes) -> Iterable[Run | Frame]:
         """The runs and frames that *data* completes, in order; what remains is kept for the next read.
 
         The consumer may change routes, and `open` the scanner, between two items. Raises ProtocolError, always fatal, after the items
         before it.
         """
-        if not self._have:
+        if not self.held_bytes:
             size = len(data)
             if size > _KIND_AT and self._to_at and data[_KIND_AT] not in IN_RUNS:
                 first, length = _length(data)
@@ -219,7 +214,7 @@ class Scanner:
             yield run, data, start, at, last, count
         if at < size:
             self._chunks = [data[at:] if at else data]
-            self._have = size - at
+            self.held_bytes = size - at
 
     def _learn(self, frame: Frame) -> Prefix:
         """The prefix of a decoded frame, kept for its successors where it can be found by its bytes."""
@@ -257,15 +252,15 @@ class Scanner:
         """Add *data* to the unfinished frame: the frame, once it is whole, and how much of *data* it took."""
         chunks = self._chunks or []
         at = 0
-        if self._have < HEADER_BYTES:
-            at = min(HEADER_BYTES - self._have, len(data))
+        if self.held_bytes < HEADER_BYTES:
+            at = min(HEADER_BYTES - self.held_bytes, len(data))
             chunks = [b"".join((*chunks, data[:at]))]
-            self._have += at
+            self.held_bytes += at
             self._chunks = chunks
-            if self._have < HEADER_BYTES:
+            if self.held_bytes < HEADER_BYTES:
                 return None, at
             data = data[at:]
-        missing = HEADER_BYTES + self._checked_length(chunks[0], 0) - self._have
+        missing = HEADER_BYTES + self._checked_length(chunks[0], 0) - self.held_bytes
         if len(data) < missing:
             if len(data) >= _SMALL_CHUNK_BYTES:
                 chunks.append(data)
@@ -273,11 +268,11 @@ class Scanner:
                 chunks[-1] += data
             else:
                 chunks.append(bytearray(data))
-            self._have += len(data)
+            self.held_bytes += len(data)
             return None, at
         frame = b"".join((*chunks, data[:missing]))
         self._chunks = None
-        self._have = 0
+        self.held_bytes = 0
         return frame, at + missing
 
 

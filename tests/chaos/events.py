@@ -36,7 +36,7 @@ _HOLD_S = 0.7  #: how long what is stopped, slow or squeezed stays so; the bus's
 
 #: Other limits by SIGHUP.
 _SQUEEZES: tuple[Limits, ...] = (
-    {"max_output_bytes": 90_000_000, "max_queued_bytes": 2_000_000},
+    {"max_output_bytes": 90_000_000, "max_queued_bytes": 20_000_000},
     {"lane_soft_bytes": 4096, "lane_stall_s": 0.05},
     {"max_callee_requests": 1, "max_route_cache": 1},
     {"max_retained_topics": 0, "max_retained_bytes": 0, "max_wills": 0},

@@ -148,6 +148,14 @@ def test_another_bus_does_not_take_the_first_ones_address(tmp_path: Path) -> Non
             "limits.max_retained_bytes of 67108864: "
             "give it at least 271368704",
         ),
+        (
+            "[limits]\nmax_program_bytes = 16842751",
+            "limits.max_program_bytes: 16842751 is too little for limits.max_payload_bytes of 16777216: give it at least 16842752",
+        ),
+        ("[limits]\nmax_user_bytes = 1", "limits.max_user_bytes: 1 is too little for limits.max_payload_bytes of 16777216"),
+        ("[limits]\nmax_queued_bytes = 1", "limits.max_queued_bytes: 1 is too little for limits.max_payload_bytes of 16777216"),
+        ("[limits]\nmax_program_lanes = 0", "limits.max_program_lanes: 0 is not a whole number from 1 to"),
+        ("[limits]\nquota_grace_s = 0", "limits.quota_grace_s: 0 is not a number of seconds"),
         ("drain_s = ", "not TOML"),
     ],
 )
@@ -160,6 +168,11 @@ def test_output_that_just_holds_the_largest_message(tmp_path: Path) -> None:
     assert configure(tmp_path, "[limits]\nmax_output_bytes = 88145920\n").limits.max_output_bytes == 88_145_920
     text = "[limits]\nmax_payload_bytes = 0\nmax_retained_bytes = 0\nmax_output_bytes = 4259840\n"
     assert configure(tmp_path, text).limits.max_output_bytes == 4_259_840
+
+
+def test_accounts_that_just_hold_the_largest_message(tmp_path: Path) -> None:
+    for name in ("max_program_bytes", "max_user_bytes", "max_queued_bytes"):
+        assert getattr(configure(tmp_path, f"[limits]\n{name} = 16842752\n").limits, name) == 16_842_752
 
 
 def test_a_runtime_directory_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

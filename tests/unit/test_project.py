@@ -75,13 +75,18 @@ def test_who_may_send_which_kind_is_the_table_of_states() -> None:
         assert {kind.name for kind in kinds} == set(re.findall(r"\b[A-Z]{3,}\b", states[state.value])), state
 
 
-#: Where PROTOCOL.md says the default of a limit, in italics. max_peers and max_route_cache are no client's concern.
+#: Where PROTOCOL.md says the default of a limit, in italics. max_route_cache is no client's concern.
 _LIMITS = {
     "max_frame_bytes": "F-3", "max_lanes": "L-1", "max_names": "N-1", "max_requests": "R-2", "max_callee_requests": "R-2",
     "max_timeout_ms": "R-1", "max_credit_bytes": "L-5", "lane_policy": "L-7", "lane_soft_bytes": "L-7", "lane_hard_bytes": "L-7",
     "lane_stall_s": "L-7", "stall_window_s": "L-12", "max_parked_bytes": "L-12", "max_retained_topics": "L-8",
     "max_retained_bytes": "L-8", "max_wills": "W-1", "max_will_bytes": "W-1", "max_bound": "W-2", "handshake_timeout_s": "H-9",
-    "half_close_linger_s": "H-11", "max_matches": "L-1",
+    "half_close_linger_s": "H-11", "max_matches": "L-1", "quota_grace_s": "Q-3",
+    **{f"max_{level}_lanes": "| `lanes` | subscriptions" for level in ("program", "user", "bus")},
+    **{f"max_{level}_names": "| `names` | names" for level in ("program", "user", "bus")},
+    **{f"max_{level}_requests": "| `requests` | requests" for level in ("program", "user", "bus")},
+    **{f"max_{level}_bytes": "| `bytes` | what" for level in ("program", "user")}, "max_queued_bytes": "| `bytes` | what",
+    **{f"max_{level}_peers": "| `peers` | connections" for level in ("program", "user")}, "max_peers": "| `peers` | connections",
 }  # fmt: skip
 
 
