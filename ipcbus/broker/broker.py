@@ -14,24 +14,18 @@ from ..protocol.connection import Connection
 from ..protocol.errors import Code, ProtocolError
 from ..protocol.framing import Run
 from ..protocol.limits import CHECKPOINT_BYTES, NONCE_BYTES, Limits
-from ..protocol.messages import Frame, Kind, clip_text, encode, pack
-from .accounts import Accounts
+from ..protocol.messages import Frame, Kind, clip_text, encode
 from .bus import BusService
 from .calls import Calls
 from .charges import Charges
-from .counters import ENDS, Counters, TopicCounters
-from .delivery import Delivery
-from .effort import FRAME, UNLIMITED, Effort
+from .effort import FRAME, UNLIMITED
 from .inflow import Inflows
-from .lanes import OUTPUT_HIGH_BYTES, Group, Lane
-from .losses import Losses
-from .names import Change, Names
+from .lanes import OUTPUT_HIGH_BYTES
 from .peers import BYTES_FREE, Credentials, Peer, Piece
-from .publications import Publications
 from .quotas import LANES, OverQuota
 from .refusals import Refusals
-from .requests import Requests
-from .routing import AnyRoute, PublishRoute, Refusal, RetainRoute, RouteTable
+from .routing import AnyRoute, PublishRoute, Refusal, RetainRoute
+from .state import State
 from .timeouts import Timeouts
 
 #: Up to this size a run is copied out of its read.
@@ -42,7 +36,7 @@ COPIED_BYTES = 1024
 LANES_AT_ONCE = 256
 
 
-class Broker:
+class Broker(State):
     """All of the bus but its sockets. Not thread-safe. No method raises for what a peer did wrong."""
 
     def __init__(
@@ -60,34 +54,14 @@ class Broker:
         gauges: Callable[[], dict[str, int]] = dict,
     ) -> None:
         """*owners*: the uids whose bus it is (Q-2), None: everybody's."""
-        self.limits = limits or Limits()
-        self.counters = Counters()
-        self.topics = TopicCounters(self.limits.max_topic_counters, lambda: self.now)
-        self.losses = Losses(self.counters, self.topics, lambda: self.now, log)
-        self.effort = Effort()
-        self.routes = RouteTable(self.topics, self.effort, self.limits.max_matches)
-        self.accounts = Accounts(self.limits, log, owners=owners)
-        self.names = Names(self.limits, self.accounts)
-        self.requests = Requests(self.accounts)
-        self.peers: dict[int, Peer] = {}
-        self.started_at = now
-        self.now = now
-        self.software = software
-        self.pid = pid
-        self.gauges = gauges  #: what else the daemon knows of itself (B-4)
+        super().__init__(limits or Limits(), now, software, pid, owners, log, gauges)
         self._incarnation = incarnation
         self._random_bytes = random_bytes
         self._secret = secret
-        self._log = log
-        self._delivery = Delivery(self.limits, self.losses, log, self.effort)
         self._offer = self._delivery.offer
-        self.holds = self._delivery.holds
         self._refusals = Refusals(self.losses, self._delivery, log)
-        self.publications = Publications(self.limits, self.losses, self.routes, self._delivery, self.accounts, log)
         self._charges = Charges(self.limits, self.accounts, shed=self._delivery.shed, expel=self._expel)
         self._inflows = Inflows(self.limits, self.accounts)
-        self.retained = self.publications.retained
-        self._strangers: Timeouts[Peer] = Timeouts(self.limits.handshake_timeout_s)
         self._leaving: Timeouts[Peer] = Timeouts(self.limits.half_close_linger_s)
         self._last_peer = 0
         self._sessions: dict[str, Peer] = {}  #: who is here by what its HELLO said (H-13)
@@ -314,35 +288,6 @@ class Broker:
         self.names.limits = limits
         self.publications.limits = self.retained.limits = limits
 
-    @property
-    def lane_count(self) -> int:
-        """Subscriptions of all peers."""
-        return self.routes.lanes
-
-    def totals(self) -> dict[str, int]:
-        """The counters of B-4; walks over the peers."""
-        return self.counters.totals((*self.peers.values(), *self._strangers))
-
-    def books(self) -> tuple[int, dict[str, int]]:
-        """The books of B-4: how many messages were offered to lanes, groups and receivers of sends, and what became of them. The sum of
-        the second is the first, at every moment. Walks over the peers and what waits for them."""
-        totals = self.totals()
-        return totals["offered"], {name: totals[name] for name in ENDS} | {"queued": self.queued()}
-
-    def queued(self) -> int:
-        """Messages that wait in outputs, and for credit; walks over them."""
-        count = 0
-        groups: set[Group | None] = set()
-        for peer in self.peers.values():
-            count += peer.given - peer.delivered
-            count += sum(lane.backlog.count for lane in peer.waiting or () if lane.backlog is not None)
-            groups.update(lane.group for lane in peer.grouped or ())
-        return count + sum(group.backlog.count for group in groups if group is not None and group.backlog is not None)
-
-    def queued_bytes(self) -> int:
-        """All that waits for peers; walks over them."""
-        return sum(peer.queued_bytes + peer.parked_bytes for peer in self.peers.values())
-
     # --- runs: PUBLISH, RETAIN, SEND --------------------------------------------------------------
 
     def _route_run(self, peer: Peer, route: AnyRoute, data: bytes, start: int, end: int, last: int, count: int) -> None:
@@ -425,53 +370,6 @@ class Broker:
         lane = (peer.lanes or {}).get(number)
         if lane is not None:
             self._delivery.grant(lane, size, messages)
-
-    # --- what the bus's own methods use -----------------------------------------------------------
-
-    def add_lane(self, lane: Lane, group: str | None) -> None:
-        """A new subscription (L-1), charged; `remove_lane` gives that back. Raises ``bad_topic``, ``over_limit``."""
-        peer = lane.peer
-        self.accounts.charge(peer.account, LANES, 1)
-        try:
-            self.routes.add(lane, group)
-        except ProtocolError:
-            self.accounts.release(peer.account, LANES, 1)
-            raise
-        if peer.lanes is None:
-            peer.lanes = {}
-        peer.lanes[lane.number] = lane
-        if group is not None:
-            if peer.grouped is None:
-                peer.grouped = {}
-            peer.grouped[lane] = None
-
-    def remove_lane(self, lane: Lane) -> int:
-        """End a subscription: how many messages were lost with it, or before and not told yet."""
-        peer = lane.peer
-        self.routes.remove(lane)
-        assert peer.lanes is not None
-        del peer.lanes[lane.number]
-        self.accounts.release(peer.account, LANES, 1)
-        if peer.lane is lane:
-            peer.lane = None
-        if lane.group is not None:
-            (peer.grouped or {}).pop(lane, None)
-            return self._delivery.member_left(lane.group, peer)
-        return self._delivery.abandon(lane.backlog) if lane.backlog is not None else 0
-
-    def announce(self, change: Change | None) -> None:
-        """Tell who is concerned that a name has other owners (N-1, N-2)."""
-        if change is None:
-            return
-        name = change.name.name
-        if change.lost is not None:
-            self._delivery.notice(change.lost, "name_lost", {"name": name})
-        if change.acquired is not None:
-            self._delivery.notice(change.acquired, "name_acquired", {"name": name})
-        topic = f"$bus.names.{name}"
-        if self.routes.match(topic):
-            owners = [claim.peer.id for claim in change.name.owners]
-            self.publications.announce(topic, pack({"name": name, "owners": owners}))
 
     # --- ends -------------------------------------------------------------------------------------
 

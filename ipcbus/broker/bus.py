@@ -23,7 +23,7 @@ from .peers import Peer
 from .terms import POLICIES, parse_terms
 
 if TYPE_CHECKING:
-    from .broker import Broker
+    from .state import State
 
 Arguments = dict[str, Any]
 
@@ -80,7 +80,7 @@ _PAGE = {
 class BusService:
     """Answers requests to ``bus/METHOD``."""
 
-    def __init__(self, broker: Broker, delivery: Delivery) -> None:
+    def __init__(self, broker: State, delivery: Delivery) -> None:
         self._broker = broker
         self._delivery = delivery
         lists = Lists(broker)

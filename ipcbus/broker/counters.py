@@ -19,7 +19,7 @@ class Counters:
     leave behind.
 
     A message ends once for each lane and group that it was for: ``offered`` is counted when it comes, everything else when it ends, so
-    that the books can be checked (`Broker.books`)."""
+    that the books can be checked (`State.books`)."""
 
     __slots__ = (
         "cancelled",

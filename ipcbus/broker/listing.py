@@ -17,7 +17,7 @@ from .names import Name
 from .peers import Peer
 
 if TYPE_CHECKING:
-    from .broker import Broker
+    from .state import State
 
 Arguments = dict[str, Any]
 
@@ -25,7 +25,7 @@ Arguments = dict[str, Any]
 class Lists:
     """The methods of the bus that only look."""
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(self, broker: State) -> None:
         self._broker = broker
 
     def names(self, peer: Peer, arguments: Arguments) -> dict[str, Any]:

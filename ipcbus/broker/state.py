@@ -1,0 +1,139 @@
+"""What the bus knows: peers, subscriptions, names, requests, kept messages, accounts; and what its own methods do to that.
+
+`broker` is this with the frames of peers, and their beginnings and ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..protocol.errors import ProtocolError
+from ..protocol.limits import Limits
+from ..protocol.messages import pack
+from .accounts import Accounts
+from .counters import ENDS, Counters, TopicCounters
+from .delivery import Delivery
+from .effort import Effort
+from .lanes import Group, Lane
+from .losses import Losses
+from .names import Change, Names
+from .peers import Peer
+from .publications import Publications
+from .quotas import LANES
+from .requests import Requests
+from .routing import RouteTable
+from .timeouts import Timeouts
+
+
+class State:
+    """The tables of the bus, and its books."""
+
+    def __init__(
+        self,
+        limits: Limits,
+        now: float,
+        software: str,
+        pid: int,
+        owners: frozenset[int] | None,
+        log: Callable[[int, str], None],
+        gauges: Callable[[], dict[str, int]],
+    ) -> None:
+        self.limits = limits
+        self.counters = Counters()
+        self.topics = TopicCounters(self.limits.max_topic_counters, lambda: self.now)
+        self.losses = Losses(self.counters, self.topics, lambda: self.now, log)
+        self.effort = Effort()
+        self.routes = RouteTable(self.topics, self.effort, self.limits.max_matches)
+        self.accounts = Accounts(self.limits, log, owners=owners)
+        self.names = Names(self.limits, self.accounts)
+        self.requests = Requests(self.accounts)
+        self.peers: dict[int, Peer] = {}
+        self.started_at = now
+        self.now = now
+        self.software = software
+        self.pid = pid
+        self.gauges = gauges  #: what else the daemon knows of itself (B-4)
+        self._log = log
+        self._delivery = Delivery(self.limits, self.losses, log, self.effort)
+        self.holds = self._delivery.holds
+        self.publications = Publications(self.limits, self.losses, self.routes, self._delivery, self.accounts, log)
+        self.retained = self.publications.retained
+        self._strangers: Timeouts[Peer] = Timeouts(self.limits.handshake_timeout_s)
+
+    # --- gauges -----------------------------------------------------------------------------------
+
+    @property
+    def lane_count(self) -> int:
+        """Subscriptions of all peers."""
+        return self.routes.lanes
+
+    def totals(self) -> dict[str, int]:
+        """The counters of B-4; walks over the peers."""
+        return self.counters.totals((*self.peers.values(), *self._strangers))
+
+    def books(self) -> tuple[int, dict[str, int]]:
+        """The books of B-4: how many messages were offered to lanes, groups and receivers of sends, and what became of them. The sum of
+        the second is the first, at every moment. Walks over the peers and what waits for them."""
+        totals = self.totals()
+        return totals["offered"], {name: totals[name] for name in ENDS} | {"queued": self.queued()}
+
+    def queued(self) -> int:
+        """Messages that wait in outputs, and for credit; walks over them."""
+        count = 0
+        groups: set[Group | None] = set()
+        for peer in self.peers.values():
+            count += peer.given - peer.delivered
+            count += sum(lane.backlog.count for lane in peer.waiting or () if lane.backlog is not None)
+            groups.update(lane.group for lane in peer.grouped or ())
+        return count + sum(group.backlog.count for group in groups if group is not None and group.backlog is not None)
+
+    def queued_bytes(self) -> int:
+        """All that waits for peers; walks over them."""
+        return sum(peer.queued_bytes + peer.parked_bytes for peer in self.peers.values())
+
+    # --- what the bus's own methods use -----------------------------------------------------------
+
+    def add_lane(self, lane: Lane, group: str | None) -> None:
+        """A new subscription (L-1), charged; `remove_lane` gives that back. Raises ``bad_topic``, ``over_limit``."""
+        peer = lane.peer
+        self.accounts.charge(peer.account, LANES, 1)
+        try:
+            self.routes.add(lane, group)
+        except ProtocolError:
+            self.accounts.release(peer.account, LANES, 1)
+            raise
+        if peer.lanes is None:
+            peer.lanes = {}
+        peer.lanes[lane.number] = lane
+        if group is not None:
+            if peer.grouped is None:
+                peer.grouped = {}
+            peer.grouped[lane] = None
+
+    def remove_lane(self, lane: Lane) -> int:
+        """End a subscription: how many messages were lost with it, or before and not told yet."""
+        peer = lane.peer
+        self.routes.remove(lane)
+        assert peer.lanes is not None
+        del peer.lanes[lane.number]
+        self.accounts.release(peer.account, LANES, 1)
+        if peer.lane is lane:
+            peer.lane = None
+        if lane.group is not None:
+            (peer.grouped or {}).pop(lane, None)
+            return self._delivery.member_left(lane.group, peer)
+        return self._delivery.abandon(lane.backlog) if lane.backlog is not None else 0
+
+    def announce(self, change: Change | None) -> None:
+        """Tell who is concerned that a name has other owners (N-1, N-2)."""
+        if change is None:
+            return
+        name = change.name.name
+        if change.lost is not None:
+            self._delivery.notice(change.lost, "name_lost", {"name": name})
+        if change.acquired is not None:
+            self._delivery.notice(change.acquired, "name_acquired", {"name": name})
+        topic = f"$bus.names.{name}"
+        if self.routes.match(topic):
+            owners = [claim.peer.id for claim in change.name.owners]
+            self.publications.announce(topic, pack({"name": name, "owners": owners}))
