@@ -74,11 +74,14 @@ class Delivery(Flow):
     def offer_group(
         self, group: Group, piece: Piece, size: int, count: int, sender: Peer | None, deadline: float | None = None
     ) -> None:
-        """Give *count* whole frames to a group, each to one member."""
-        if group.backlog is None:
-            group.backlog = Backlog(None, group, next(iter(group.members)).peer, group.terms.resolve(self.limits))
-        self._wait(group.backlog, piece, size, count, sender, deadline)
+        """Give *count* whole frames to a group, each to one member. What its members take at once is never too much."""
+        backlog = group.backlog
+        if backlog is None:
+            backlog = group.backlog = Backlog(None, group, next(iter(group.members)).peer, group.terms.resolve(self.limits))
+        self._put(backlog, piece, size, count, sender, deadline)
         self.dispatch(group)
+        if backlog.bytes > backlog.soft:
+            self._over(backlog, sender)
 
     def dispatch(self, group: Group) -> None:
         """Divide a group's backlog among the members that may get messages. A run is divided by frame: it can be thousands of jobs."""
@@ -114,7 +117,7 @@ class Delivery(Flow):
                 at = end
             if at < size:
                 if at:
-                    self._leave(backlog, first, at, count)
+                    self._take_some(backlog, at, count)
                 break
             self._take(backlog)
         if not backlog.pieces and lane is not None:

@@ -1,7 +1,4 @@
-"""What happens to a queue that grows: episodes of lagging, the policies at its limits, every way in which what waits is lost (L-7, L-12).
-
-Every loss of a message that waits goes through `Flow.record`, every change of what is charged for it through `Flow.charge`.
-"""
+"""What happens to a queue that grows: episodes of lagging, and the policies at its limits (L-7, L-12)."""
 
 from __future__ import annotations
 
@@ -13,47 +10,21 @@ from ..protocol.limits import Limits
 from ..protocol.walking import frame_end, frames_within, topic_of
 from .backlogs import Backlog, Waiting, note, pins
 from .deadlines import Deadlines
+from .drops import Drops
 from .effort import REPLACE, WAIT, Effort
-from .holding import Hold, Holds
+from .holding import Hold
 from .lanes import Group, Lane
 from .losses import Losses
-from .outputs import Outputs
 from .peers import Peer, Piece
 
 
-class Flow(Outputs):
-    """Queues, their episodes and their losses. `delivery` puts in and takes out."""
+class Flow(Drops):
+    """Queues and their episodes. `delivery` puts in and takes out."""
 
     def __init__(self, limits: Limits, losses: Losses, log: Callable[[int, str], None], effort: Effort) -> None:
-        super().__init__()
+        super().__init__(limits, losses, log)
         self._effort = effort
-        self.limits = limits
-        self.holds = Holds(self, limits, log)
         self.late: Deadlines[Backlog] = Deadlines()  #: queues over their soft limit: when that is too long
-        self.losses = losses
-        self._log = log
-
-    # --- the books --------------------------------------------------------------------------------
-
-    def charge(self, backlog: Backlog, hold: Hold | None, size: int) -> None:
-        """*size* bytes more wait: at the expense of the held publisher that parked them, else of the queue's payer."""
-        backlog.bytes += size
-        if hold is None or hold.publisher is None:
-            payer = backlog.payer
-            payer.backlog_bytes += size
-            if not payer.touched:
-                self.touch(payer)  # so that its account is charged for it at the end of the round (Q-3)
-        else:
-            backlog.parked += size
-            hold.bytes += size
-            self.holds.park(hold.publisher, size)
-
-    def record(
-        self, why: str, backlog: Backlog, count: int, size: int, piece: Piece | None, sender: Peer | None, about: str = ""
-    ) -> None:
-        """*count* messages for *backlog* are lost: *why* as in NOTICE ``lost``, or ``evicted``, which nobody is left to be told."""
-        backlog.lost += count
-        self.losses.record(why, backlog, count, size, piece, sender, about)
 
     # --- in ---------------------------------------------------------------------------------------
 
@@ -73,20 +44,24 @@ class Flow(Outputs):
         if backlog.by_topic is not None:
             self._replace(backlog, frame, size, 1, None, None)
         else:
-            backlog.add(frame, size, 1, None, None)
-            backlog.count += 1
-            self.charge(backlog, None, size)
-        if backlog.bytes > backlog.soft and not backlog.lagging:
+            self._add(backlog, frame, size, 1, None, None)
+        if backlog.bytes > backlog.soft:
             self._lag(backlog)
 
     def _wait(self, backlog: Backlog, piece: Piece, size: int, count: int, sender: Peer | None, deadline: float | None) -> None:
-        """Add frames to a queue, within its limits and those of who pays for it (L-7)."""
+        """Add frames to the queue of a lane, within its limits and those of who pays for it (L-7)."""
         payer = backlog.payer
         self._effort.spent += WAIT
-        if payer.ending or (payer.backlog_bytes > self.limits.max_output_bytes and backlog.group is None):
+        if payer.ending or payer.backlog_bytes > self.limits.max_output_bytes:
             self.record("evicted", backlog, count, size, piece, sender)  # the payer is closed at the end of the round
             self.touch(payer)
             return
+        self._put(backlog, piece, size, count, sender, deadline)
+        if backlog.bytes > backlog.soft or payer.backlog_bytes > self.limits.max_output_bytes // 2:
+            self._over(backlog, sender)
+
+    def _put(self, backlog: Backlog, piece: Piece, size: int, count: int, sender: Peer | None, deadline: float | None) -> None:
+        """Add frames as the policy says, without a look at what waits then."""
         hold = None
         if backlog.holding is not None and sender is not None:
             hold = backlog.holding.holds.get(sender)
@@ -94,14 +69,15 @@ class Flow(Outputs):
                 hold = self.holds.join(backlog.holding, sender)
         if backlog.by_topic is not None:
             self._replace(backlog, piece, size, count, sender, deadline)
-        elif backlog.policy == "drop_newest" and backlog.bytes + size > backlog.soft:
+        elif backlog.policy == "drop_newest" and backlog.pieces and backlog.bytes + size > backlog.soft:
             self._add_what_fits(backlog, piece, size, count, sender, deadline)
         else:
-            backlog.add(piece, size, count, deadline, hold)
-            backlog.count += count
-            self.charge(backlog, hold, size)
-        if backlog.bytes > backlog.soft or payer.backlog_bytes > self.limits.max_output_bytes // 2:
-            self._over(backlog, sender)
+            self._add(backlog, piece, size, count, deadline, hold)
+
+    def _add(self, backlog: Backlog, piece: Piece, size: int, count: int, deadline: float | None, hold: Hold | None) -> None:
+        backlog.add(piece, size, count, deadline, hold)
+        backlog.count += count
+        self.charge(backlog, hold, size)
 
     def _replace(self, backlog: Backlog, piece: Piece, size: int, count: int, sender: Peer | None, deadline: float | None) -> None:
         """latest: each frame takes the place of the one of its topic that waits."""
@@ -131,58 +107,61 @@ class Flow(Outputs):
 
     def _add_what_fits(self, backlog: Backlog, piece: Piece, size: int, count: int, sender: Peer | None, deadline: float | None) -> None:
         """drop_newest: what does not fit is lost, after what waits."""
-        limit = backlog.soft if backlog.dropping else backlog.hard
-        room = 0 if backlog.payer.backlog_bytes > self.limits.max_output_bytes // 2 else limit - backlog.bytes
-        if not backlog.pieces:
-            room = max(room, frame_end(piece, 0))  # one message always fits
+        room = self._limit(backlog) - backlog.bytes
         fits, frames = (size, count) if size <= room else frames_within(piece, room) if room > 0 else (0, 0)
         if frames:
-            backlog.add(piece if fits == size else memoryview(piece)[:fits], fits, frames, deadline, None)
-            backlog.count += frames
-            self.charge(backlog, None, fits)
+            self._add(backlog, piece if fits == size else memoryview(piece)[:fits], fits, frames, deadline, None)
         if fits < size:
-            if not backlog.lagging:
-                self._lag(backlog)  # before the first loss, also where what waits is within the limits and what comes is too large
-            lost = piece if not fits else memoryview(piece)[fits:]
-            self.record("too_slow", backlog, count - frames, size - fits, lost, sender)
-            if backlog.last_gap is None:
-                backlog.last_gap = {}
-            note(backlog.last_gap, "too_slow", count - frames, size - fits)
+            self._lag(backlog)  # before the first loss, also where what waits is within the limits and what comes is too large
+            self._lose_newest(backlog, memoryview(piece)[fits:] if fits else piece, size - fits, count - frames, sender)
 
     # --- limits -----------------------------------------------------------------------------------
 
-    def _within(self, backlog: Backlog) -> bool:
-        return backlog.bytes <= backlog.soft and backlog.payer.backlog_bytes <= self.limits.max_output_bytes // 2
+    def _limit(self, backlog: Backlog) -> int:
+        """drop_newest: what may wait now."""
+        if backlog.group is None and backlog.payer.backlog_bytes > self.limits.max_output_bytes // 2:
+            return 0
+        return backlog.soft if backlog.dropping else backlog.hard
+
+    def _is_over(self, backlog: Backlog) -> bool:
+        """Whether the policy acts. What a member of a group has waiting besides is nothing to the others."""
+        if backlog.bytes > backlog.soft:
+            return True
+        return backlog.group is None and backlog.payer.backlog_bytes > self.limits.max_output_bytes // 2
 
     def _over(self, backlog: Backlog, sender: Peer | None) -> None:
         """A queue is over its soft limit, or its payer has too much waiting: what its policy says happens."""
-        self._drop_expired(backlog)
-        if self._within(backlog):
-            self._eased(backlog)
-            return
-        if not backlog.lagging:
-            self._lag(backlog)
-        policy = backlog.policy
+        if backlog.pieces[0].deadline is not None:
+            self._drop_expired(backlog)
+            if not self._is_over(backlog):
+                self._eased(backlog)
+                return
         if backlog.dropping:
-            if policy != "drop_newest":
-                self._drop(backlog, backlog.soft)
-        elif policy == "block":
+            self._lose_over(backlog)
+            return
+        self._lag(backlog)
+        if backlog.policy == "block":
             if sender is None or backlog.is_of(sender):
-                # Nobody to hold: the bus itself, or a subscriber's own publications.
-                self._drop_own(backlog)
+                self._drop_own(backlog)  # nobody to hold: the bus itself, or a subscriber's own publications
             elif backlog.holding is None:
                 if self.holds.begin(backlog, sender):
                     self.late.start(backlog, self.now + backlog.seconds)
                 else:
                     self._cut(backlog)
+        elif backlog.policy == "disconnect":
+            if backlog.bytes > backlog.hard:
+                self._cut(backlog)
         else:
-            if backlog not in self.late:
-                self.late.start(backlog, self.now + backlog.seconds)
-            if policy == "disconnect":
-                if backlog.bytes > backlog.hard:
-                    self._cut(backlog)
-            elif policy != "drop_newest":
-                self._drop(backlog, backlog.hard)
+            self._lose_over(backlog)
+
+    def _lose_over(self, backlog: Backlog) -> None:
+        """Lose what is over the limit that holds now."""
+        if backlog.policy == "drop_newest":
+            if backlog.bytes > backlog.hard and not backlog.dropping and len(backlog.pieces) == 1:
+                self._drop_newest(backlog, backlog.hard)  # `_put` looks only at what comes behind something
+        else:
+            most = self.limits.max_output_bytes // 2 if backlog.group is None else None
+            self._drop(backlog, backlog.soft if backlog.dropping else backlog.hard, most)
 
     def _cut(self, backlog: Backlog) -> None:
         """A queue was over its soft limit for too long, its program has no time left to hold, or it may lose nothing."""
@@ -199,7 +178,7 @@ class Flow(Outputs):
         self.holds.end(backlog)
         self._tell_lagging(backlog)
         if backlog.policy != "drop_newest":
-            self._drop(backlog, backlog.soft)
+            self._lose_over(backlog)
 
     def stalled(self, now: float) -> None:
         """Cut the queues that were over their limit, or whose program held its publishers, for too long."""
@@ -217,8 +196,8 @@ class Flow(Outputs):
         elif (
             backlog.lagging
             and backlog.bytes <= backlog.soft // 2
-            and backlog.payer.backlog_bytes <= self.limits.max_output_bytes // 4
             and not backlog.dropping
+            and (backlog.group is not None or backlog.payer.backlog_bytes <= self.limits.max_output_bytes // 4)
         ):
             self.holds.end(backlog)
             self.late.stop(backlog)
@@ -247,14 +226,15 @@ class Flow(Outputs):
     # --- what is told -----------------------------------------------------------------------------
 
     def _lag(self, backlog: Backlog) -> None:
-        """An episode begins."""
+        """A queue is over its soft limit: an episode begins, if it is not in one. For block the time runs while it holds somebody."""
+        if backlog.policy != "block" and not backlog.dropping and backlog.bytes > backlog.soft and backlog not in self.late:
+            self.late.start(backlog, self.now + backlog.seconds)
+        if backlog.lagging:
+            return
         backlog.lagging = True
         self._tell_lagging(backlog)
-        self._log(
-            logging.INFO,
-            f"{backlog} lags: {backlog.bytes} bytes wait (policy {backlog.policy}, soft {backlog.soft}, hard {backlog.hard},"
-            f" {backlog.seconds:g} s)",
-        )
+        terms = f"policy {backlog.policy}, soft {backlog.soft}, hard {backlog.hard}, {backlog.seconds:g} s"
+        self._log(logging.INFO, f"{backlog} lags: {backlog.bytes} bytes wait ({terms})")
 
     def _tell_lagging(self, backlog: Backlog) -> None:
         content = {
@@ -268,88 +248,6 @@ class Flow(Outputs):
         }
         for lane in backlog.members():
             self.notice(lane.peer, "lagging", {"lane": lane.number, **content})
-
-    def _tell_lost(self, backlog: Backlog, lane: Lane) -> None:
-        """NOTICE lost, at the place of the gap (L-7, L-11)."""
-        if backlog.gap:
-            for why, (count, size) in backlog.gap.items():
-                self.notice(lane.peer, "lost", {"lane": lane.number, "count": count, "bytes": size, "why": why})
-            backlog.gap = {}
-
-    # --- losses -----------------------------------------------------------------------------------
-
-    def _drop(self, backlog: Backlog, limit: int) -> None:
-        """Lose the oldest messages of a queue until it is within *limit* and its payer has less than too much waiting; the newest stays."""
-        payer, most = backlog.payer, self.limits.max_output_bytes // 2
-        while backlog.bytes > limit or payer.backlog_bytes > most:
-            if not self._lose_some(backlog, limit):
-                return
-
-    def _drop_own(self, backlog: Backlog) -> None:
-        """Lose the oldest messages until what the payer is charged for is within the hard limit; the newest stays."""
-        while backlog.bytes - backlog.parked > backlog.hard:
-            if not self._lose_some(backlog, backlog.hard + backlog.parked):
-                return
-
-    def _lose_some(self, backlog: Backlog, limit: int) -> bool:
-        """Lose the oldest piece of a queue that is over *limit*, or so many of its frames that the queue is within it, where a whole piece
-        would be more than half of what may wait. False where only the newest frame is left."""
-        first = backlog.pieces[0]
-        size = len(first.piece)
-        if backlog.bytes - size >= limit // 2:
-            self._lose(backlog, "too_slow")
-            return True
-        if first.count == 1:
-            if len(backlog.pieces) == 1:
-                return False
-            self._lose(backlog, "too_slow")
-            return True
-        excess = max(backlog.bytes - limit, 1)
-        at = count = 0
-        keep = 0 if len(backlog.pieces) > 1 else 1
-        while at < excess and count < first.count - keep:
-            at = frame_end(first.piece, at)
-            count += 1
-        if not count:
-            return False
-        if at == size:
-            self._lose(backlog, "too_slow")
-        else:
-            lost = memoryview(first.piece)[:at]
-            self._leave(backlog, first, at, count)
-            note(backlog.gap, "too_slow", count, at)
-            self.record("too_slow", backlog, count, at, lost, None)
-        return True
-
-    def _leave(self, backlog: Backlog, first: Waiting, at: int, count: int) -> None:
-        """The first *at* bytes of the first entry, *count* frames, leave the queue; more of it stays."""
-        size = len(first.piece)
-        rest = memoryview(first.piece)[at:]
-        first.piece = bytes(rest) if size - at < at else rest
-        first.count -= count
-        backlog.count -= count
-        backlog.reach(first)
-        self.charge(backlog, first.hold, -at)
-
-    def _drop_expired(self, backlog: Backlog) -> None:
-        """Lose what stands first and is past its time, before somebody is held for it; the newest piece stays."""
-        pieces = backlog.pieces
-        while len(pieces) > 1 and (deadline := pieces[0].deadline) is not None and deadline < self.now:
-            self._lose(backlog, "expired")
-
-    def _take(self, backlog: Backlog) -> Waiting:
-        """Take the first entry out of a queue."""
-        entry = backlog.take()
-        backlog.count -= entry.count
-        self.charge(backlog, entry.hold, -len(entry.piece))
-        return entry
-
-    def _lose(self, backlog: Backlog, why: str, about: str = "") -> None:
-        """Lose the oldest entry of a queue, and remember to tell it (L-7, L-11)."""
-        entry = self._take(backlog)
-        size = len(entry.piece)
-        note(backlog.gap, why, entry.count, size)
-        self.record(why, backlog, entry.count, size, entry.piece, None, about)
 
     def shed(self, peer: Peer, size: int, about: str) -> None:
         """Lose *size* bytes, as far as there are so many, of what waits in the queues that *peer* pays for, the oldest of the largest
@@ -419,3 +317,4 @@ class Flow(Outputs):
                     _, backlog.soft, backlog.hard, backlog.seconds = where.terms.resolve(limits)
                     if backlog in self.late:
                         self.late.hasten(backlog, now + backlog.seconds)
+                    self._eased(backlog)
