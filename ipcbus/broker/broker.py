@@ -207,6 +207,17 @@ class Broker(State):
         if peer.charged:
             self._charges.settle(peer, now)
 
+    def discard(self, peer: Peer, now: float) -> None:
+        """Nobody reads what is written to *peer*, which is not gone yet: what it had sent is still to be received. What waits for it goes;
+        it will be unknown (B-4)."""
+        self.now = self._delivery.now = now
+        peer.out.clear()
+        peer.out_bytes = 0
+        peer.marks = None
+        self._inflows.forget(peer)
+        if peer.charged:
+            self._charges.settle(peer, now)
+
     def tick(self, now: float) -> None:
         """Do what has become due."""
         self.now = self._delivery.now = now

@@ -47,7 +47,8 @@ _REFUSED = {
     "overloaded": "it does not read, or has too many requests: let it answer faster, start another with --mode shared",
     "no_such_request": "the answer came after its requester had gone, given up or waited too long",
     "over_limit": "raise the limit that is named",
-    "slow_reader": "it took nothing although much waited: raise limits.max_output_bytes, or subscribe with a dropping policy",
+    "over_quota": "let it read faster, or raise the limit that is named",
+    "slow_reader": "let it read faster, or subscribe with a policy that drops instead (drop_oldest, latest)",
 }
 
 
@@ -107,7 +108,7 @@ def explain_unwanted(item: Item, patterns: Iterable[str]) -> Reason:
     """A topic of ``bus/topics`` to which messages were published that nobody wanted."""
     topic, count = item["topic"], item["no_subscriber"]
     if item["lanes"]:
-        now = "; now somebody does"
+        now = " then; now somebody does"
         do = "subscribe before the first message is published, or publish with retain: what is kept comes to who subscribes later"
     else:
         near = nearest(topic, patterns)

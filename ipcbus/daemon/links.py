@@ -31,7 +31,7 @@ class Turn(enum.Enum):
 class Link:
     """One connection. The loop makes it and is the only one to change it."""
 
-    __slots__ = ("blocked", "eof", "fd", "gone", "interest", "parting", "peer", "read_bytes", "settled", "sock", "tail", "turn")
+    __slots__ = ("blocked", "deaf", "eof", "fd", "gone", "interest", "parting", "peer", "read_bytes", "settled", "sock", "tail", "turn")
 
     def __init__(self, sock: socket.socket, peer: Peer) -> None:
         self.sock = sock
@@ -43,6 +43,7 @@ class Link:
         self.turn = Turn.READY
         self.read_bytes = READ_BYTES  #: of one read: less where a run of that many costs more than a slice, for a run is not divided
         self.blocked = False  #: the kernel took less than it was given: wait until it is writable
+        self.deaf = False  #: the other end is closed, but what came before is not all read yet: nothing is written any more
         self.eof = False  #: end of file was read (H-11)
         self.parting = False  #: peer.closing was seen, and its time is bounded
         self.gone = False  #: closed at the end of the round at the latest; nothing may be done with it

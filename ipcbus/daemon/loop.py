@@ -249,7 +249,9 @@ class Loop:
         if link.gone:
             return
         peer = link.peer
-        if peer.out and not link.blocked:
+        if link.deaf:
+            self._broker.discard(peer, now)
+        elif peer.out and not link.blocked:
             try:
                 count = offer(link)
                 if count:
@@ -258,8 +260,12 @@ class Loop:
                     settle(link)
                     self._reclaim.look_later(now)
             except OSError as error:
-                self._lost(link, now, error)
-                return
+                if link.eof or peer.closing or not hung_up(link):
+                    self._lost(link, now, error)
+                    return
+                link.deaf = True  # it closed its end: what it had sent before is still worked off, and then comes the end of file
+                link.blocked = False
+                self._broker.discard(peer, now)
             except Exception:
                 log.exception("fault of the bus while it wrote to %s, which is cut off", peer)
                 self._drop(link, now)  # without BYE: what of its output was written is not certain

@@ -74,7 +74,7 @@ def test_nobody_subscribed() -> None:
     ]
     assert "retain" in explain_unwanted(item, []).do
     late = explain_unwanted({**item, "lanes": 1}, ["room.*"])
-    assert late.what.endswith("nobody subscribed to it; now somebody does")
+    assert late.what.endswith("nobody subscribed to it then; now somebody does")
     assert "retain" in late.do
 
 

@@ -575,3 +575,43 @@ def test_a_run_for_many_that_do_not_read_is_read_in_smaller_pieces(bench: Bench)
         sock.sendall(encode(Kind.PING, 1, 1))
         bench.run(0.001)
     assert peer.link.read_bytes == READ_BYTES  # and what is cheap is read whole again
+
+
+def subscribe(sock: socket.socket, peer: Peer, pattern: str, bench: Bench) -> None:
+    arguments = pack({"pattern": pattern, "lane": 1, "credit": 1 << 30})
+    sock.sendall(encode_with_payload(arguments, Kind.REQUEST, peer.id, "bus/subscribe", 1, 1000, None))
+    bench.run()
+    assert [frame.kind for frame in frames(sock)] == [Kind.REPLY]
+
+
+@pytest.mark.parametrize("reads_itself", [False, True])
+def test_what_was_sent_before_a_close_arrives_whoever_is_written_to(bench: Bench, reads_itself: bool) -> None:
+    """W-1. A write to who has closed fails; what it had sent is more than a slice, and comes all the same."""
+    reader, taker = bench.ready()
+    subscribe(reader, taker, ">", bench)
+    writer, peer = bench.ready()
+    if reads_itself:
+        subscribe(writer, peer, "a", bench)
+    pair = b"".join(encode_with_payload(b"", Kind.PUBLISH, peer.id, topic, None) for topic in "ab")
+    count = SLICE_WORK // 2  # each is a run of its own: several slices
+    writer.sendall(pair * count)
+    writer.close()
+    for _ in range(100):
+        bench.run()
+        if peer.closed:
+            break
+    assert len([frame for frame in frames(reader) if frame.kind is Kind.PUBLISH]) == 2 * count
+    offered, ends = bench.broker.books()
+    assert offered == sum(ends.values()) == count * (3 if reads_itself else 2)
+    assert ends["delivered"] == 2 * count
+    assert ends["unknown"] + ends["evicted"] == (count if reads_itself else 0)
+
+
+def test_who_only_reads_no_more_is_let_go(bench: Bench) -> None:
+    """A write fails, and the connection is not closed: there is no end of file to wait for."""
+    writer, peer = bench.ready()
+    subscribe(writer, peer, "a", bench)
+    writer.shutdown(socket.SHUT_RD)
+    writer.sendall(encode_with_payload(b"", Kind.PUBLISH, peer.id, "a", None))
+    bench.run()
+    assert peer.closed
