@@ -5,8 +5,8 @@ much: after a read, at the end of a round, after a write. `settle` brings the ch
 `forget` takes it back whole. Up to BYTES_FREE come with the connection.
 
 More than its share is allowed for as long as every level has room and the peer moves; one that stands still for quota_grace_s loses what
-waits in its queues, and is closed where that is not enough. Where a level is full, whoever has most there of those beyond their share goes
-at once, so that a burst to somebody who reads does not cost that one its connection.
+waits in its queues, and is closed where that is not enough. Where a level is full, whoever has most there goes at once, and not who came
+last: a burst to somebody who reads does not cost that one its connection.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ class Charges:
     ) -> None:
         self.beyond: Timeouts[Peer] = Timeouts(limits.quota_grace_s)  #: peers of programs that have more than their share
         self._moved: dict[Peer, int] = {}  #: of these: how far they were when their time began
+        self._charged: dict[Peer, None] = {}  #: peers for which something is charged
         self._leaving: dict[Peer, int] = {}  #: those that were closed for it: what is still charged for them
         self._accounts = accounts
         self._shed = shed
@@ -76,6 +77,10 @@ class Charges:
 
     def _charge(self, peer: Peer, more: int) -> None:
         peer.charged += more
+        if not peer.charged:
+            self._charged.pop(peer, None)
+        elif peer.charged == more:
+            self._charged[peer] = None
         if more > 0:
             self._accounts.add(peer.account, BYTES, more)
         elif more:
@@ -95,15 +100,13 @@ class Charges:
     # --- what is too much -------------------------------------------------------------------------
 
     def _make_room(self, peer: Peer) -> None:
-        """A level that *peer* belongs to is full: who has most of those beyond their share, or *peer* itself, loses it."""
+        """A level that *peer* belongs to is full: the peer with most of the program with most, of the user with most there, loses it."""
         accounts = self._accounts
         while (excess := accounts.overdraft(peer.account)) > 0:
-            there = [one for one in self._moved if not one.closing and accounts.share_a_full_level(one.account, peer.account)]
-            if not peer.closing:
-                there.append(peer)
+            there = [one for one in self._charged if not one.closing and accounts.share_a_full_level(one.account, peer.account)]
             if not there:
                 break  # all of them are being closed
-            worst = max(there, key=lambda one: one.charged)
+            worst = max(there, key=_most)
             error = accounts.refusal(worst.account, BYTES)
             self._cut(worst, excess, error)
             if accounts.overdraft(peer.account) > 0 and not worst.closing:
@@ -125,6 +128,13 @@ class Charges:
         if peer.charged:
             self._leaving[peer] = peer.charged
             self._accounts.leave_soon(peer.account, peer.charged)
+
+
+def _most(peer: Peer) -> tuple[int, int, int]:
+    """What is compared where a level is full."""
+    program = peer.account
+    user = program.user
+    return user.used[BYTES] - user.leaving, program.used[BYTES] - program.leaving, peer.charged
 
 
 def _progress(peer: Peer) -> int:

@@ -599,6 +599,30 @@ def test_where_a_level_is_full_who_has_most_beyond_its_share_goes_and_not_who_ca
     assert bus.broker.accounts.is_empty
 
 
+def test_where_a_program_is_full_its_largest_connection_goes_and_not_the_one_that_came_last() -> None:
+    bus = Bus(max_program_bytes=1_000_000)
+    sender, stuck, other = bus.peer(pid=1), bus.peer(pid=1), bus.peer(pid=1)
+    send(sender, stuck, 900_000)
+    round_over(bus)
+    send(sender, other, 200_000)
+    round_over(bus)
+    assert stuck.peer.closing
+    assert not other.peer.closing
+
+
+def test_who_is_within_its_share_does_not_go_for_others_who_have_less_but_too_much() -> None:
+    bus = Bus(max_user_bytes=1_000_000, quota_grace_s=10)
+    sender = bus.peer(pid=9)
+    fair, *gluttons = bus.peer(pid=1), *(bus.peer(pid=2) for _ in range(6))
+    send(sender, fair, 250_000)
+    round_over(bus)
+    for glutton in gluttons:  # together beyond their share, each with less than the fair one
+        send(sender, glutton, 140_000)
+        round_over(bus)
+    assert not fair.peer.closing
+    assert sum(glutton.peer.closing for glutton in gluttons) == 1
+
+
 def test_a_stuck_program_of_one_user_does_not_cost_another() -> None:
     bus = Bus(max_queued_bytes=1_000_000, owners=frozenset({20}), quota_grace_s=1.0)
     stuck, stuck_sender = bus.peer(pid=1, uid=21), bus.peer(pid=1, uid=21)
