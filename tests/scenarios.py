@@ -369,6 +369,72 @@ async def close_settles_every_wait(world: World) -> None:
     await bus.close()
 
 
+async def _until_caught_up(sub: Any) -> list[Any]:
+    """What comes, notices too, until nothing waits any more."""
+    stream: list[Any] = []
+    while not stream or not isinstance(stream[-1], ipcbus_client.CaughtUp):
+        stream.append(await sub.get(WAIT_S))
+    return stream
+
+
+async def who_is_too_slow_loses_what_its_policy_says_and_is_told_where(world: World) -> None:
+    for policy in ("drop_oldest", "drop_newest"):
+        bus, other = await world.connect(), await world.connect()
+        limits = {"soft": 3000, "hard": 5000, "seconds": 60.0}
+        sub = await other.subscribe("t", policy=policy, limits=limits, window_bytes=1, notices=True)
+        for n in range(100):
+            await bus.publish("t", b"x" * 1000, headers={"n": n})
+        await bus.flush()
+        stream = await _until_caught_up(sub)
+        seen = [item.headers["n"] for item in stream if isinstance(item, ipcbus_client.Message)]
+        losses = [item for item in stream if isinstance(item, ipcbus_client.Lost)]
+        assert seen == sorted(seen)
+        assert seen[0] == 0
+        assert len(seen) >= 3
+        assert (seen[-1] == 99) == (policy == "drop_oldest")
+        assert {loss.why for loss in losses} == {"too_slow"}
+        assert sum(loss.count for loss in losses) == 100 - len(seen) == sub.lost == stream[-1].lost
+        if policy == "drop_oldest":  # at the place of the gap
+            at = stream.index(losses[0])
+            before = [item for item in stream[:at] if isinstance(item, ipcbus_client.Message)][-1]
+            after = next(item for item in stream[at:] if isinstance(item, ipcbus_client.Message))
+            assert after.headers["n"] - before.headers["n"] == losses[0].count + 1
+        assert (await bus.stats())["held"] == 0
+        await bus.close()
+        await other.close()
+
+
+async def the_latest_of_each_topic(world: World) -> None:
+    bus, other = await world.connect(), await world.connect()
+    sub = await other.subscribe("t.*", policy="latest", limits={"soft": 1500}, window_bytes=1, notices=True)
+    for n in range(20):
+        for topic in ("t.a", "t.b", "t.c"):
+            await bus.publish(topic, n, headers={"filler": "x" * 500})
+    await bus.flush()
+    stream = await _until_caught_up(sub)
+    messages = [item for item in stream if isinstance(item, ipcbus_client.Message)]
+    assert {message.topic: message.data for message in messages} == {"t.a": 19, "t.b": 19, "t.c": 19}
+    assert {item.why for item in stream if isinstance(item, ipcbus_client.Lost)} == {"replaced"}
+    assert len(messages) + sub.lost == 60
+    await bus.close()
+    await other.close()
+
+
+async def who_would_rather_be_cut_off(world: World) -> None:
+    bus, other = await world.connect(), await world.connect()
+    sub = await other.subscribe("t", policy="disconnect", limits={"soft": 3000, "hard": 5000}, window_bytes=1, notices=True)
+    for _ in range(100):
+        await bus.publish("t", b"x" * 1000)
+    await bus.flush()
+    await world.until(lambda: other.epoch == 1, "it was not cut off")
+    while not isinstance(await sub.get(WAIT_S), ipcbus_client.Reconnected):
+        pass
+    await bus.publish("t", "after")
+    assert (await sub.get(WAIT_S)).data == "after"
+    await bus.close()
+    await other.close()
+
+
 async def nobody_listens(world: World) -> None:
     world.kill()
     with pytest.raises(ipcbus_client.ConnectError) as error:
@@ -388,5 +454,8 @@ SCENARIOS: list[Callable[[World], Awaitable[None]]] = [
     a_group_shares_the_work,
     the_bus_is_killed_and_comes_back,
     close_settles_every_wait,
+    who_is_too_slow_loses_what_its_policy_says_and_is_told_where,
+    the_latest_of_each_topic,
+    who_would_rather_be_cut_off,
     nobody_listens,
 ]

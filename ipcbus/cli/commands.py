@@ -90,7 +90,7 @@ COMMANDS = (
   ipcbus pub camera.front --raw - < image.jpg   stdin as one message
   sensors | ipcbus pub room.all --lines         one message for each line of stdin
 
-It returns when the bus has routed what was sent.""",
+It returns when the bus has routed what was sent. While a slow subscriber holds the topic it waits, and says for whom.""",
         (
             _argument("topic", metavar="TOPIC", help="tokens with '.' between them, as in room.kitchen"),
             _VALUE,
@@ -114,16 +114,27 @@ It returns when the bus has routed what was sent.""",
   ipcbus sub room.kitchen --count 1      the next message (or the one that is kept), then end
   ipcbus sub 'job.>' --group workers     shared with everybody else in the group
   ipcbus sub camera.front --count 1 --raw > image.jpg
+  ipcbus sub 'log.>' --policy drop_oldest | less     nobody waits for whoever does not scroll
+  ipcbus sub 'room.*' --policy latest --soft 65536   the newest of each topic, where this is too slow for all
 
 A line is the topic, a space, and the value as JSON. --json prints an object with topic, data, sender, retained and
 headers. --raw prints the payloads' bytes, and nothing else. A message that two PATTERNs match is printed twice, and what
-comes for one PATTERN may overtake what comes for another. What the bus lost on the way is told on stderr. With
+comes for one PATTERN may overtake what comes for another. What the bus lost on the way, and that it holds publishers or
+drops messages because this is too slow, is told on stderr. With
 --timeout the exit code is 4 when fewer than --count messages came (without --count: when none came).""",
         (
             _argument("patterns", nargs="+", metavar="PATTERN", help="a topic; * is one token, a last > one or more"),
             _argument("--count", type=count, metavar="N", help="end after N messages"),
             _argument("--group", metavar="G", help="share the messages with the other subscribers of group G"),
             _argument("--no-retained", action="store_true", help="leave out what the bus has kept"),
+            _argument(
+                "--policy",
+                choices=("block", "drop_oldest", "drop_newest", "latest", "disconnect"),
+                help="where this is too slow: publishers wait, messages are lost, or it ends (default: as the bus has it)",
+            ),
+            _argument("--soft", type=count, metavar="BYTES", help="so much may wait at the bus before this is too slow"),
+            _argument("--hard", type=count, metavar="BYTES", help="so much at most (not with --policy block)"),
+            _argument("--seconds", type=seconds, metavar="S", help="so long publishers wait, or it may be too slow"),
             _argument("--raw", action="store_true", help="print payloads as the bytes they are"),
             _argument("--json", action="store_true", help="print each message as one JSON object"),
             _timeout("end after S seconds (default: never)"),

@@ -24,14 +24,21 @@ _LOOK_S = 0.02  #: between two looks whether it is there now
 
 
 def open_bus(
-    arguments: argparse.Namespace, *, program: str, wait_s: float | None, reconnect: bool = False, autostart: bool | None = None
+    arguments: argparse.Namespace,
+    *,
+    program: str,
+    wait_s: float | None,
+    reconnect: bool = False,
+    reports: bool = False,
+    autostart: bool | None = None,
 ) -> ipcbus_client.Bus:
     """Connect as --address, --bus and --secret-file say; raises what `ipcbus_client.connect` raises.
 
     With *wait_s* (what the user asked for) it waits so long for a bus that is only starting. That, or ANSWER_TIMEOUT_S,
     is also the time that the bus has for everything after it. A command that is over after one exchange does not
-    *reconnect*: its user would rather hear that the bus went away. Without --autostart *autostart* says whether a bus may be
-    started where there is none; None is as the environment has it.
+    *reconnect*: its user would rather hear that the bus went away. One that does, or *reports*, tells what the library
+    logs. Without --autostart *autostart* says whether a bus may be started where there is none; None is as the environment
+    has it.
     """
     import ipcbus_client
     from ipcbus_client._discovery import find_order
@@ -40,7 +47,7 @@ def open_bus(
         autostart = True
     address = _find(arguments)
     starts = find_order(address, arguments.bus, autostart) is not None
-    if reconnect:
+    if reconnect or reports:
         _report_what_the_library_logs()
     if wait_s is None and not starts:
         _expect_a_listener(address)

@@ -86,6 +86,8 @@ def explain(error: BaseException, address: str) -> CommandError | None:
             return CommandError(Exit.CONNECT, f"no bus at {address}: {start}")
         case client.ConnectionLost() | client.Closed():
             return CommandError(Exit.CONNECT, f"lost the connection to {address} ({text}); is ipcbusd still running?")
+        case client.OutboxFull() if error.hold is not None:
+            return CommandError(Exit.TIMEOUT, f"{text}; give it more with --timeout SECONDS")
         case client.OutboxFull():
             return CommandError(Exit.CONNECT, f"no connection to {address}: {text}")
         case client.BusError():

@@ -29,9 +29,9 @@ def publish(arguments: argparse.Namespace) -> int:
     if arguments.lines and arguments.value not in (None, "-"):
         raise usage("--lines reads its messages from stdin; leave VALUE out")
     values = read_lines(arguments) if arguments.lines else [read_value(arguments)]
-    with open_bus(arguments, program="ipcbus pub", wait_s=arguments.timeout) as bus:
+    with open_bus(arguments, program="ipcbus pub", wait_s=arguments.timeout, reports=True) as bus:
         for value in values:  # what came before a bad line is sent when the bus is closed, and that raises nothing
-            taken = bus.publish(arguments.topic, value, retain=arguments.retain, confirm=arguments.confirm, ttl=arguments.ttl)
+            taken = _publish(bus, value, arguments)
             if arguments.confirm:
                 print(taken, flush=True)
         bus.flush(arguments.timeout or ANSWER_TIMEOUT_S)
@@ -40,6 +40,18 @@ def publish(arguments: argparse.Namespace) -> int:
         why = "it keeps no more (see retained in `ipcbus stats`), or its log says why" if arguments.retain else "its log says why"
         raise CommandError(Exit.REFUSED, f"the bus refused {refused} of the messages to {arguments.topic}: {why}")
     return Exit.OK
+
+
+def _publish(bus: ipcbus_client.Bus, value: Any, arguments: argparse.Namespace) -> int | None:
+    """Publish one value. Where a slow subscriber holds the topic, and there is no --timeout, a pipe shall wait as long as that lasts."""
+    from ipcbus_client import OutboxFull
+
+    while True:
+        try:
+            return bus.publish(arguments.topic, value, retain=arguments.retain, confirm=arguments.confirm, ttl=arguments.ttl)
+        except OutboxFull as full:
+            if full.hold is None or arguments.timeout is not None:
+                raise
 
 
 def get(arguments: argparse.Namespace) -> int:
@@ -62,6 +74,7 @@ def subscribe(arguments: argparse.Namespace) -> int:
     """Print what matches the PATTERNs until --count, --timeout, Ctrl-C, or nobody reads our output any more."""
     if arguments.raw and arguments.json:
         raise usage("--raw and --json exclude each other")
+    limits = _limits(arguments)
     deadline = None if arguments.timeout is None else time.monotonic() + arguments.timeout
     wait_s = None if arguments.timeout is None else min(arguments.timeout, ANSWER_TIMEOUT_S)  # for the bus; --timeout is ours
     with open_bus(arguments, program="ipcbus sub", wait_s=wait_s, reconnect=True) as bus:
@@ -73,11 +86,25 @@ def subscribe(arguments: argparse.Namespace) -> int:
                 retained=not arguments.no_retained,
                 # What is prefetched when --count is reached is lost to the group, so fetch one by one.
                 prefetch=1 if arguments.count and arguments.group else 32,
+                notices=True,
+                policy=arguments.policy,
+                limits=limits,
             )
             threading.Thread(target=printer.follow, args=(subscription,), name=pattern, daemon=True).start()
         printer.wait(deadline)
     wanted = arguments.count or 1
     return Exit.TIMEOUT if deadline is not None and printer.printed < wanted else Exit.OK
+
+
+def _limits(arguments: argparse.Namespace) -> dict[str, int | float] | None:
+    """What --soft, --hard and --seconds say, where they go with each other and with --policy."""
+    from ipcbus_client._policies import check_policy
+
+    limits = {"soft": arguments.soft, "hard": arguments.hard, "seconds": arguments.seconds}
+    try:
+        return check_policy(arguments.policy, limits, arguments.group)
+    except ValueError as error:
+        raise usage(str(error)) from error
 
 
 class Printer:
@@ -97,18 +124,15 @@ class Printer:
 
     def follow(self, subscription: ipcbus_client.Subscription) -> None:
         """Print what comes on *subscription* until it or this printer ends."""
-        lost = gaps = 0
         try:
             for message in subscription:
                 with self._lock:
                     if self._ended:
                         return
-                    if subscription.lost > lost:
-                        complain(f"{subscription.lost - lost} messages of {subscription.pattern} were lost")
-                        lost = subscription.lost
-                    if subscription.gaps > gaps:
-                        complain(f"reconnected: messages of {subscription.pattern} may be missing here")
-                        gaps = subscription.gaps
+                    notice = in_words(message)
+                    if notice:
+                        complain(notice)
+                        continue
                     self._print(message)
                     self.printed += 1
                     if self.printed == self._arguments.count:
@@ -149,6 +173,23 @@ class Printer:
     def _line(self, message: ipcbus_client.Message) -> str:
         value = _value_of(message)
         return _with_envelope(message, value) if self._arguments.json else f"{safe(message.topic)} {dump(value)}"
+
+
+def in_words(item: Any) -> str:
+    """What a notice in a subscription's stream says; empty for a message."""
+    import ipcbus_client as client
+
+    match item:
+        case client.Lost():
+            return f"{item.count} messages of {item.pattern} were lost ({item.why})"
+        case client.Reconnected():
+            return f"reconnected: messages of {item.pattern} may be missing here"
+        case client.Lagging():
+            does = "; the bus drops some now" if item.dropping else ""
+            return f"{item.pattern} lags behind: {item.count} messages of {item.bytes} bytes wait at the bus{does}"
+        case client.CaughtUp():
+            return f"{item.pattern} has caught up; {item.lost} messages were lost meanwhile"
+    return ""
 
 
 def _value_of(message: ipcbus_client.Message) -> Any:

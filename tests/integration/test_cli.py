@@ -278,7 +278,9 @@ def test_pub_waits_while_the_bus_holds_it(daemon_factory: DaemonFactory) -> None
         stuck.hello("stuck")
         stuck.subscribe("log")
         begun = time.monotonic()
-        cli.ok("pub", "log", "--lines", "--raw", stdin=(b"x" * 99_999 + b"\n") * 200)
+        done = cli("pub", "log", "--lines", "--raw", stdin=(b"x" * 99_999 + b"\n") * 200)
+        assert done.returncode == 0
+        assert "ipcbus: publications to 'log' are held by the subscription 'log' of :1 (stuck), for which" in done.stderr
         assert time.monotonic() - begun > 1.0, "it was held"
 
 

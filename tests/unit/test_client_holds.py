@@ -368,8 +368,8 @@ def test_the_log_is_told_once_a_minute() -> None:
     texts = [remark.text for remark in world.session.remarks]
     assert len(texts) == 2
     assert texts[0] == (
-        "publications to 'slow.a' are held by the subscription 'slow.*' of :9 (reader), for which 1000 bytes wait: publish() waits until "
-        "it has room (outbox='block')"
+        "publications to 'slow.a' are held by the subscription 'slow.*' of :9 (reader), for which 1000 bytes wait: each waits until it "
+        "has room"
     )
 
 

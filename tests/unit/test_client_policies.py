@@ -8,6 +8,7 @@ from typing import Any
 import msgpack
 import pytest
 
+from ipcbus.protocol.limits import MAX_ID
 from ipcbus.protocol.messages import Kind, encode_with_payload
 from ipcbus_client import CaughtUp, Lagging, Limits, Lost, Reconnected
 from ipcbus_client._lanes import Lane
@@ -22,7 +23,8 @@ from tests.unit.test_client_notices import answer, connected, frames, lost, mess
         ({}, None),
         (Limits(), None),
         ({"soft": None}, None),
-        ({"soft": 0, "hard": 0, "seconds": 0}, {"soft": 0, "hard": 0, "seconds": 0}),
+        ({"soft": 1, "hard": 1, "seconds": 0}, {"soft": 1, "hard": 1, "seconds": 0}),
+        ({"soft": MAX_ID, "hard": MAX_ID, "seconds": 86_400}, {"soft": MAX_ID, "hard": MAX_ID, "seconds": 86_400}),
         ({"soft": 5, "hard": 5}, {"soft": 5, "hard": 5}),
         (Limits(soft=1, seconds=2.5), {"soft": 1, "seconds": 2.5}),
         (Limits(hard=2), {"hard": 2}),
@@ -45,10 +47,13 @@ def test_limits(limits: Any, said: Any) -> None:
         (None, {"soft": 1.5}, None, TypeError, "whole"),
         (None, {"soft": True}, None, TypeError, "soft=True"),
         (None, {"seconds": "5"}, None, TypeError, "seconds='5'"),
-        (None, {"seconds": -1}, None, ValueError, "at least 0"),
-        (None, {"seconds": float("nan")}, None, ValueError, "finite"),
-        (None, {"seconds": float("inf")}, None, ValueError, "finite"),
-        (None, {"hard": -1}, None, ValueError, "at least 0"),
+        (None, {"seconds": -1}, None, ValueError, "0 to 86400"),
+        (None, {"seconds": 86_401}, None, ValueError, "0 to 86400"),
+        (None, {"seconds": float("nan")}, None, ValueError, "0 to 86400"),
+        (None, {"seconds": float("inf")}, None, ValueError, "0 to 86400"),
+        (None, {"hard": 0}, None, ValueError, "1 to"),
+        (None, {"soft": 0}, None, ValueError, "1 to"),
+        (None, {"soft": MAX_ID + 1}, None, ValueError, "1 to"),
         (None, Limits(soft=6, hard=5), None, ValueError, "soft=6 is over hard=5"),
     ],
 )

@@ -10,9 +10,10 @@ from ipcbus.protocol.payloads import PayloadError
 
 from ._blocking import Bus, connect
 from ._blocking_replies import ReplyStream
+from ._blocking_responders import Responder
 from ._blocking_services import Proxy, ProxyMethod, Service
 from ._blocking_state import BusState, StateChanges, StateHandle
-from ._blocking_streams import Inbox, Responder, Subscription
+from ._blocking_streams import Inbox, Subscription
 from ._blocking_watch import Watch
 from ._current import Request, current_request
 from ._errors import (

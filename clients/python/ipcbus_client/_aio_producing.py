@@ -10,7 +10,7 @@ import asyncio
 from functools import partial
 from typing import Any
 
-from ._aio_streams import is_ours
+from ._aio_border import is_ours
 from ._calls import ERROR
 from ._current import enter
 from ._log import log_exception

@@ -8,8 +8,8 @@ from typing import Any, Literal
 from . import _names
 from ._aio_base import BusBase
 from ._aio_replies import ReplyStream, open_stream
+from ._aio_responders import Responder
 from ._aio_services import Proxy, Service, respond, serve
-from ._aio_streams import Responder
 from ._calls import Call
 from ._current import Request
 from ._errors import ConnectionLost, Expired, RequestError

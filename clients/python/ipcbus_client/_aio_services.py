@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from . import _names
-from ._aio_streams import Responder
+from ._aio_responders import Responder
 from ._arguments import payload_of
 from ._log import trace_text
 

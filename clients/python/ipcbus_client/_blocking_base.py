@@ -14,7 +14,6 @@ from . import _dial, _discovery, _names
 from ._blocking_state import StateHandle
 from ._calls import WARNING, Call
 from ._current import Request
-from ._dial import Target
 from ._errors import BusError, ConnectionLost, OutboxFull, Refused, Timeout, is_gone
 from ._gather import Answer, Asked, Gathering
 from ._posts import Post
@@ -45,13 +44,9 @@ class BusBase:
         waiting: Waiting,
         autostart: bool | None,
     ) -> None:
-        _names.check_timeout(timeout)
-        _names.check_reconnect(reconnect)
-        _names.check_heartbeat(heartbeat)
-        found = _discovery.find_address(address, bus)
-        secret_path = _discovery.find_secret_path(secret_file, bus) if _discovery.is_tcp(found) else None
-        self._address = str(found)
-        self._target = Target(found, secret_path, _discovery.find_order(found, bus, autostart), _dial.new_session())
+        _names.check_patience(timeout, reconnect, heartbeat)
+        self._target = _dial.aim(address, bus, secret_file, autostart)
+        self._address = str(self._target.address)
         self._program = _discovery.clip_program(program or _discovery.program_name())
         self._timeout = timeout
         self._reconnect = reconnect

@@ -8,8 +8,8 @@ from typing import Any, Literal
 from . import _names
 from ._blocking_base import BusBase
 from ._blocking_replies import ReplyStream, open_stream
+from ._blocking_responders import Responder
 from ._blocking_services import Proxy, Service, respond, serve
-from ._blocking_streams import Responder
 from ._calls import Call
 from ._current import Request
 from ._errors import ConnectionLost, Expired, RequestError, Timeout

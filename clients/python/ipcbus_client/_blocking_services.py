@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import _names
 from ._arguments import payload_of
-from ._blocking_streams import Responder
+from ._blocking_responders import Responder
 from ._log import trace_text
 
 if TYPE_CHECKING:

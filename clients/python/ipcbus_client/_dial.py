@@ -14,7 +14,7 @@ from ipcbus.protocol.addresses import Address, UnixAddress, endpoint
 from ipcbus.protocol.limits import NONCE_BYTES
 
 from ._autostart import Order
-from ._discovery import read_secret, trusted_uids
+from ._discovery import find_address, find_order, find_secret_path, is_tcp, read_secret, trusted_uids
 from ._errors import ConnectError, ConnectReason
 
 #: How long one attempt may take: the other end is on this machine.
@@ -100,9 +100,11 @@ def check_listener(made: socket.socket, address: UnixAddress) -> None:
         )
 
 
-def new_session() -> str:
-    """For a `Target`."""
-    return os.urandom(16).hex()
+def aim(address: str | None, bus: str | None, secret_file: str | None, autostart: bool | None) -> Target:
+    """Where connect() was asked to go. Raises AddressError."""
+    found = find_address(address, bus)
+    secret_path = find_secret_path(secret_file, bus) if is_tcp(found) else None
+    return Target(found, secret_path, find_order(found, bus, autostart), os.urandom(16).hex())
 
 
 def jitter() -> float:

@@ -58,7 +58,7 @@ class Holds:
     """The holds of one outbox."""
 
     __slots__ = (
-        "_held_s", "_outbox", "_pacing", "_since", "_told_at", "_topics", "active", "count", "kept", "leaving", "on_end", "ping", "some",
+        "_held_s", "_outbox", "_pacing", "_since", "_told_at", "_topics", "active", "count", "kept", "leaving", "on_change", "ping", "some",
         "tell",
     )  # fmt: skip
 
@@ -75,7 +75,7 @@ class Holds:
         self._pacing: Call | None = None  #: when it is answered more of what was kept may go
         self.leaving = False  #: the bus object is being closed: nothing waits any more
         self.tell: Callable[[str], object] = str  #: for the log
-        self.on_end: Callable[[], object] = bool  #: who waits for a topic, or for what was kept, shall look again
+        self.on_change: Callable[[], object] = bool  #: who waits for a topic, or for what was kept, shall look again; so shall the log
         self.ping: Callable[[], Call] | None = None  #: the session's
 
     # --- what the bus says ---
@@ -123,7 +123,7 @@ class Holds:
             self._held_s += self._outbox.waiting.clock() - self._since
             self._since = None
         self._release(most_bytes)
-        self.on_end()
+        self.on_change()
 
     # --- what is published ---
 
@@ -173,10 +173,11 @@ class Holds:
         if now - self._told_at >= _LOG_S and identity is not None:
             self._told_at = now
             policy = self._outbox.waiting.policy
-            does = {"block": "publish() waits until it has room", "raise": "publish() raises OutboxFull"}.get(
-                policy, "they wait in the outbox, which drops what it has no room for"
+            does = {"block": "each waits until it has room", "raise": "publish() raises OutboxFull (outbox='raise')"}.get(
+                policy, f"they wait in the outbox, which drops what it has no room for (outbox={policy!r})"
             )
-            self.tell(f"publications to {topic!r} are held by {self.some[identity][0]}: {does} (outbox={policy!r})")
+            self.tell(f"publications to {topic!r} are held by {self.some[identity][0]}: {does}")
+            self.on_change()  # the log shall say it now, and not when the wait is over
 
     # --- what was kept ---
 
@@ -197,7 +198,7 @@ class Holds:
         if self._pacing is not None and self._pacing.done:
             self._pacing = None
             self._release(_PIECE_BYTES)
-            self.on_end()
+            self.on_change()
 
     def _put(self, most_bytes: float) -> bool:
         """Put what may go into the outbox, about *most_bytes*; whether more may go after that."""

@@ -101,6 +101,13 @@ def check_timeout(timeout: float | None) -> None:
         raise ValueError(f"a timeout of {seconds} s: it must be at least 0; None is without a limit")
 
 
+def check_patience(timeout: float | None, reconnect: bool, heartbeat: float | None) -> None:
+    """Raise TypeError or ValueError unless connect() can be asked to wait so."""
+    check_timeout(timeout)
+    check_reconnect(reconnect)
+    check_heartbeat(heartbeat)
+
+
 def patience(timeout: float | None) -> float:
     """*timeout* as a float, infinite for None. Raises as check_timeout()."""
     check_timeout(timeout)

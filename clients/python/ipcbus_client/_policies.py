@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import isfinite
 from typing import Any, NamedTuple
+
+from ipcbus.protocol.limits import LANE_SECONDS_MAX, MAX_ID
 
 #: What becomes of messages for a subscription that takes them too slowly.
 POLICIES = ("block", "drop_oldest", "drop_newest", "latest", "disconnect")
@@ -41,8 +42,9 @@ def check_policy(
         allowed = (int, float) if key == "seconds" else (int,)
         if isinstance(value, bool) or not isinstance(value, allowed):
             raise TypeError(f"limits: {key}={value!r:.50}: it is a number of {'seconds' if key == 'seconds' else 'bytes, and a whole one'}")
-        if value < 0 or not isfinite(value):
-            raise ValueError(f"limits: {key}={value}: it must be at least 0, and finite")
+        least, most = (0, LANE_SECONDS_MAX) if key == "seconds" else (1, MAX_ID)
+        if not least <= value <= most:  # (a NaN is not)
+            raise ValueError(f"limits: {key}={value}: allowed are {least} to {most}")
     if said.get("soft", 0) > said.get("hard", said.get("soft", 0)):
         raise ValueError(f"limits: soft={said['soft']} is over hard={said['hard']}")
     return said or None

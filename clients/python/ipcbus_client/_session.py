@@ -56,7 +56,7 @@ class Session:
         self.client_library = library
         self.outbox = Outbox(waiting)
         self.outbox.waiting.on_drop = self.outbox.holds.tell = partial(self.remark, WARNING)
-        self.outbox.holds.on_end = lambda: self.on_state()  # whoever waits looks again
+        self.outbox.holds.on_change = lambda: self.on_state()  # whoever waits looks again
         self.outbox.holds.ping = self.ping
         self.clock: Callable[[], float] = float  #: the shell's, for what has a time to live
         self.posts = Posts(self)

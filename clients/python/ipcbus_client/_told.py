@@ -64,7 +64,7 @@ class Told:
             count = about.get("count", 0)
             session.counters["lost"] += count
             if lane is not None:
-                if not lane.lost:
+                if not lane.lost and not lane.notices:  # (with notices the stream tells it)
                     text = f"subscription {lane.pattern!r} lost {count} messages: {about.get('why')}; its `lost` counts on"
                     session.remark(WARNING, text)
                 lane.missed(count, str(about.get("why")))
@@ -89,7 +89,7 @@ class Told:
             session.counters["lagging"] += 1
         if lane is None:
             return
-        if not lane.lagged:
+        if not lane.lagged and not lane.notices:
             session.remark(
                 WARNING,
                 f"subscription {lane.pattern!r} lags behind: {count} messages of {size} bytes wait at the bus, over its soft limit of "

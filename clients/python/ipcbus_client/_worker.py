@@ -28,7 +28,7 @@ from ._waiter import IDLE, Waiter
 from ._wire import Wire
 
 if TYPE_CHECKING:
-    from ._blocking_streams import Responder
+    from ._blocking_responders import Responder
 
 #: Places that may be lent at once: so deep may handlers wait for each other through the bus.
 LENT_MAX = 100

@@ -22,9 +22,10 @@ from ipcbus.protocol.payloads import PayloadError
 from . import _aio_watch, _names
 from ._aio_messages import BusMessages
 from ._aio_replies import ReplyStream
+from ._aio_responders import Responder
 from ._aio_services import Proxy, ProxyMethod, Service
 from ._aio_state import BusState, StateChanges, StateHandle
-from ._aio_streams import Inbox, Responder, Subscription
+from ._aio_streams import Inbox, Subscription
 from ._aio_watch import Watch
 from ._current import Request, current_request
 from ._errors import (
