@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..protocol.errors import Code, ProtocolError
 from ..protocol.limits import ABOUT_MAX_BYTES, ABOUT_PEER_MAX_BYTES, ARGUMENTS_MAX_BYTES, ARGUMENTS_MAX_ELEMENTS, MAX_ID, PAGE_ITEMS
-from ..protocol.messages import Frame, brief, is_meta, pack
+from ..protocol.messages import Frame, brief, is_meta, pack, pack_map_head
 from ..protocol.payloads import PayloadError, decode_value
 from ..protocol.topics import BUS_NAME, check_group, check_topic
 from .delivery import Delivery
@@ -45,7 +45,7 @@ class Method:
     """One method: what it does, its arguments, and those that are fixed for later (E-5)."""
 
     doc: str
-    call: Callable[[Peer, Arguments], Any] | None
+    call: Callable[[Peer, Arguments], Any] | None  #: its result, packed already where it is bytes
     arguments: dict[str, Argument] = field(default_factory=dict)
     later: tuple[str, ...] = ()
 
@@ -164,7 +164,8 @@ class BusService:
             raise ProtocolError(Code.UNSUPPORTED, f"bus/{name} is not built in this version of the bus (E-5)")
         effort = self._broker.effort
         effort.spent += frame.payload_size // BYTES_A_UNIT
-        answer = pack(method.call(peer, self._arguments(name, method, frame)))
+        result = method.call(peer, self._arguments(name, method, frame))
+        answer = result if type(result) is bytes else pack(result)
         effort.spent += len(answer) // BYTES_A_UNIT
         return answer
 
@@ -306,7 +307,8 @@ class BusService:
     def _ping(self, peer: Peer, arguments: Arguments) -> dict[str, Any]:
         return {"now_s": round(self._broker.now - self._broker.started_at, 6)}
 
-    def _introspect(self, peer: Peer, arguments: Arguments) -> dict[str, Any]:
+    def _introspect(self, peer: Peer, arguments: Arguments) -> dict[str, Any] | bytes:
+        """What is kept of methods is put together as bytes: decoded, a megabyte of it can be 64 of objects."""
         wanted = arguments.get("name", BUS_NAME)
         if wanted == BUS_NAME:
             methods = {
@@ -318,13 +320,14 @@ class BusService:
         name = self._broker.names.get(wanted)
         if name is None:
             raise ProtocolError(Code.NO_SUCH_NAME, f"nobody owns the name {wanted!r}")
-        methods = {}
+        nothing = pack({})
+        parts: list[bytes] = []
         left = ABOUT_PEER_MAX_BYTES
         for method in sorted(name.methods()):
             about = name.about(method)
             left -= len(about)
-            methods[method] = decode_value(None, about) if about and left >= 0 else {}
-        return {"name": wanted, "methods": methods}
+            parts += (pack(method), about if about and left >= 0 else nothing)
+        return b"".join((pack_map_head(2), pack("name"), pack(wanted), pack("methods"), pack_map_head(len(parts) // 2), *parts))
 
 
 def _packed_about(about: Arguments, methods: list[str]) -> dict[str, bytes]:

@@ -33,9 +33,9 @@ SECRET_BYTES = 32  #: H-6
 INCARNATION_BYTES = 16  #: H-7
 
 READ_BYTES = 262_144  #: one read of a peer in a round: big enough for long runs, small enough to be fair
-PAGE_ITEMS = 1_000  #: B-2: a page is made in one go, while everybody waits
+PAGE_ITEMS = 1_000  #: B-2
 MEMBERS_MAX = 100  #: B-3 receivers: members of a group that are named
-PAGE_BYTES = 1_048_576  #: B-2: a page ends early above it, so that a list never exceeds a frame
+PAGE_BYTES = 32_768  #: B-2: a page ends early above it: it is made in one go, while everybody waits
 ARGUMENTS_MAX_BYTES = 1_048_576  #: B-1: what the bus decodes for a stranger
 ARGUMENTS_MAX_ELEMENTS = 20_000  #: B-1: a byte can become an object of 64 bytes
 LANE_SECONDS_MAX = 86_400  #: L-7: the longest that a subscription may let others wait: a day

@@ -232,6 +232,15 @@ IN_RUNS = frozenset({Kind.PUBLISH, Kind.RETAIN, Kind.SEND})
 
 _unpack = msgpack.unpackb
 pack: Callable[[Any], bytes] = msgpack.Packer(use_bin_type=True).pack
+
+
+def pack_map_head(count: int) -> bytes:
+    """The beginning of a map whose *count* keys and values follow, packed each."""
+    if count < 16:
+        return bytes((0x80 | count,))
+    return struct.pack(">BH", 0xDE, count) if count < 65536 else struct.pack(">BI", 0xDF, count)
+
+
 _frame_head = struct.Struct(">BI").pack
 _payload_head = struct.Struct(">BI").pack
 

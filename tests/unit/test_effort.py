@@ -11,7 +11,7 @@ from ipcbus.broker.effort import FRAME, LITERAL_CHANGE, RUN, WILDCARD_CHANGE
 from ipcbus.broker.quotas import LANES
 from ipcbus.protocol.errors import Code
 from ipcbus.protocol.limits import ARGUMENTS_MAX_ELEMENTS
-from ipcbus.protocol.messages import Kind, encode, encode_with_payload
+from ipcbus.protocol.messages import Kind, encode, encode_with_payload, pack_map_head
 from tests.unit.harness import Bus, Client, publication
 
 
@@ -334,6 +334,22 @@ def test_arguments_that_are_nested_without_end() -> None:
     a.request("bus/ping", b"\x91" * 1_000_000)
     assert a.answer(a.read().pop())[0] == Code.BAD_ARGUMENT
     assert a.ask("ping")
+
+
+@pytest.mark.parametrize("count", [0, 1, 15, 16, 300])
+def test_introspect_puts_together_what_is_kept(count: int) -> None:
+    bus = Bus()
+    a, b = bus.peer(), bus.peer()
+    a.ask("own", name="svc")
+    methods = [f"m{number:03}" for number in range(count)]
+    about = {method: {"n": [number, {}], "s": "ä" * number} for number, method in enumerate(methods) if number % 3}
+    assert a.ask("serve", name="svc", methods=methods, about=about) == {}
+    assert b.ask("introspect", name="svc") == {"name": "svc", "methods": {method: about.get(method, {}) for method in methods}}
+
+
+@pytest.mark.parametrize("count", [0, 1, 15, 16, 65535, 65536])
+def test_the_head_of_a_map_is_in_shortest_form(count: int) -> None:
+    assert pack_map_head(count) == msgpack.Packer().pack_map_header(count)
 
 
 def test_the_gauges_of_the_daemon_stand_in_stats() -> None:

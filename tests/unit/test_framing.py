@@ -136,10 +136,21 @@ def test_the_cache_of_prefixes_is_bounded() -> None:
     frames = [publication(7, f"t{i}") for i in range(4)]
     seen(scanner, b"".join(frames))
     router.resolved.clear()
-    seen(scanner, frames[3])  # the cache was emptied for it
+    seen(scanner, frames[3])  # the oldest went for it
     assert router.resolved == []
     seen(scanner, frames[0])
     assert router.resolved == ["t0"]
+
+
+def test_the_oldest_prefixes_go_and_not_all() -> None:
+    scanner, router = make(prefixes_max=100)
+    frames = [publication(7, f"t{i}") for i in range(101)]
+    seen(scanner, b"".join(frames))
+    router.resolved.clear()
+    seen(scanner, b"".join(frames[32:]))
+    assert router.resolved == []
+    seen(scanner, frames[31])
+    assert router.resolved == ["t31"]
 
 
 def test_kinds_that_are_no_runs_are_frames() -> None:
