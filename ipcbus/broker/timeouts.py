@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Hashable, Iterator
 from typing import Generic, TypeVar
 
@@ -15,7 +16,7 @@ class Timeouts(Generic[Item]):
 
     def __init__(self, delay_s: float) -> None:
         self.delay_s = delay_s
-        self._deadlines: dict[Item, float] = {}
+        self._deadlines: OrderedDict[Item, float] = OrderedDict()  #: its first is found at once, however many before it have gone
         self.earliest: float | None = None  #: when the first item is due
 
     def __len__(self) -> int:
