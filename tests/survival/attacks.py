@@ -7,10 +7,12 @@ that the figures tell what the bus does with it and not how the kernel shares tw
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import itertools
 import json
 import os
 import select
+import signal
 import socket
 import sys
 import threading
@@ -23,6 +25,7 @@ from tests.wire import Wire
 
 MIB = 1 << 20
 CREDIT = 64 * MIB
+_PR_SET_PDEATHSIG = 1  #: linux/prctl.h: a child ends with its parent
 
 
 def say(value: Any) -> None:
@@ -396,42 +399,92 @@ def long_lists(address: str) -> dict[str, int]:
     return {"lists": asked}
 
 
-def group_with_one_stopped(address: str) -> dict[str, Any]:
-    """Three members of a group, of which one is stopped while it has work: the others get the rest, and it its own when it goes on."""
-    members = []
-    for number in range(3):
-        wire = hello(address, f"member {number}")
-        wire.call("subscribe", pattern="attack.work", lane=1, credit=CREDIT, messages=20, group="workers")
-        members.append(wire)
-    publisher = hello(address)
-    taken: list[list[int]] = [[], [], []]
+class StoppedMember:
+    """A member of a group in a process of its own, which is stopped by a signal until it may go on."""
 
-    def work(member: int) -> None:
-        """Take what is there, and give the credit back (not the stopped one)."""
-        wire = members[member]
-        wire.sock.settimeout(0.002)
-        with contextlib.suppress(TimeoutError):
-            while (frame := wire.receive()) is not None:
-                if frame.kind is Kind.PUBLISH:
-                    taken[member].append(int(frame.payload))
-                    wire.send(encode(Kind.CREDIT, wire.peer, 1, 60, 1))
+    def __init__(self, address: str) -> None:
+        self._reader, writer = os.pipe()
+        self._data = b""
+        self.pid = os.fork()
+        if not self.pid:
+            try:
+                ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+                self._work(join_group(address, "stopped"), writer)
+            finally:
+                os._exit(1)
+        os.close(writer)
+        assert os.read(self._reader, 4) == bytes(4)
+        os.set_blocking(self._reader, False)
+        os.kill(self.pid, signal.SIGSTOP)
+
+    @staticmethod
+    def _work(wire: Wire, writer: int) -> None:
+        wire.sock.settimeout(None)
+        os.write(writer, bytes(4))
+        while (frame := wire.receive()) is not None:
+            if frame.kind is Kind.PUBLISH:
+                os.write(writer, int(frame.payload).to_bytes(4, "big"))
+                wire.send(encode(Kind.CREDIT, wire.peer, 1, 60, 1))
+
+    def taken(self) -> list[int]:
+        """What it has worked for so far."""
+        with contextlib.suppress(BlockingIOError):
+            while data := os.read(self._reader, 65536):
+                self._data += data
+        return [int.from_bytes(self._data[at : at + 4], "big") for at in range(0, len(self._data) // 4 * 4, 4)]
+
+    def end(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+        os.close(self._reader)
+
+
+def join_group(address: str, program: str) -> Wire:
+    wire = hello(address, program)
+    wire.call("subscribe", pattern="attack.work", lane=1, credit=CREDIT, messages=20, group="workers")
+    return wire
+
+
+def group_with_one_stopped(address: str) -> dict[str, Any]:
+    """Three members of a group, one of them stopped (SIGSTOP): the others get the rest, and it its own when it goes on."""
+    stopped = StoppedMember(address)
+    members = [join_group(address, f"member {number}") for number in range(2)]
+    publisher = hello(address)
+    taken: list[list[int]] = [[], []]
+
+    def work() -> None:
+        """Take what is there, and give the credit back."""
+        for wire, mine in zip(members, taken, strict=True):
+            wire.sock.settimeout(0.002)
+            with contextlib.suppress(TimeoutError):
+                while (frame := wire.receive()) is not None:
+                    if frame.kind is Kind.PUBLISH:
+                        mine.append(int(frame.payload))
+                        wire.send(encode(Kind.CREDIT, wire.peer, 1, 60, 1))
 
     sent = 0
     for _ in until_over():
         for _ in range(50):
             publisher.publish("attack.work", b"%d" % sent)
             sent += 1
-        work(1)
-        work(2)
+        work()
     deadline = time.monotonic() + 30
-    while sum(map(len, taken)) < sent and time.monotonic() < deadline:
-        for member in range(3):
-            work(member)
+    while sum(map(len, taken)) < sent - 20 and time.monotonic() < deadline:
+        work()
+    others = sum(map(len, taken))
+    meanwhile = len(stopped.taken())
+    os.kill(stopped.pid, signal.SIGCONT)
+    while others + len(stopped.taken()) < sent and time.monotonic() < deadline:
+        work()
+        others = sum(map(len, taken))
+    taken.append(stopped.taken())
+    stopped.end()
     return {
         "sent": sent,
         "whole": sorted(itertools.chain(*taken)) == list(range(sent)),
         "in_order": all(each == sorted(each) for each in taken),
-        "others": len(taken[1]) + len(taken[2]),
+        "meanwhile": meanwhile,
+        "stopped": len(taken[2]),
     }
 
 

@@ -174,4 +174,5 @@ def test_a_group_with_a_stopped_member(scene: Scene, reports: list[Report], atta
     done = attack(scene, reports, "group_with_one_stopped", attack_s)
     assert done["whole"]
     assert done["in_order"]
-    assert done["others"] > 0
+    assert done["meanwhile"] == 0
+    assert 0 < done["stopped"] <= 20 < done["sent"]  # what it had credit for, and no more
