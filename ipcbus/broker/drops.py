@@ -44,11 +44,11 @@ class Drops(Outputs):
             self.holds.park(hold.publisher, size)
 
     def record(
-        self, why: str, backlog: Backlog, count: int, size: int, piece: Piece | None, sender: Peer | None, about: str = ""
+        self, why: str, backlog: Backlog, count: int, size: int, pieces: Piece | list[Piece], sender: Peer | None, about: str = ""
     ) -> None:
         """*count* messages for *backlog* are lost: *why* as in NOTICE ``lost``, or ``evicted``, which nobody is left to be told."""
         backlog.lost += count
-        self.losses.record(why, backlog, count, size, piece, sender, about)
+        self.losses.record(why, backlog, count, size, pieces, sender, about)
 
     def _tell_lost(self, backlog: Backlog, lane: Lane) -> None:
         """NOTICE lost, at the place of the gap (L-7, L-11)."""

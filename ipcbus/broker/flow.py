@@ -84,6 +84,7 @@ class Flow(Drops):
         by_topic = backlog.by_topic
         assert by_topic is not None
         self._effort.spent += count * REPLACE
+        replaced: list[Piece] = []
         at = 0
         while at < size:
             end = frame_end(piece, at)
@@ -98,12 +99,14 @@ class Flow(Drops):
                 backlog.count += 1
                 self.charge(backlog, None, end - at)
             else:
-                before = len(entry.piece)
-                self.record("replaced", backlog, 1, before, entry.piece, sender)
-                note(backlog.gap, "replaced", 1, before)
+                replaced.append(entry.piece)
+                self.charge(backlog, None, end - at - len(entry.piece))
                 entry.piece, entry.deadline = frame, deadline
-                self.charge(backlog, None, end - at - before)
             at = end
+        if replaced:  # told at once: it can be all of a run
+            lost = sum(map(len, replaced))
+            note(backlog.gap, "replaced", len(replaced), lost)
+            self.record("replaced", backlog, len(replaced), lost, replaced, sender)
 
     def _add_what_fits(self, backlog: Backlog, piece: Piece, size: int, count: int, sender: Peer | None, deadline: float | None) -> None:
         """drop_newest: what does not fit is lost, after what waits."""

@@ -11,6 +11,7 @@ import os
 import time
 from pathlib import Path
 
+from ipcbus.broker.counters import ENDS
 from tests.chaos import verdict
 from tests.chaos.events import Stagehand, cast, plan
 from tests.chaos.troupe import Troupe
@@ -77,6 +78,8 @@ def _nothing_left(troupe: Troupe, descriptors: int, memory: int) -> None:
     stats = troupe.ask("stats")
     left = {name: stats[name] for name in ("lanes", "names", "requests", "retained", "retained_bytes", "queued_bytes") if stats[name]}
     assert not left, f"left at the bus: {left}"
+    ended = {name: stats[name] for name in (*ENDS, "queued")}
+    assert stats["offered"] == sum(ended.values()), f"{stats['offered']} messages were offered, and the books say {ended} (B-4)"
     (observer,) = troupe.ask("peers")["items"]
     assert observer["program"] == "conductor"
     troupe.wait_for(lambda: troupe.descriptors() <= descriptors, f"the daemon has {troupe.descriptors()} descriptors, not {descriptors}")

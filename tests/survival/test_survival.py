@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from ipcbus.broker.counters import ENDS
 from tests.daemons import RunningDaemon, wait_until
 from tests.survival.witness import Report, Witness, attackers
 from tests.wire import Wire
@@ -49,6 +50,7 @@ class Scene:
     def stats(self) -> dict[str, Any]:
         found = self.control.call("stats")
         assert isinstance(found, dict)
+        assert found["offered"] == found["queued"] + sum(found[name] for name in ENDS), found  # B-4, whatever goes on
         return found
 
     def used(self) -> dict[str, int]:
