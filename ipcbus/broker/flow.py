@@ -51,7 +51,6 @@ class Flow(Drops):
     def _wait(self, backlog: Backlog, piece: Piece, size: int, count: int, sender: Peer | None, deadline: float | None) -> None:
         """Add frames to the queue of a lane, within its limits and those of who pays for it (L-7)."""
         payer = backlog.payer
-        self._effort.spent += WAIT
         if payer.ending or payer.backlog_bytes > self.limits.max_output_bytes:
             self.record("evicted", backlog, count, size, piece, sender)  # the payer is closed at the end of the round
             self.touch(payer)
@@ -62,6 +61,7 @@ class Flow(Drops):
 
     def _put(self, backlog: Backlog, piece: Piece, size: int, count: int, sender: Peer | None, deadline: float | None) -> None:
         """Add frames as the policy says, without a look at what waits then."""
+        self._effort.spent += WAIT
         hold = None
         if backlog.holding is not None and sender is not None:
             hold = backlog.holding.holds.get(sender)
@@ -69,7 +69,7 @@ class Flow(Drops):
                 hold = self.holds.join(backlog.holding, sender)
         if backlog.by_topic is not None:
             self._replace(backlog, piece, size, count, sender, deadline)
-        elif backlog.policy == "drop_newest" and backlog.pieces and backlog.bytes + size > backlog.soft:
+        elif backlog.policy == "drop_newest" and backlog.pieces:
             self._add_what_fits(backlog, piece, size, count, sender, deadline)
         else:
             self._add(backlog, piece, size, count, deadline, hold)
