@@ -9,7 +9,7 @@ from then on.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from ..protocol.errors import Code
 from ..protocol.limits import Limits
@@ -302,10 +302,9 @@ class Accounts:
 
     # --- lists ------------------------------------------------------------------------------------
 
-    def programs(self) -> Iterator[Program]:
-        """All programs, by user and pid."""
-        for user in sorted(self.users.values(), key=lambda user: (isinstance(user.uid, str), user.uid)):
-            yield from sorted(user.programs.values(), key=lambda program: program.key)
+    def in_order(self) -> list[User]:
+        """All users, by uid."""
+        return sorted(self.users.values(), key=lambda user: (isinstance(user.uid, str), user.uid))
 
     def of_bus(self) -> dict[str, dict[str, int]]:
         """By resource: what is in use, and its limit."""

@@ -51,17 +51,21 @@ class Lists:
         names: dict[Program, set[str]] = {}
         for one in self._broker.peers.values():
             names.setdefault(one.account, set()).add(one.program)
-        items: list[dict[str, Any]] = [{"level": "bus", "uid": None, "pid": None, "programs": [], "resources": accounts.of_bus()}]
-        user: User | None = None
-        for program in accounts.programs():
-            if program.user is not user:
-                user = program.user
-                items.append(_account("user", user, None, [], accounts.of_user(user)))
-            items.append(_account("program", user, program.pid, sorted(names.get(program, ())), accounts.of_program(program)))
-        for user in accounts.users.values():
-            if not user.programs:  # all of it has gone, and left what it retained
-                items.append(_account("user", user, None, [], accounts.of_user(user)))
-        return page(list(range(1, len(items) + 1)), lambda key: items[key - 1], arguments, int)
+        listed: list[User | Program | None] = [None]  # the bus
+        for user in accounts.in_order():
+            programs: list[Program] = sorted(user.programs.values(), key=lambda program: program.key)
+            listed += [user, *programs]
+
+        def item(number: int) -> dict[str, Any]:
+            account = listed[number - 1]
+            if account is None:
+                return {"level": "bus", "uid": None, "pid": None, "programs": [], "resources": accounts.of_bus()}
+            if isinstance(account, User):
+                return {"level": "user", "uid": account.uid, "pid": None, "programs": [], "resources": accounts.of_user(account)}
+            who = {"level": "program", "uid": account.user.uid, "pid": account.pid, "programs": sorted(names.get(account, ()))}
+            return {**who, "resources": accounts.of_program(account)}
+
+        return page(list(range(1, len(listed) + 1)), item, arguments, int)
 
     def topics(self, peer: Peer, arguments: Arguments) -> dict[str, Any]:
         """A page of the topics that have a counter."""
@@ -134,10 +138,6 @@ class Lists:
             **broker.totals(),
             **broker.gauges(),
         }
-
-
-def _account(level: str, user: User, pid: int | None, programs: list[str], resources: dict[str, Any]) -> dict[str, Any]:
-    return {"level": level, "uid": user.uid, "pid": pid, "programs": programs, "resources": resources}
 
 
 def page(keys: list[Any], item: Callable[[Any], Any], arguments: Arguments, cursor: type) -> dict[str, Any]:

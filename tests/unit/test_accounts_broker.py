@@ -712,7 +712,7 @@ def test_the_list_of_accounts() -> None:
     retain(other, "t")
     other.leave()
     items = one.ask("accounts")["items"]
-    assert [(item["level"], item["uid"]) for item in items] == [("bus", None), ("user", 20), ("program", 20), ("user", 5)]
+    assert [(item["level"], item["uid"]) for item in items] == [("bus", None), ("user", 5), ("user", 20), ("program", 20)]
 
 
 # --- queues and what publishers park (Q-3) --------------------------------------------------------
