@@ -31,8 +31,8 @@ class Delivery(Flow):
         peer.given_bytes += size
         lane.credit -= size
         if not peer.touched:
-            peer.touched = True
             self.touched.append(peer)
+            peer.touched = True
 
     # --- publications -----------------------------------------------------------------------------
 
@@ -57,8 +57,8 @@ class Delivery(Flow):
             peer.given_bytes += size
             lane.credit -= size
             if not peer.touched:
-                peer.touched = True
                 self.touched.append(peer)
+                peer.touched = True
 
     def offer_retained(self, lane: Lane, frame: bytes) -> None:
         """Give a retained message to a new lane: it waits for credit where it must, whatever waits already (L-8)."""

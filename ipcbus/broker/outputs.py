@@ -16,16 +16,16 @@ class Outputs:
     def touch(self, peer: Peer) -> None:
         """Have the daemon look at *peer* at the end of the round."""
         if not peer.touched:
-            peer.touched = True
             self.touched.append(peer)
+            peer.touched = True
 
     def put(self, peer: Peer, frame: Piece) -> None:
         """Append one frame that needs no credit to a peer's output."""
         peer.out.append(frame)
         peer.out_bytes += len(frame)
         if not peer.touched:
-            peer.touched = True
             self.touched.append(peer)
+            peer.touched = True
 
     def notice(self, peer: Peer, name: str, content: dict[str, object]) -> None:
         """Send a NOTICE (E-6)."""

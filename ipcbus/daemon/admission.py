@@ -6,6 +6,7 @@ comes out of ``accept``, is judged (room, kernel identity), and becomes a peer o
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -17,7 +18,7 @@ from ..broker import Credentials, OverQuota
 from ..protocol.addresses import endpoint
 from ..protocol.errors import Code, ProtocolError
 from .limits import ACCEPT_BATCH, ACCEPT_PAUSE_S, REFUSE_BATCH
-from .links import part, say_bye
+from .links import close, part, say_bye
 
 if TYPE_CHECKING:
     from ..broker import Broker
@@ -66,9 +67,7 @@ class Admission:
         """Accept nobody any more. Idempotent; the listeners themselves stay their owner's."""
         self._pause()
         self._gates = []
-        if self._spare is not None:
-            os.close(self._spare)
-            self._spare = None
+        self._give_spare()
 
     def _pause(self) -> None:
         if self._open:
@@ -77,10 +76,19 @@ class Admission:
                 self._loop.unwatch(gate.listener.sock)
 
     def _resume(self, now: float) -> None:
-        if not self._open and self._gates:
-            self._open = True
+        """Look at the listeners, at all or at none. Raises OSError where the poller takes no more; a timer is tried again then."""
+        if self._open:
+            return
+        watched: list[Gate] = []
+        try:
             for gate in self._gates:
                 self._loop.watch(gate.listener.sock, gate)
+                watched.append(gate)
+        except BaseException:
+            for gate in watched:
+                self._loop.unwatch(gate.listener.sock)
+            raise
+        self._open = bool(watched)
 
     def accept(self, listener: Listener, now: float) -> None:
         """Take what waits at one listener, a batch at most. Raises nothing that a stranger can cause."""
@@ -98,11 +106,14 @@ class Admission:
                     return
                 log.debug("a connection to %s ended before it was accepted: %s", listener.address, error.strerror)
                 continue
+            except MemoryError:
+                self._pause_for(now, "cannot accept connections: no memory is left")
+                return
             try:
                 self._admit(listener, sock, now)
             except OSError as error:
                 log.debug("a connection to %s ended while it was accepted: %s", listener.address, error.strerror)
-                sock.close()
+                close(sock)
             except Exception:
                 log.exception("fault of the bus while it accepted a connection to %s", listener.address)
                 _refuse(sock, Code.INTERNAL, "a fault of the bus while it accepted this connection; its log has the details")
@@ -133,7 +144,7 @@ class Admission:
             return
         try:
             self._loop.adopt(sock, peer)
-        except OSError:
+        except Exception:
             self._broker.disconnect(peer, now)
             raise
         if self._full:
@@ -156,10 +167,8 @@ class Admission:
         """No file descriptor is left: with the spare one those who wait are told so, then nobody is looked at for a while."""
         text = f"the bus has no file descriptor left ({error.strerror}); raise its limit (ulimit -n, LimitNOFILE=)"
         for _ in range(REFUSE_BATCH):
-            if self._spare is None:
+            if not self._give_spare():
                 break
-            os.close(self._spare)
-            self._spare = None
             try:
                 sock, _ = listener.sock.accept()
             except OSError:
@@ -170,6 +179,14 @@ class Admission:
         if self._spare is None:
             self._spare = _spare_descriptor()
         self._pause_for(now, text)
+
+    def _give_spare(self) -> bool:
+        """Close the spare descriptor; whether there was one."""
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            with contextlib.suppress(OSError):
+                os.close(spare)
+        return spare is not None
 
     def _pause_for(self, now: float, text: str) -> None:
         self._tell_full(text)

@@ -21,6 +21,7 @@ from .admission import Admission
 from .config import Config, ConfigError, conflicts, difference
 from .idle import IdleExit
 from .limits import DRAIN_INTERRUPT_S
+from .links import close
 from .listeners import Listener, open_listeners
 from .loop import Loop
 from .options import Option
@@ -54,13 +55,16 @@ class SignalPipe:
     def on_ready(self, now: float) -> None:
         """Handle what arrived, in order."""
         for number in self._receiver.recv(256):
-            self._handle(number, now)
+            try:
+                self._handle(number, now)
+            except Exception:  # the next one may be what ends the bus
+                log.exception("fault of the bus while it obeyed %s", signal.Signals(number).name)
 
     def close(self) -> None:
         """Signals are lost from here on, which the end of the process makes true soon."""
         signal.set_wakeup_fd(-1)
-        self._receiver.close()
-        self._sender.close()
+        close(self._receiver)
+        close(self._sender)
 
 
 def _arrived(number: int, frame: object) -> None:
@@ -154,12 +158,12 @@ class Daemon:
             return
         self._stopping = True
         drain_s = self._config.drain_s if number == signal.SIGTERM else min(self._config.drain_s, DRAIN_INTERRUPT_S)
+        self._loop.finish(now + drain_s)  # first: whatever else fails, the end comes
         log.info("%s: stopping; peers have %g s to read what they are due", number.name, drain_s)
         self._admission.close()
         for listener in self._listeners:
             listener.stop()
         self._broker.shut_down(now)
-        self._loop.finish(now + drain_s)
 
     def _on_idle(self, now: float) -> None:
         """Nobody was connected for exit_idle_s. Who connects at this very moment is let go before it was greeted, and tries again: the
@@ -168,11 +172,11 @@ class Daemon:
         if self._stopping:
             return
         self._stopping = True
+        self._loop.finish(now)
         log.info("nobody was connected for %g s: stopping", self._config.exit_idle_s)
         self._admission.close()
         for listener in self._listeners:
             listener.stop()
-        self._loop.finish(now)
 
     def _on_hangup(self) -> None:
         """Read the configuration again, take over what can change, and say what needs a restart. A broken one changes nothing."""

@@ -25,6 +25,8 @@ DESCRIPTORS_USED = 24  #: by the daemon itself, where the kernel does not say
 SELECT_MAX_FD = 1024  #: FD_SETSIZE: select(2) cannot hold this file descriptor or a higher one
 
 WAIT_MAX_S = 3600.0  #: one wait for sockets: poll(2) takes milliseconds in an int; a wait that is over too early is begun anew
+FAULTS_MAX = 100  #: rounds in a row that a fault ended early; after so many the daemon is no use to anybody, and ends
+RETRY_S = 0.2  #: when a timer whose callback failed is tried again
 WARM_UP_BYTES = 4 * 1024 * 1024  #: see loop.warm_up
 
 LOG_WRITE_BYTES = 4096  #: PIPE_BUF: a pipe that is writable takes this much without waiting

@@ -6,6 +6,7 @@ passes through here last: the broker appended slices to ``peer.out``, ``offer`` 
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import select
 import socket
@@ -162,9 +163,15 @@ def part(sock: socket.socket) -> None:
         for _ in range(CLOSE_DRAIN_READS):
             if not sock.recv(READ_BYTES):
                 break
-    except OSError:
+    except (OSError, MemoryError):
         pass  # EAGAIN: nothing unread; anything else: the connection has gone already
-    sock.close()
+    close(sock)
+
+
+def close(sock: socket.socket) -> None:
+    """Close *sock*. What close(2) may say besides (EIO) matters to nobody: the descriptor is gone in any case."""
+    with contextlib.suppress(OSError):
+        sock.close()
 
 
 def say_bye(sock: socket.socket, code: Code, text: str) -> None:

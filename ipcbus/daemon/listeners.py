@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 
 from ..protocol.addresses import Address, TcpAddress, UnixAddress
 from .limits import BACKLOG
+from .links import close
 from .places import PlaceError, prepare_directory
 
 
@@ -60,16 +61,17 @@ class Listener:
                 if _identity(self.address.path) == self._file:
                     os.unlink(self.address.path)
             self._file = None
-        self.sock.close()
+        close(self.sock)
 
     def close(self) -> None:
         """stop(), and give the address up. Idempotent."""
         self.stop()
         if self._lock is not None:
+            lock, self._lock = self._lock, None
             with contextlib.suppress(OSError):
-                os.ftruncate(self._lock, 0)
-            os.close(self._lock)
-            self._lock = None
+                os.ftruncate(lock, 0)
+            with contextlib.suppress(OSError):
+                os.close(lock)
 
 
 def open_listeners(addresses: Sequence[Address], *, mode: int, group: int | None) -> list[Listener]:
@@ -116,8 +118,8 @@ def _listen_unix(address: UnixAddress, mode: int, group: int | None) -> Listener
         sock.listen(BACKLOG)  # only now can anybody connect
         sock.setblocking(False)
         return Listener(sock, address, lock)
-    except (OSError, PlaceError, ListenError, AlreadyRunningError) as error:
-        sock.close()
+    except BaseException as error:
+        close(sock)
         if bound is not None and _identity(address.path) == bound:
             os.unlink(address.path)
         if lock is not None:

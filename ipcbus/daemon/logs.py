@@ -100,18 +100,18 @@ class StderrHandler(logging.Handler):
         self._kept_back = 0
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write *record*, or count it. An error of the descriptor (its reader left, the disk is full) is no more than a lost line."""
+        """Write *record*, or count it. An error (its reader left, the disk is full, no memory is left) is no more than a lost line."""
         if not self._push():
             self._kept_back += 1
             return
-        if self._kept_back:
-            record = copy.copy(record)  # other handlers have it too
-            _put_before(record, f"({self._kept_back} lines kept back, standard error took no more)")
-        self._rest = self.format(record).encode(errors="backslashreplace") + b"\n"
         try:
+            if self._kept_back:
+                record = copy.copy(record)  # other handlers have it too
+                _put_before(record, f"({self._kept_back} lines kept back, standard error took no more)")
+            self._rest = self.format(record).encode(errors="backslashreplace") + b"\n"
             self._write()
             self._kept_back = 0
-        except OSError:
+        except Exception:  # noqa: BLE001  # who logs has other things to do
             self._rest = b""
             self._kept_back += 1
 
@@ -131,7 +131,7 @@ class StderrHandler(logging.Handler):
         """Whether nothing of former records is left."""
         try:
             self._write()
-        except OSError:
+        except (OSError, MemoryError):
             self._rest = b""
         return not self._rest
 

@@ -13,6 +13,7 @@ any use.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import heapq
 import logging
@@ -24,8 +25,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from ..protocol.errors import Code
 from ..protocol.limits import READ_BYTES
-from .limits import CLOSE_FLUSH_S, SELECT_MAX_FD, SLICE_WORK, WAIT_MAX_S, WARM_UP_BYTES, WRITE_PASSES
-from .links import Link, Turn, hung_up, offer, part, settle
+from .limits import CLOSE_FLUSH_S, FAULTS_MAX, RETRY_S, SELECT_MAX_FD, SLICE_WORK, WAIT_MAX_S, WARM_UP_BYTES, WRITE_PASSES
+from .links import Link, Turn, close, hung_up, offer, part, settle
 from .memory import Reclaim
 
 if TYPE_CHECKING:
@@ -54,8 +55,8 @@ class Loop:
     """The rounds of one daemon. Not thread-safe; everything runs on the thread that calls run()."""
 
     __slots__ = (
-        "_broker", "_clock", "_dead", "_deadline", "_finishing", "_links", "_more", "_reclaim", "_revisit", "_selector", "_sequence",
-        "_stopped", "_timers", "_turns", "empty_since", "max_fd",
+        "_broker", "_clock", "_dead", "_deadline", "_faults", "_finishing", "_links", "_more", "_reclaim", "_revisit", "_selector",
+        "_sequence", "_stopped", "_timers", "_turns", "empty_since", "max_fd",
     )  # fmt: skip
 
     def __init__(self, broker: Broker, poller: str, clock: Callable[[], float]) -> None:
@@ -73,6 +74,7 @@ class Loop:
         self._sequence = 0
         self._deadline: float | None = None  #: the broker's, as of the beginning of the round
         self._reclaim = Reclaim(self.at, broker.queued_bytes)
+        self._faults = 0  #: rounds in a row that ended early
         self._finishing = False
         self._stopped = False
 
@@ -89,9 +91,13 @@ class Loop:
     def adopt(self, sock: socket.socket, peer: Peer) -> None:
         """Serve a connection that admission let in. *sock* is non-blocking and below max_fd. Raises OSError where the poller is full."""
         link = Link(sock, peer)
-        self._watch(link, READ)
-        peer.link = link
         self._links.add(link)
+        try:
+            self._watch(link, READ)
+        except BaseException:
+            self._links.discard(link)
+            raise
+        peer.link = link
         self.empty_since = None
 
     def at(self, when: float, callback: Callable[[float], None]) -> None:
@@ -111,7 +117,7 @@ class Loop:
     def close(self) -> None:
         """Close every link and the poller. Call after run()."""
         for link in [*self._links, *self._dead]:
-            link.sock.close()
+            close(link.sock)
         self._links.clear()
         self._dead.clear()
         self._selector.close()
@@ -126,42 +132,52 @@ class Loop:
         now = clock()
         self._more = True  # what the broker touched before the first round
         while not self._stopped:
-            events = select(self._timeout(now))
-            now = clock()
-            for key, mask in events:
-                link = key.data
-                if link.__class__ is not Link:
-                    link.on_ready(now)
-                    continue
-                if link.gone:
-                    continue
-                if mask & READ and link.turn is ready:
-                    try:
-                        data = link.sock.recv(link.read_bytes)
-                        if not data:
-                            self._end_of_file(link, now)
-                        elif (spent := receive(link.peer, data, now, SLICE_WORK)) >= SLICE_WORK:
-                            link.turn = Turn.QUEUED
-                            link.measure(len(data), spent)
-                            turns.append(link)
-                        elif link.read_bytes < READ_BYTES:
-                            link.measure(len(data), spent)
-                    except BlockingIOError:
-                        pass  # the poller said readable and it was not: it will say so again
-                    except OSError as error:
-                        self._lost(link, now, error)
-                    except Exception:
-                        log.exception("fault of the bus while it served %s, which is cut off", link.peer)
-                        self._fault(link, now)
-                if mask & WRITE:
-                    link.blocked = False
-                    self._revisit.append(link)
-            if turns:
-                self._take_turns(now)
-            self._expire(now)
-            self._write(now)
-            if self._dead:
-                self._bury()
+            try:
+                events = select(self._timeout(now))
+                now = clock()
+                for key, mask in events:
+                    link = key.data
+                    if link.__class__ is not Link:
+                        link.on_ready(now)
+                        continue
+                    if link.gone:
+                        continue
+                    if mask & READ and link.turn is ready:
+                        try:
+                            data = link.sock.recv(link.read_bytes)
+                            if not data:
+                                self._end_of_file(link, now)
+                            elif (spent := receive(link.peer, data, now, SLICE_WORK)) >= SLICE_WORK:
+                                link.turn = Turn.QUEUED
+                                link.measure(len(data), spent)
+                                turns.append(link)
+                            elif link.read_bytes < READ_BYTES:
+                                link.measure(len(data), spent)
+                        except BlockingIOError:
+                            pass  # the poller said readable and it was not: it will say so again
+                        except OSError as error:
+                            self._lost(link, now, error)
+                        except Exception:
+                            log.exception("fault of the bus while it served %s, which is cut off", link.peer)
+                            self._fault(link, now)
+                    if mask & WRITE:
+                        link.blocked = False
+                        self._revisit.append(link)
+                if turns:
+                    self._take_turns(now)
+                self._expire(now)
+                self._write(now)
+                if self._dead:
+                    self._bury()
+                self._faults = 0
+            except Exception:
+                # A fault that is no peer's, for want of memory perhaps. What was not done stands in the tables still, and what is readable
+                # will be said again: on with the next round at once, unless it was like this too often in a row.
+                self._more = True
+                self._faults += 1
+                if self._faults >= FAULTS_MAX:
+                    raise
+                log.exception("fault of the bus, which goes on")
             if self._finishing and not self._links:
                 return
 
@@ -224,7 +240,12 @@ class Loop:
         if deadline is not None and deadline <= now:
             self._broker.tick(now)
         while self._timers and self._timers[0][0] <= now:
-            heapq.heappop(self._timers)[2](now)
+            callback = heapq.heappop(self._timers)[2]
+            try:
+                callback(now)
+            except Exception:
+                self.at(now + RETRY_S, callback)
+                log.exception("fault of the bus in what was due, which is tried again")
 
     def _write(self, now: float) -> None:
         """Serve whoever became writable or was touched by the broker. Writing frees queues, which touches others: a few passes a round."""
@@ -249,58 +270,61 @@ class Loop:
         if link.gone:
             return
         peer = link.peer
-        if link.deaf:
-            self._broker.discard(peer, now)
-        elif peer.out and not link.blocked:
-            try:
-                count = offer(link)
-                if count:
-                    self._broker.wrote(peer, count, now)
-                if link.blocked:
-                    settle(link)
-                    self._reclaim.look_later(now)
-            except OSError as error:
-                if link.eof or peer.closing or not hung_up(link):
-                    self._lost(link, now, error)
-                    return
-                link.deaf = True  # it closed its end: what it had sent before is still worked off, and then comes the end of file
-                link.blocked = False
+        try:
+            if link.deaf:
                 self._broker.discard(peer, now)
-            except Exception:
-                log.exception("fault of the bus while it wrote to %s, which is cut off", peer)
-                self._drop(link, now)  # without BYE: what of its output was written is not certain
-                return
-        elif link.blocked and peer.out:
-            settle(link)  # what came in this round waits too: it must not keep a whole read alive
-        if link.turn is Turn.ASIDE and not peer.held:
-            link.turn = Turn.QUEUED
-            self._turns.append(link)
-        if peer.closing or peer.closed:
-            if peer.closed or not peer.out:
-                self._drop(link, now)
-                return
-            if not link.parting:
-                link.parting = True
-                if not self._finishing:
-                    self.at(now + CLOSE_FLUSH_S, lambda when: self._drop(link, when))
-        interest = 0 if peer.held or peer.closing or link.eof else READ
-        if link.blocked:
-            interest |= WRITE
-        if interest != link.interest:
-            try:
+            elif peer.out and not link.blocked:
+                try:
+                    count = offer(link)
+                    if count:
+                        self._broker.wrote(peer, count, now)
+                    if link.blocked:
+                        settle(link)
+                        self._reclaim.look_later(now)
+                except OSError as error:
+                    if link.eof or peer.closing or not hung_up(link):
+                        self._lost(link, now, error)
+                        return
+                    link.deaf = True  # it closed its end: what it had sent before is still worked off, and then comes the end of file
+                    link.blocked = False
+                    self._broker.discard(peer, now)
+            elif link.blocked and peer.out:
+                settle(link)  # what came in this round waits too: it must not keep a whole read alive
+            if link.turn is Turn.ASIDE and not peer.held:
+                link.turn = Turn.QUEUED
+                self._turns.append(link)
+            if peer.closing or peer.closed:
+                if peer.closed or not peer.out:
+                    self._drop(link, now)
+                    return
+                if not link.parting:
+                    link.parting = True
+                    if not self._finishing:
+                        self.at(now + CLOSE_FLUSH_S, lambda when: self._drop(link, when))
+            interest = 0 if peer.held or peer.closing or link.eof else READ
+            if link.blocked:
+                interest |= WRITE
+            if interest != link.interest:
                 self._watch(link, interest)
-            except OSError as error:
-                log.error("%s: the poller cannot watch it: %s", peer, error.strerror)
-                self._drop(link, now)
+        except OSError as error:
+            self._lost(link, now, error)
+        except Exception:
+            log.exception("fault of the bus while it wrote to %s, which is cut off", peer)
+            self._drop(link, now)  # without BYE: what of its output was written is not certain
 
     def _watch(self, link: Link, interest: int) -> None:
         """Tell the poller. A link with interest 0 is not registered: a hang-up, which cannot be masked, would keep the loop spinning."""
-        if not link.interest:
-            self._selector.register(link.fd, interest, link)
-        elif interest:
-            self._selector.modify(link.fd, interest, link)
-        else:
-            self._selector.unregister(link.fd)
+        try:
+            if not link.interest:
+                self._selector.register(link.fd, interest, link)
+            elif interest:
+                self._selector.modify(link.fd, interest, link)
+            else:
+                self._selector.unregister(link.fd)
+        except OSError as error:
+            link.interest = 0  # the poller has let go of it
+            log.error("%s: the poller cannot watch it: %s", link.peer, error.strerror)
+            raise
         link.interest = interest
 
     def _end_of_file(self, link: Link, now: float) -> None:
@@ -330,20 +354,23 @@ class Loop:
         """Nothing is done with *link* any more; its socket closes at the end of the round. Idempotent."""
         if link.gone:
             return
+        peer = link.peer
+        self._dead.append(link)  # first: whatever fails below, its socket is closed
         link.gone = True
-        if link.interest:
-            self._watch(link, 0)
         self._links.discard(link)
         if not self._links:
             self.empty_since = now
-        self._dead.append(link)
-        self._reclaim.look_later(now)
-        peer = link.peer
-        if not peer.closed:
-            try:
+        try:
+            if link.interest:
+                self._watch(link, 0)
+        except Exception:
+            log.exception("fault of the bus while it looked away from %s; the end of the socket does it too", peer)
+        try:
+            if not peer.closed:
                 self._broker.disconnect(peer, now)
-            except Exception:
-                log.exception("fault of the bus while it let go of %s", peer)
+            self._reclaim.look_later(now)
+        except Exception:
+            log.exception("fault of the bus while it let go of %s", peer)
         peer.link = None
 
     def _bury(self) -> None:
@@ -359,5 +386,6 @@ def warm_up() -> None:
     A read asks for READ_BYTES and shrinks the result. Without this each one costs page faults and system calls, 20 µs instead of 3. And
     what the program itself consists of is not looked at again by each collection of garbage.
     """
-    bytes(WARM_UP_BYTES)
+    with contextlib.suppress(MemoryError):
+        bytes(WARM_UP_BYTES)
     gc.freeze()

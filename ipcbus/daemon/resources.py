@@ -6,6 +6,7 @@ Owns the process's limits. Must not know who needs what.
 from __future__ import annotations
 
 import logging
+import contextlib
 import os
 import resource
 
@@ -55,11 +56,13 @@ class Gauges:
     def __call__(self) -> dict[str, int]:
         found = {"max_fds": max_descriptors()}
         if self._statm is not None:
-            found["memory_bytes"] = int(os.pread(self._statm, 200, 0).split()[1]) * _PAGE_BYTES
+            with contextlib.suppress(OSError):
+                found["memory_bytes"] = int(os.pread(self._statm, 200, 0).split()[1]) * _PAGE_BYTES
         return found
 
     def close(self) -> None:
         """Idempotent."""
-        if self._statm is not None:
-            os.close(self._statm)
-            self._statm = None
+        statm, self._statm = self._statm, None
+        if statm is not None:
+            with contextlib.suppress(OSError):
+                os.close(statm)
