@@ -167,9 +167,9 @@ class Calls:
         if frame.kind is Kind.PART:
             self._take_part(pending, frame)
             return
+        self._delivery.put(requester, frame.raw)  # first: where it fails the request is in flight still, and ends with its callee
         self.requests.settle(pending)
         requester.forwarded += 1
-        self._delivery.put(requester, frame.raw)
         self._settled(requester)
 
     def _take_part(self, pending: Pending, frame: Frame) -> None:

@@ -5,8 +5,8 @@ Owns the process's limits. Must not know who needs what.
 
 from __future__ import annotations
 
-import logging
 import contextlib
+import logging
 import os
 import resource
 

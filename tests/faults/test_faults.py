@@ -12,8 +12,8 @@ from tests.daemons import environment
 
 from .injector import KINDS
 
-RUNS = 6  #: lives for each kind and error in an ordinary run
-MEMORY_RUNS = 60
+RUNS = 4  #: lives for each kind and error in an ordinary run
+MEMORY_RUNS = 30
 GROUPS = {
     "streams": ["recv", "send", "sendmsg"],
     "connections": ["accept", "shutdown", "close", "setblocking", "setsockopt", "getsockopt", "getsockname", "getpeername"],
