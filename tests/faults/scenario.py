@@ -301,7 +301,7 @@ def live(directory: Path, injector: Injector) -> Story:
                 f"--listen=unix:{directory}/bus.sock", "--listen=tcp:127.0.0.1:0",
             ])  # fmt: skip
     except BaseException as error:  # noqa: BLE001  # what came out of the daemon is what is looked for
-        story.wrong.append(f"ipcbusd raised {error!r}")
+        story.wrong.append(f"it raised {error!r}")
     finally:
         lifecycle.Daemon = real  # type: ignore[misc]
         if not story.ready:
