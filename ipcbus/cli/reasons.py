@@ -170,7 +170,8 @@ def explain_peer(item: Item) -> str:
 def explain_holding(item: Item) -> Reason:
     """One queue of ``holding`` in ``bus/stats``: its publishers wait for it."""
     group = f" (group {item['group']!r})" if item.get("group") else ""
-    what = f"{item['publishers']} publisher(s) to {item['pattern']!r}{group} are held by {_program(item, 'peer')}"
+    several = "1 publisher is" if item["publishers"] == 1 else f"{item['publishers']} publishers are"
+    what = f"{several} held by {item['pattern']!r}{group} of {_program(item, 'peer')}"
     return Reason(
         0.0,
         f"{what}, for {duration(item['held_s'])} now",

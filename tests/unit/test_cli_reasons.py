@@ -7,7 +7,18 @@ from typing import Any
 import pytest
 
 from ipcbus.broker.losses import COUNTER_OF
-from ipcbus.cli.reasons import concerns, explain_loss, explain_peer, explain_receiver, explain_topic, explain_unwanted, nearest, summary
+from ipcbus.cli.reasons import (
+    concerns,
+    explain_holding,
+    explain_loss,
+    explain_peer,
+    explain_receiver,
+    explain_topic,
+    explain_unwanted,
+    nearest,
+    summary,
+)
+from tests.unit.harness import Bus
 
 WHYS = [*COUNTER_OF, "refused", "not_kept", "timed_out", "responder_died", "closed"]
 
@@ -135,6 +146,21 @@ def test_the_books_of_a_peer_and_of_the_bus() -> None:
         "since the bus started, 3.0 s ago: 6 offered to subscriptions = 3 delivered + 1 lost by slow subscribers + 2 waiting; "
         "besides 4 for nobody"
     )
+
+
+def test_who_holds_whom() -> None:
+    bus = Bus()
+    publisher, slow = bus.peer(features=("hold",)), bus.peer("dash")
+    slow.subscribe("x", credit=0, limits={"soft": 100, "hard": 200, "seconds": 60})
+    publisher.publish("x", b"." * 300)
+    bus.now += 2
+    publisher.read()
+    (item,) = publisher.ask("stats")["holding"]
+    reason = explain_holding(item)
+    assert reason.what == f"1 publisher is held by 'x' of dash (peer {slow.id}, pid 10), for 2.0 s now"
+    assert reason.more == [f"{item['bytes']} B wait for it; nothing of it is lost"]
+    assert concerns(item, "x", set())
+    assert explain_holding({**item, "group": "g", "publishers": 2}).what.startswith("2 publishers are held by 'x' (group 'g') of dash (")
 
 
 @pytest.mark.parametrize(
