@@ -128,7 +128,8 @@ class Backlog:
         entry = self.pieces.popleft()
         if entry.topic is not None and self.by_topic is not None:
             del self.by_topic[entry.topic]
-        self.reach(entry)
+        if entry.gap is not None:
+            self.reach(entry)
         return entry
 
     def reach(self, first: Waiting) -> None:

@@ -262,6 +262,8 @@ class Flow(Drops):
         heapq.heapify(largest)
         while size > 0 and largest:
             own, number, backlog = largest[0]
+            if not own:
+                return  # what is left there is parked, at the expense of others
             self._lose(backlog, "over_quota", about)
             size -= backlog.parked - backlog.bytes - own
             if backlog.pieces:

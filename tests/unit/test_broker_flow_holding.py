@@ -256,6 +256,20 @@ def test_a_group_s_parked_bytes_stay_where_they_are_when_its_payer_leaves() -> N
     assert (c.peer.backlog_bytes, a.peer.parked_bytes, a.held) == (0, 0, 0)
 
 
+def test_what_a_full_account_takes_is_the_payer_s_and_not_what_others_parked() -> None:
+    body = bytes(5_000)  # a piece of its own
+    size = len(publication(1, "x", body))
+    bus, a, b = scene(lane_soft_bytes=size, max_parked_bytes=10 * size)
+    for _ in range(6):
+        a.publish("x", body)
+    assert (b.peer.backlog_bytes, a.peer.parked_bytes) == (2 * size, 4 * size)
+    bus.broker._delivery.shed(b.peer, 100 * size, "full")
+    assert (b.peer.backlog_bytes, a.peer.parked_bytes) == (0, 4 * size)
+    assert bus.broker.counters.over_quota == 2
+    b.credit(1, 1 << 20)
+    assert len(b.read_payloads()) == 4
+
+
 def test_a_subscriber_that_goes_lets_everybody_go() -> None:
     bus, a, b = scene()
     fill(a, 12)

@@ -1,0 +1,31 @@
+"""ipcbus.protocol.walking: frames that were checked are walked over, not decoded."""
+
+from __future__ import annotations
+
+import pytest
+
+from ipcbus.protocol.messages import Kind, encode_with_payload
+from ipcbus.protocol.walking import frame_end, frames_within, topic_of
+
+FRAMES = [encode_with_payload(bytes(size), Kind.PUBLISH, 1, "t", None) for size in (0, 5, 300)]
+
+
+@pytest.mark.parametrize("make", [bytes, bytearray, memoryview])
+def test_where_frames_end_and_how_many_fit(make: type) -> None:
+    run = make(b"".join(FRAMES))
+    ends = [len(b"".join(FRAMES[: count + 1])) for count in range(3)]
+    assert [frame_end(run, at) for at in (0, *ends[:2])] == ends
+    for count, end in enumerate(ends, 1):
+        assert frames_within(run, end) == (end, count)
+        assert frames_within(run, end - 1)[1] == count - 1
+    assert frames_within(run, 10_000) == (ends[-1], 3)
+    assert frames_within(run, 0) == (0, 0)
+
+
+@pytest.mark.parametrize("topic", ["t", "ü.x", "t" * 31, "t" * 32, "t" * 255])
+@pytest.mark.parametrize("sender", [0, 127, 128, 255, 256, 65_535, 65_536, 2**32 - 1, 2**32, 2**53 - 1])
+@pytest.mark.parametrize("kind", [Kind.PUBLISH, Kind.RETAIN])
+def test_the_topic_of_a_frame(topic: str, sender: int, kind: Kind) -> None:
+    frame = encode_with_payload(b"x", kind, sender, topic, None)
+    assert topic_of(frame) == topic.encode()
+    assert topic_of(FRAMES[1] + frame, len(FRAMES[1])) == topic.encode()
