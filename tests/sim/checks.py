@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from ipcbus.broker import Broker
 from ipcbus.broker.backlogs import Backlog
-from ipcbus.broker.quotas import RETAINED, RETAINED_BYTES
+from ipcbus.broker.quotas import LANES, NAMES, RETAINED, RETAINED_BYTES
 
 from .oracle import Oracle
 from .violations import ViolationError
@@ -39,6 +40,7 @@ class Auditor:
             self._check_time(backlog, now)
         self._check_holds(now)
         self._check_books(sum(backlog.count for backlog in backlogs))
+        self._check_accounts()
 
     def _backlogs(self) -> Iterator[Backlog]:
         for peer in self.broker.peers.values():
@@ -123,6 +125,26 @@ class Auditor:
         sums = [sum(getattr(counter, name) for counter in topics) for name in ("no_subscriber", "lost", "expired")]
         if sums != [counters.no_subscriber, counters.lost, counters.expired_messages]:
             raise ViolationError(f"the topics say {sums}: {counters.no_subscriber}, {counters.lost}, {counters.expired_messages}")
+
+    def _check_accounts(self) -> None:
+        """Q-1: what is charged is what there is, at each level."""
+        broker = self.broker
+        accounts = broker.accounts
+        for resource, used in enumerate(accounts.used):
+            by_users = sum(user.used[resource] for user in accounts.users.values())
+            if used != by_users:
+                raise ViolationError(f"resource {resource}: the bus is charged for {used}, its users for {by_users}")
+        there: Counter[tuple[object, int]] = Counter()
+        for peer in broker.peers.values():
+            if not peer.closing:
+                there[peer.account, LANES] += len(peer.lanes or ())
+                there[peer.account, NAMES] += len(peer.claims or ())
+        for program in [program for user in accounts.users.values() for program in user.programs.values()]:
+            for resource in (LANES, NAMES):
+                if program.used[resource] != there[program, resource]:
+                    raise ViolationError(
+                        f"{program} is charged for {program.used[resource]}, and has {there[program, resource]} ({resource})"
+                    )
 
     def check_quiet(self) -> None:
         """Everybody gave credit: nothing waits any more."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-SEEDS = 300  #: of an ordinary run
+SEEDS = 400  #: of an ordinary run
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

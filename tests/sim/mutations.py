@@ -24,6 +24,14 @@ class Mutation:
 CALLS = "ipcbus.broker.calls"
 DELIVERY = "ipcbus.broker.delivery"
 LANES = "ipcbus.broker.lanes"
+FLOW = "ipcbus.broker.flow"
+DROPS = "ipcbus.broker.drops"
+STATE = "ipcbus.broker.state"
+HOLDING = "ipcbus.broker.holding"
+BACKLOGS = "ipcbus.broker.backlogs"
+ACCOUNTS = "ipcbus.broker.accounts"
+LOSSES = "ipcbus.broker.losses"
+PEERS = "ipcbus.broker.peers"
 NAMES = "ipcbus.broker.names"
 PUBLICATIONS = "ipcbus.broker.publications"
 REQUESTS = "ipcbus.broker.requests"
@@ -49,13 +57,6 @@ MUTATIONS = [
         CALLS,
         "            self._tell_callee_cancelled(pending)\n            self.requests.settle(pending)\n\n    def _tell",
         "            self.requests.settle(pending)\n\n    def _tell",
-    ),
-    Mutation(
-        "silent_expiry",
-        "who works at a request is not told that it expired (R-3)",
-        CALLS,
-        "        self.counters.expired += 1\n        self._tell_callee_cancelled(pending)\n",
-        "        self.counters.expired += 1\n",
     ),
     Mutation(
         "late_expiry",
@@ -134,6 +135,7 @@ MUTATIONS = [
         NAMES,
         "                record.waiting.insert(0, old)\n",
         "                record.waiting.append(old)\n",
+        ("tests/unit/test_broker_names.py",),
     ),
     Mutation(
         "robbery",
@@ -152,7 +154,7 @@ MUTATIONS = [
     Mutation(
         "untold_heir",
         "who gets a name that became free is not told (N-1)",
-        BROKER,
+        STATE,
         '            self._delivery.notice(change.acquired, "name_acquired", {"name": name})\n',
         "            str(change.acquired)\n",
     ),
@@ -179,20 +181,6 @@ MUTATIONS = [
         "            if kept is not None:\n",
     ),
     Mutation(
-        "old_place",
-        "a value that is published again keeps its old place among the retained ones (L-8)",
-        RETAINED,
-        '        self.bytes -= len(self._frames.pop(topic, b""))\n',
-        '        self.bytes -= len(self._frames.get(topic, b""))\n        self._frames[topic] = b""\n',
-    ),
-    Mutation(
-        "old_deadline",
-        "a retained value dies at the deadline of the one before it (L-11)",
-        RETAINED,
-        "            self._deadlines.pop(topic, None)\n",
-        "            str(topic)\n",
-    ),
-    Mutation(
         "longer_life",
         "a time to live is taken for ten times as long (L-11)",
         PUBLICATIONS,
@@ -214,14 +202,6 @@ MUTATIONS = [
         "        return len(lanes)\n",
     ),
     Mutation(
-        "wills_first",
-        "the wills of a peer that goes are published while its own subscriptions still stand (W-1)",
-        BROKER,
-        "        for lane in tuple((peer.lanes or {}).values()):\n            self.remove_lane(lane)\n        peer.lanes = peer.grouped",
-        "        self.publications.left(peer)\n        for lane in tuple((peer.lanes or {}).values()):\n"
-        "            self.remove_lane(lane)\n        peer.lanes = peer.grouped",
-    ),
-    Mutation(
         "two_lives",
         "an old connection of a session is not ended before its new one begins (H-13)",
         BROKER,
@@ -237,18 +217,251 @@ MUTATIONS = [
         '        if tokens[0].startswith("$none"):\n',
     ),
     Mutation(
+        "silent_expiry",
+        "who works at a request is not told that it expired (R-3)",
+        CALLS,
+        """        self._losses.no_answer(pending, "timed_out")
+        self._tell_callee_cancelled(pending)
+""",
+        """        self._losses.no_answer(pending, "timed_out")
+""",
+    ),
+    Mutation(
+        "old_place",
+        "a value that is published again keeps its old place among the retained ones (L-8)",
+        RETAINED,
+        """            del self._frames[topic]  # the usual case""",
+        """            self._frames[topic] = frame  # the usual case""",
+    ),
+    Mutation(
+        "old_deadline",
+        "a retained value dies at the deadline of the one before it (L-11)",
+        RETAINED,
+        """            if self._deadlines:
+                self._deadlines.pop(topic, None)
+            self._frames""",
+        """            self._frames""",
+    ),
+    Mutation(
+        "wills_first",
+        "the wills of a peer that goes are published while its own subscriptions still stand (W-1)",
+        BROKER,
+        """        self._delivery.forget_publisher(peer)
+        lanes = peer.lanes or {}
+""",
+        """        self._delivery.forget_publisher(peer)
+        self.publications.left(peer)
+        lanes = peer.lanes or {}
+""",
+    ),
+    Mutation(
         "stale_route",
         "publishers go on with the receivers that they had before a subscription ended",
         ROUTING,
-        "        self.lanes -= 1\n        self.generation += 1\n",
-        "        self.lanes -= 1\n",
+        """        self.lanes -= 1
+        self._changed(lane.pattern, literal=self._take_out(lane))
+""",
+        """        self.lanes -= 1
+        self._take_out(lane)
+""",
     ),
     Mutation(
         "unheard",
         "publications to nobody are counted once for a run (B-4)",
         PUBLICATIONS,
-        "            self._counters.no_subscriber += count\n",
-        "            self._counters.no_subscriber += 1\n",
+        """            counters.no_subscriber += count
+""",
+        """            counters.no_subscriber += 1
+""",
+    ),
+    # --- queues, policies, holds ----------------------------------------------------------------------------------------------------------
+    Mutation(
+        "free_lunch",
+        "a publication that is given at once costs no credit (L-5)",
+        DELIVERY,
+        """            peer.given += count
+            peer.given_bytes += size
+            lane.credit -= size
+            if not peer""",
+        """            peer.given += count
+            peer.given_bytes += size
+            if not peer""",
+    ),
+    Mutation(
+        "overtakes_the_queue",
+        "a message is given at once though older ones wait (L-4)",
+        DELIVERY,
+        "            if lane.credit <= 0 or lane.backlog is not None or peer.out_bytes >= OUTPUT_HIGH_BYTES:\n",
+        "            if lane.credit <= 0 or peer.out_bytes >= OUTPUT_HIGH_BYTES:\n",
+        ("tests/unit/test_broker_lanes.py",),
+    ),
+    Mutation(
+        "unlimited_member",
+        "a group's message costs no message credit (L-6)",
+        DELIVERY,
+        "                lane.messages -= 1\n",
+        "",
+    ),
+    Mutation(
+        "busiest_member",
+        "the next message goes to the member with the largest load (L-6)",
+        LANES,
+        "            if best is None or (lane.load, lane.turn) < (best.load, best.turn):\n",
+        "            if best is None or (lane.load, lane.turn) > (best.load, best.turn):\n",
+        ("tests/unit/test_broker_lanes.py",),
+    ),
+    Mutation(
+        "wrong_order_in_a_group",
+        "a group's members take the newest message first (L-6)",
+        DELIVERY,
+        "            first = backlog.pieces[0]\n            piece = first.piece\n",
+        "            backlog.pieces.reverse()\n            first = backlog.pieces[0]\n            piece = first.piece\n",
+    ),
+    Mutation(
+        "silent_loss",
+        "who lost messages is not told (L-7)",
+        DROPS,
+        "        note(backlog.gap, why, entry.count, size)\n",
+        "",
+    ),
+    Mutation(
+        "uncounted_loss",
+        "one loss in the books is one message, however many were lost (B-4)",
+        DROPS,
+        "        self.losses.record(why, backlog, count, size, piece, sender, about)\n",
+        "        self.losses.record(why, backlog, min(count, 1), size, piece, sender, about)\n",
+    ),
+    Mutation(
+        "late_notice",
+        "lagging is not told at the beginning of an episode (L-7)",
+        FLOW,
+        "        backlog.lagging = True\n        self._tell_lagging(backlog)\n",
+        "        backlog.lagging = True\n",
+    ),
+    Mutation(
+        "never_caught_up",
+        "the end of an episode is not told (L-7)",
+        FLOW,
+        """                self.notice(lane.peer, "caught_up", {"lane": lane.number, "lost": backlog.lost})
+""",
+        """                str(lane)
+""",
+    ),
+    Mutation(
+        "soft_is_hard",
+        "drop_oldest begins to lose at the soft limit (L-7)",
+        FLOW,
+        "            self._drop(backlog, backlog.soft if backlog.dropping else backlog.hard, most)\n",
+        "            self._drop(backlog, backlog.soft, most)\n",
+    ),
+    Mutation(
+        "never_cut",
+        "a queue may be over its soft limit for ever (L-7)",
+        FLOW,
+        "        for backlog in self.late.due(now):\n            self._cut(backlog)\n",
+        "        self.late.due(now)\n",
+    ),
+    Mutation(
+        "new_place",
+        "policy latest: the newer message goes to the end, not to the place of the one that it replaces (L-7)",
+        FLOW,
+        "                entry.piece, entry.deadline = frame, deadline\n",
+        "                entry.piece, entry.deadline = frame, deadline\n"
+        "                backlog.pieces.remove(entry)\n                backlog.pieces.append(entry)\n",
+    ),
+    Mutation(
+        "patient_disconnect",
+        "policy disconnect does nothing at the hard limit (L-7)",
+        FLOW,
+        "            if backlog.bytes > backlog.hard:\n",
+        "            if backlog.bytes < 0:\n",
+    ),
+    Mutation(
+        "no_resume",
+        "held publishers are not told that they may go on (L-12)",
+        HOLDING,
+        """                self._outputs.notice(publisher, "resume", {"id": holding.id})
+""",
+        """                str(publisher)
+""",
+    ),
+    Mutation(
+        "held_by_oneself",
+        "a subscriber is held by its own queue (L-12)",
+        FLOW,
+        "            if sender is None or backlog.is_of(sender):\n",
+        "            if sender is None:\n",
+    ),
+    Mutation(
+        "endless_budget",
+        "holding others costs a program nothing of its budget (L-12)",
+        HOLDING,
+        "            self.left_s = max(self.left_s - passed, 0.0)\n",
+        "            self.left_s = max(self.left_s, 0.0)\n",
+    ),
+    Mutation(
+        "budget_starts_anew",
+        "a program's budget is full again at once (L-12)",
+        HOLDING,
+        "            self.left_s = min(self.left_s + passed * limits.lane_stall_s / limits.stall_window_s, limits.lane_stall_s)\n",
+        "            self.left_s = limits.lane_stall_s\n",
+    ),
+    Mutation(
+        "parked_for_ever",
+        "who has parked too much is not read again when that has gone (L-12)",
+        HOLDING,
+        "        elif publisher.parked_bytes <= self.limits.max_parked_bytes // 2:\n",
+        "        elif publisher.parked_bytes < 0:\n",
+    ),
+    Mutation(
+        "off_by_one_at_parking",
+        "parking has no limit (L-12)",
+        HOLDING,
+        "        if publisher.parked_bytes > self.limits.max_parked_bytes:\n",
+        "        if publisher.parked_bytes > 3 * self.limits.max_parked_bytes:\n",
+    ),
+    # --- books and accounts ---------------------------------------------------------------------------------------------------------------
+    Mutation(
+        "leaked_lane",
+        "a subscription that ends stays charged (Q-1)",
+        BROKER,
+        "            self.accounts.release(peer.account, LANES, len(lanes))\n            self.routes",
+        "            self.routes",
+    ),
+    Mutation(
+        "leaked_name",
+        "a name that was taken over stays charged to who had it (Q-1)",
+        NAMES,
+        "                self._accounts.release(old.peer.account, NAMES, 1)\n",
+        "                str(old)\n",
+    ),
+    Mutation(
+        "leaked_value",
+        "a retained value that is removed stays charged (Q-1)",
+        RETAINED,
+        "        self._accounts.release(payer, RETAINED_BYTES, len(frame))\n",
+        "",
+    ),
+    Mutation(
+        "leaked_connection",
+        "a connection that has gone stays charged (Q-1)",
+        BROKER,
+        "        self.accounts.leave(peer.account)\n",
+        "        str(peer.account)\n",
+    ),
+    Mutation(
+        "leaked_parking",
+        "what a publisher parked stays charged to it when the hold ends (L-12)",
+        HOLDING,
+        "        self.park(publisher, -hold.bytes)\n",
+        "",
+    ),
+    Mutation(
+        "optimist",
+        "what was in an output when a connection went counts as delivered (B-4)",
+        PEERS,
+        "            _, self.delivered, self.delivered_bytes = marks.popleft()\n",
+        "            _, self.delivered, self.delivered_bytes = 0, self.given, marks.popleft()[2]\n",
     ),
     # --- the client -----------------------------------------------------------------------------------------------------------------------
     Mutation(

@@ -127,6 +127,10 @@ class LaneModel:
             self.fail(f"{count} messages are lost ({why}), and nobody said before that it lags")
         if why == "too_slow" and self.terms.policy == "block" and not self.dropping and not self.excused:
             self.fail(f"{count} messages are lost (too_slow) though it holds its publishers and was not cut")
+        if why == "too_slow" and self.terms.policy in ("drop_oldest", "latest") and not self.dropping:
+            waited = sum(map(len, self.expected))  # what is lost now included
+            if waited <= self.terms.hard:
+                self.fail(f"{count} messages are lost (too_slow) though only {waited} bytes waited, {self.terms.hard} may")
         if why == "too_slow" and self.terms.policy == "disconnect":
             self.fail(f"{count} messages are lost (too_slow), its policy is to be disconnected")
         if why == "replaced" and self.terms.policy != "latest":

@@ -11,17 +11,20 @@ from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from ipcbus.protocol.messages import Kind, encode
 from ipcbus.protocol.payloads import decode_value
 from ipcbus_client._calls import Call
 from ipcbus_client._errors import BusError, OutboxFull, ServiceError
 from ipcbus_client._lanes import INBOX, Lane
-from ipcbus_client._message import Request
+from ipcbus_client._message import Message, Request
+from ipcbus_client._notices import Lost
 from ipcbus_client._parts import Parted
 from ipcbus_client._refusal import refusal
 from ipcbus_client._session import Session
 from ipcbus_client._state import State
+from ipcbus_client._waiting import Waiting
 
 from .model_client import METHODS, NAMES, PATTERNS, POOL, TOPICS
 from .network import Link, World
@@ -37,8 +40,8 @@ class Reader:
 
     lane: Lane
     made_in_epoch: int
-    wire: list[bytes] = field(default_factory=list)
-    taken: list[bytes] = field(default_factory=list)
+    wire: list[bytes | int] = field(default_factory=list)  #: payloads, and where the program asked for notices: how many were lost there
+    taken: list[bytes | int] = field(default_factory=list)
     lost_on_wire: int = 0
     subscribed: Call | None = None  #: None for the inbox
     open: bool = True
@@ -97,7 +100,7 @@ class SessionClient:
         self.acting = True
         self.resting = False
         self.link: Link | None = None
-        self.session = Session(program=label, library="sim", heartbeat=1.5)
+        self.session = Session(program=label, library="sim", heartbeat=1.5, waiting=self._outbox())
         self.session.use_clock(lambda: world.now)
         self.session.on_requests = self._requests_came
         self.session.inbox = Lane(INBOX, "", window_bytes=1 << 24)
@@ -106,6 +109,7 @@ class SessionClient:
         self.given_up: set[Call] = set()
         self.takers: dict[int, Taker] = {}
         self.published: list[bytes] = []
+        self.topics: dict[bytes, str] = {}  #: of what was published
         self.mortal: set[bytes] = set()  #: of these, what has a time to live
         self.cancelled: list[tuple[int, int]] = []  #: requests to it that the last read cancelled: by requester and id
         self.bound: set[str] = set()  #: of the topics in present, those that go with the connection
@@ -121,6 +125,10 @@ class SessionClient:
     def soon(self, longest_s: float) -> float:
         """A delay by its own dice."""
         return self.world.soon(longest_s, self.random)
+
+    def _outbox(self) -> Waiting:
+        policy = self.random.choice(["block", "block", "raise", "drop_oldest", "drop_newest"])
+        return Waiting(policy, *self.random.choice([(1 << 20, 10_000), (30_000, 40)]))
 
     # --- the shell ----------------------------------------------------------------------------------------------------------------------
 
@@ -225,6 +233,8 @@ class SessionClient:
                 reader = self.readers.get(content["lane"])
                 if reader is not None and reader.open:
                     reader.lost_on_wire += content["count"]
+                    if reader.lane.notices:
+                        _append(reader.wire, content["count"])
 
     # --- the program --------------------------------------------------------------------------------------------------------------------
 
@@ -250,6 +260,7 @@ class SessionClient:
         topic, retain = self.random.choice(LEGAL_TOPICS), self.random.random() < 0.2
         for _ in range(self.random.choice([1, 1, 5, 30])):
             self.published.append(self._payload())
+            self.topics[self.published[-1]] = topic
             if retain:
                 posts = self.session.posts
                 ttl = self.random.choice([None, None, 0.2, 8.0])
@@ -283,14 +294,18 @@ class SessionClient:
             self._push()
 
     def _send(self) -> None:
-        self.session.outbox.send(self.random.choice([*NAMES, POOL]), self._payload(), None)
+        with suppress(OutboxFull):
+            self.session.outbox.send(self.random.choice([*NAMES, POOL]), self._payload(), None)
         self._push()
 
     def _subscribe(self) -> None:
         if len(self.session.lanes) >= 6:
             return
-        group = self.random.choice([None, None, "jobs"])
-        lane = Lane(self.session.new_id(), self.random.choice(PATTERNS), group=group, window_bytes=WINDOW_BYTES, prefetch=4)
+        more: dict[str, Any] = {"group": self.random.choice([None, None, "jobs"]), "notices": self.random.random() < 0.5}
+        if more["group"] is None and self.random.random() < 0.6:
+            more["policy"] = self.random.choice(["block", "drop_oldest", "drop_newest", "latest", "disconnect"])
+            more["limits"] = {"soft": self.random.choice([500, 6_000]), "seconds": self.random.choice([0.2, 1.5])}
+        lane = Lane(self.session.new_id(), self.random.choice(PATTERNS), window_bytes=WINDOW_BYTES, prefetch=4, **more)
         reader = self.readers[lane.number] = Reader(lane, self.session.epoch)
         reader.subscribed = self.session.declarations.subscribe(lane)
         self._watch(reader.subscribed)
@@ -371,7 +386,11 @@ class SessionClient:
     def _take(self, reader: Reader) -> None:
         messages = reader.lane.messages
         for _ in range(min(len(messages), self.random.choice([1, 5, 100]))):
-            reader.taken.append(messages.popleft().payload)
+            message: object = messages.popleft()
+            if isinstance(message, Lost):
+                _append(reader.taken, message.count)
+            elif isinstance(message, Message):
+                reader.taken.append(message.payload)
             reader.lane.handled()
         self.session.grant(reader.lane, idle=not messages)
         self._push()
@@ -455,14 +474,27 @@ class SessionClient:
         mark = f"{self.label}#".encode()
         mine = set(self.published)
         arrived = [payload for oracle in self.world.oracles for payload in oracle.order if payload.startswith(mark) and payload in mine]
-        numbers = [int(payload.split(b"#")[1]) for payload in arrived]
-        if numbers != sorted(set(numbers)):
-            raise ViolationError(f"{self.label}: publications came twice or out of order")
+        waiting = self.session.outbox.waiting
+        keeps = waiting.policy in ("drop_oldest", "drop_newest")  # what is held waits here: the order is one of each topic (L-12)
+        for topic in LEGAL_TOPICS if keeps else [""]:
+            numbers = [int(payload.split(b"#")[1]) for payload in arrived if not keeps or self.topics[payload] == topic]
+            if numbers != sorted(set(numbers)):
+                raise ViolationError(f"{self.label}: publications came twice or out of order {topic}")
         missing = mine.difference(arrived, self.mortal)
         unsent, unknown = self.session.undelivered()
-        unsent -= self.session.outbox.waiting.expired
-        if unsent or len(missing) > unknown:
-            raise ViolationError(f"{self.label}: {len(missing)} publications did not arrive, it says {unsent} unsent and {unknown} unknown")
-        for payload in missing:
-            if b"#".join(payload.split(b"#")[:2]) + b"#" not in self.excused:
-                raise ViolationError(f"{self.label}: {payload[:20]!r} was published and never reached a bus or a cut connection")
+        unsent -= waiting.expired + waiting.dropped
+        if unsent or len(missing) > unknown + waiting.dropped:
+            raise ViolationError(
+                f"{self.label}: {len(missing)} publications did not arrive: {unsent} unsent, {unknown} unknown, {waiting.dropped} dropped"
+            )
+        silent = [payload for payload in missing if b"#".join(payload.split(b"#")[:2]) + b"#" not in self.excused]
+        if len(silent) > waiting.dropped:
+            raise ViolationError(f"{self.label}: {silent[0][:20]!r} was published and never reached a bus or a cut connection")
+
+
+def _append(stream: list[bytes | int], lost: int) -> None:
+    """A loss; several without a message between them are one."""
+    if stream and isinstance(stream[-1], int):
+        stream[-1] += lost
+    else:
+        stream.append(lost)
