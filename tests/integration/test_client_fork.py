@@ -118,6 +118,7 @@ FIRST_USES: dict[str, Callable[[ipcbus_client.Bus], Any]] = {
     "names": lambda bus: bus.names(),
     "peers": lambda bus: bus.peers(),
     "topics": lambda bus: bus.topics(),
+    "losses": lambda bus: bus.losses(),
     "stats": lambda bus: bus.stats(),
     "ping": lambda bus: bus.ping(),
     "introspect": lambda bus: bus.introspect(),
@@ -163,7 +164,7 @@ def test_whatever_is_used_first_connects(daemon: RunningDaemon, use: str) -> Non
 
 
 def test_every_public_method_is_in_the_list() -> None:
-    without = {"close", "wait", "state", "epoch", "address", "peer_id", "stats_local"}  # they need no connection
+    without = {"close", "wait", "state", "epoch", "address", "peer_id", "holds", "stats_local"}  # they need no connection
     public = {name for name in dir(ipcbus_client.Bus) if not name.startswith("_")}
     assert {*FIRST_USES} - {"callback"} == public - without
 
@@ -513,6 +514,7 @@ AIO_FIRST_USES: dict[str, Callable[[aio.Bus], Awaitable[Any]]] = {
     "names": lambda bus: bus.names(),
     "peers": lambda bus: bus.peers(),
     "topics": lambda bus: bus.topics(),
+    "losses": lambda bus: bus.losses(),
     "stats": lambda bus: bus.stats(),
     "ping": lambda bus: bus.ping(),
     "introspect": lambda bus: bus.introspect(),

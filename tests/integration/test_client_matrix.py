@@ -65,6 +65,8 @@ CALLS: dict[str, dict[str, Callable[[Any], Any]]] = {
         "introspect": lambda bus: bus.introspect("svc"),
         "flush": lambda bus: bus.flush(),
         "wait": lambda bus: bus.wait(0.01),
+        "losses": lambda bus: bus.losses(),
+        "holds": lambda bus: bus.holds(),
         "stats_local": lambda bus: bus.stats_local(),
         "close": lambda bus: bus.close(),
     },
