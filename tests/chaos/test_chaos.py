@@ -82,6 +82,9 @@ def _nothing_left(troupe: Troupe, descriptors: int, memory: int) -> None:
     assert stats["offered"] == sum(ended.values()), f"{stats['offered']} messages were offered, and the books say {ended} (B-4)"
     (observer,) = troupe.ask("peers")["items"]
     assert observer["program"] == "conductor"
+    for account in troupe.ask("accounts")["items"]:
+        used = {name: figures["used"] for name, figures in account["resources"].items() if figures["used"]}
+        assert used == {"peers": 1}, f"charges are left: {account}"
     troupe.wait_for(lambda: troupe.descriptors() <= descriptors, f"the daemon has {troupe.descriptors()} descriptors, not {descriptors}")
     grown = troupe.memory_bytes() - memory
     assert grown < MARGIN_BYTES, f"the daemon's memory has grown by {grown} bytes"
