@@ -164,6 +164,7 @@ class Loop:
                         link.blocked = False
                         self._revisit.append(link)
                 if turns:
+                    self._write(now)  # what the others asked for does not wait for a slice
                     self._take_turns(now)
                 self._expire(now)
                 self._write(now)

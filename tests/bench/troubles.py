@@ -35,6 +35,7 @@ def idler(stage: Stage, address: str, policy: str) -> None:
         bus.subscribe(TOPIC, lambda message: None, policy=policy)
         stage.ready()
         stage.wait_end()
+        bus.close(0)  # what came while it was stopped is nobody's concern
 
 
 def deaf(stage: Stage, address: str, policy: str, connections: int) -> None:

@@ -521,6 +521,39 @@ def test_who_is_held_goes_on_with_its_read_when_it_is_let_go(bench: Bench) -> No
     assert peer.link.turn is Turn.READY
 
 
+def test_what_others_asked_for_goes_out_before_the_next_slice(bench: Bench) -> None:
+    greedy, _ = bench.ready()
+    good, _ = bench.ready()
+    steps: list[tuple[str, int]] = []
+    diary = Diary(bench)
+    note, serve = diary.note, bench.loop._serve
+
+    def noting(peer: Peer, spent: int) -> int:
+        steps.append(("work", peer.id))
+        return note(peer, spent)
+
+    class Watching(Loop):
+        __slots__ = ()
+
+        def _serve(self, link: Link, now: float) -> None:
+            steps.append(("serve", link.peer.id))
+            serve(link, now)
+            if link.peer.id == 2:
+                good.sendall(encode(Kind.PING, 2, 1))
+
+    diary.note = noting  # type: ignore[method-assign]
+    bench.loop.__class__ = Watching
+    greedy.sendall(expensive(1, 200))
+    good.sendall(encode(Kind.PING, 2, 1))
+    bench.run(0.2)
+    assert len(frames(greedy)) == 200
+    first = steps.index(("work", 1))
+    told = [step for step in steps[first + 1 :] if step != ("serve", 1)]
+    asked = [index for index, step in enumerate(told) if step == ("work", 2)]
+    assert len(asked) > 4
+    assert all(told[index + 1] == ("serve", 2) for index in asked)
+
+
 def test_what_comes_for_a_blocked_link_pins_no_read(bench: Bench) -> None:
     """Small slices of big reads wait for a peer whose kernel buffer is full since an earlier round."""
     _, peer = bench.ready()
