@@ -168,6 +168,7 @@ def check_empty(broker: Broker) -> None:
     assert not broker.routes._literal
     assert not broker.routes._root
     assert broker.queued_bytes() == 0
+    assert broker.accounts.is_empty, f"somebody who left is still charged: {broker.accounts.used}"
     assert broker.next_deadline() is None, "a timer of somebody who left"
 
 
