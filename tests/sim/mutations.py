@@ -328,8 +328,8 @@ MUTATIONS = [
         "uncounted_loss",
         "one loss in the books is one message, however many were lost (B-4)",
         DROPS,
-        "        self.losses.record(why, backlog, count, size, piece, sender, about)\n",
-        "        self.losses.record(why, backlog, min(count, 1), size, piece, sender, about)\n",
+        "        self.losses.record(why, backlog, count, size, pieces, sender, about)\n",
+        "        self.losses.record(why, backlog, min(count, 1), size, pieces, sender, about)\n",
     ),
     Mutation(
         "late_notice",
