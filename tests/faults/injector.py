@@ -1,15 +1,18 @@
 """One call of a kind fails, at the Nth time that the daemon makes it.
 
-The seams are the functions that the daemon's modules call: methods of sockets, of epoll, and functions of `os` and `fcntl`. They are
-wrapped for the daemon's thread only, in a process made for this (__main__.py); nothing of the daemon knows of it. Memory fails where C code
-allocates on behalf of the bus: a profile function raises before the Nth such call.
+The seams are the functions that the daemon's modules call: methods of sockets and of each poller, and functions of `os`, `fcntl` and
+others. They are wrapped for the daemon's thread only, in a process made for this (__main__.py); nothing of the daemon knows of it. Memory
+fails where C code allocates on behalf of the bus: a profile function raises before the Nth such call.
 """
 
 from __future__ import annotations
 
+import builtins
 import errno
 import fcntl
 import os
+import resource
+import select
 import selectors
 import socket
 import sys
@@ -29,6 +32,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "sendmsg": ("EPIPE", "short", "EAGAIN", "ENOBUFS", "memory"),
     "accept": ("ECONNABORTED", "EMFILE", "ENFILE", "ENOMEM", "EPERM", "EAGAIN", "memory"),
     "socket": ("EMFILE", "ENOBUFS", "memory"),
+    "socket.socketpair": ("EMFILE", "memory"),
     "bind": ("EADDRINUSE", "EACCES", "ENOSPC"),
     "listen": ("EADDRINUSE",),
     "connect": ("ECONNREFUSED", "EAGAIN"),
@@ -39,16 +43,27 @@ KINDS: dict[str, tuple[str, ...]] = {
     "getsockopt": ("ENOBUFS", "memory"),
     "getsockname": ("ENOBUFS",),
     "getpeername": ("ENOTCONN", "ENOBUFS"),
+    "epoll.create": ("EMFILE", "memory"),
     "epoll.register": ("ENOSPC", "ENOMEM", "memory"),
     "epoll.modify": ("ENOMEM", "ENOENT", "memory"),
     "epoll.unregister": ("ENOENT", "ENOMEM", "memory"),
     "epoll.poll": ("EINTR", "memory"),
+    "poll.register": ("memory",),
+    "poll.modify": ("ENOENT", "memory"),
+    "poll.unregister": ("memory",),
+    "poll.poll": ("EINTR", "ENOMEM", "memory"),
+    "select.select": ("EINTR", "ENOMEM", "memory"),
+    "select.poll": ("ENOMEM", "memory"),  #: of one descriptor: whether a connection hung up, whether the log can be written
     "os.open": ("EMFILE", "ENOSPC", "EACCES"),
     "os.close": ("EIO",),
     "os.lstat": ("EACCES", "EIO"),
     "os.stat": ("EACCES", "EIO"),
     "os.fstat": ("EIO",),
     "os.chmod": ("EPERM", "EROFS"),
+    "os.chown": ("EPERM", "EROFS"),
+    "os.mkdir": ("EACCES", "ENOSPC", "EEXIST"),
+    "os.listdir": ("EMFILE", "EACCES"),
+    "os.urandom": ("ENOSYS",),
     "os.unlink": ("EPERM", "EROFS"),
     "os.link": ("EMLINK", "ENOSPC"),
     "os.write": ("ENOSPC", "EPIPE", "EAGAIN"),
@@ -56,7 +71,9 @@ KINDS: dict[str, tuple[str, ...]] = {
     "os.pread": ("EIO",),
     "os.pwrite": ("ENOSPC",),
     "os.ftruncate": ("EIO",),
+    "builtins.open": ("EMFILE", "ENFILE", "EACCES"),
     "fcntl.flock": ("EAGAIN", "ENOLCK"),
+    "resource.setrlimit": ("EPERM",),
     "memory": ("memory",),  #: wherever the daemon's own modules allocate
     "memory.bus": ("memory",),  #: and wherever the broker and the protocol do: in the middle of a change, which nothing takes back
 }
@@ -72,6 +89,8 @@ MEMORY = frozenset({"memory", "memory.bus"})
 _HOME = str(Path(ipcbus.__file__).parent)
 _METHODS = ("recv", "send", "sendmsg", "accept", "bind", "listen", "connect", "shutdown", "setblocking", "setsockopt", "getsockopt",
             "getsockname", "getpeername")  # fmt: skip
+_MODULES = {"builtins": builtins, "fcntl": fcntl, "os": os, "resource": resource, "socket": socket}
+_POLLERS: dict[str, Any] = {"epoll": selectors.EpollSelector, "poll": selectors.PollSelector}
 _AFTER = frozenset({"close", "os.close"})  #: done before it fails, as the kernel does it
 
 
@@ -87,6 +106,12 @@ class Injector:
         self.enabled = True
         self._thread = threading.get_ident()
         self._within = (f"{_HOME}/daemon/",) if kind == "memory" else (f"{_HOME}/broker/", f"{_HOME}/protocol/")
+
+    @property
+    def poller(self) -> str:
+        """Which of the daemon's pollers makes calls of this kind."""
+        family = self.kind.partition(".")[0]
+        return "select" if self.kind == "select.select" else family if family in _POLLERS else "epoll"
 
     @property
     def failed(self) -> bool:
@@ -137,13 +162,13 @@ class Injector:
             raise MemoryError
 
 
-class _Epoll:
-    """An epoll object whose calls fail where they are told to."""
+class _Poller:
+    """An object of epoll or poll whose calls fail where they are told to."""
 
-    def __init__(self, real: Any, injector: Injector) -> None:
+    def __init__(self, real: Any, family: str, injector: Injector) -> None:
         self._real = real
         for name in ("register", "modify", "unregister", "poll"):
-            setattr(self, name, injector.wrap(f"epoll.{name}", getattr(real, name)))
+            setattr(self, name, injector.wrap(f"{family}.{name}", getattr(real, name)))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._real, name)
@@ -154,6 +179,7 @@ def injecting(injector: Injector) -> Iterator[None]:
     """Put the wrappers in, and take them out again."""
     undo: list[Callable[[], None]] = []
     kind = injector.kind
+    family, _, name = kind.partition(".")
 
     def put(owner: Any, attribute: str, new: Any) -> None:
         own, before = attribute in vars(owner), getattr(owner, attribute)
@@ -164,16 +190,20 @@ def injecting(injector: Injector) -> Iterator[None]:
         put(socket.socket, kind, injector.wrap(kind, getattr(socket.socket, kind)))
     elif kind == "socket":
         put(socket.socket, "__init__", _made(injector, socket.socket.__init__))
-    elif kind.startswith("epoll."):
-        made = selectors.EpollSelector._selector_cls  # type: ignore[attr-defined]
-        put(selectors.EpollSelector, "_selector_cls", staticmethod(lambda: _Epoll(made(), injector)))
-    elif kind.startswith("os."):
-        put(os, kind[3:], injector.wrap(kind, getattr(os, kind[3:])))
-    elif kind == "fcntl.flock":
-        put(fcntl, "flock", injector.wrap(kind, fcntl.flock))
+    elif family in _POLLERS:
+        made = _POLLERS[family]._selector_cls
+        create = injector.wrap(f"{family}.create", lambda: _Poller(made(), family, injector))
+        put(_POLLERS[family], "_selector_cls", staticmethod(create))
+    elif kind == "select.select":
+        put(selectors.SelectSelector, "_select", staticmethod(injector.wrap(kind, select.select)))
+    elif kind == "select.poll":
+        one = select.poll
+        put(select, "poll", lambda: _Poller(one(), family, injector))
     elif kind in MEMORY:
         sys.setprofile(injector.profile)
         undo.append(lambda: sys.setprofile(None))
+    else:
+        put(_MODULES[family], name, injector.wrap(kind, getattr(_MODULES[family], name)))
     try:
         yield
     finally:

@@ -6,7 +6,10 @@ connection; that somebody else's step fails, or that one is never done, is what 
 
 from __future__ import annotations
 
+import grp
 import os
+import resource
+import shutil
 import signal
 import socket
 import threading
@@ -25,6 +28,7 @@ from .injector import MEMORY, Injector, injecting
 
 BIG_BYTES = 600_000  #: more than a socket buffer takes
 _TRIES = 4
+GROUP = next((group.gr_name for group in grp.getgrall() if group.gr_gid == os.getegid()), "")  #: ours, where it has a name
 
 
 class GoneError(Exception):
@@ -271,7 +275,8 @@ def _next(wire: Wire, *kinds: Kind) -> Any:
 
 
 def live(directory: Path, injector: Injector) -> Story:
-    """One life of a daemon in *directory*, on this thread, which must be the main one."""
+    """One life of a daemon in *directory*, on this thread, which must be the main one. It makes all that a first start makes, and removes
+    what a killed one left."""
     story = Story()
     daemons: list[lifecycle.Daemon] = []
 
@@ -287,18 +292,22 @@ def live(directory: Path, injector: Injector) -> Story:
 
     injector.enabled = injector.kind not in MEMORY
 
-    config = directory / "ipcbusd.toml"
-    config.write_text("drain_s = 1.0\n")
+    config, secret, path = directory / "ipcbusd.toml", directory / "secrets" / "bus.secret", directory / "bus.sock"
+    config.write_text("drain_s = 1.0\n" + (f'socket_group = "{GROUP}"\n' if GROUP else ""))
+    shutil.rmtree(secret.parent, ignore_errors=True)
+    _leave_behind(path)
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(1024, hard - 1), hard))
     real, before = lifecycle.Daemon, _descriptors()
     ready_read, ready_write = os.pipe()
-    thread = threading.Thread(target=_peers, args=(ready_read, directory / "bus.secret", story, injector.kind != "memory.bus"))
+    thread = threading.Thread(target=_peers, args=(ready_read, secret, story, injector.kind != "memory.bus"))
     thread.start()
     lifecycle.Daemon = Daemon  # type: ignore[misc]
     try:
         with injecting(injector):
             story.code = ipcbusd.main([
-                "--config", str(config), "--secret-file", str(directory / "bus.secret"), "--ready-fd", str(ready_write),
-                f"--listen=unix:{directory}/bus.sock", "--listen=tcp:127.0.0.1:0",
+                "--config", str(config), "--secret-file", str(secret), "--ready-fd", str(ready_write), "--poller", injector.poller,
+                f"--listen=unix:{path}", "--listen=tcp:127.0.0.1:0",
             ])  # fmt: skip
     except BaseException as error:  # noqa: BLE001  # what came out of the daemon is what is looked for
         story.wrong.append(f"it raised {error!r}")
@@ -323,6 +332,13 @@ def live(directory: Path, injector: Injector) -> Story:
         except AssertionError as error:
             story.wrong.append(f"the bus is not empty: {error}")
     return story
+
+
+def _leave_behind(path: Path) -> None:
+    """A socket that nobody listens at any more."""
+    path.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(path))
 
 
 def _peers(ready: int, secret: Path, story: Story, exact: bool) -> None:
