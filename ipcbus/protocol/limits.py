@@ -66,7 +66,7 @@ class Limits:
     max_output_bytes: int = 128 * 1024 * 1024  #: E-2 slow_reader: what may wait for one peer; all that can be retained, and as much again
     lane_policy: str = "block"  #: L-7: of subscriptions that state none
     lane_soft_bytes: int = 1024 * 1024  #: L-7: above it a queue lags; block holds its publishers
-    lane_hard_bytes: int = 8 * 1024 * 1024  #: L-7: above it the other policies act at once; a burst passes, memory is bounded
+    lane_hard_bytes: int = 16 * 1024 * 1024  #: L-7: above it messages are lost at once, a program's own to itself too: not below the largest
     lane_stall_s: float = 5.0  #: L-7: how long a queue may lag before it loses; L-12: and a program hold others in each …
     stall_window_s: float = 60.0  #: L-12: … so many seconds
     max_parked_bytes: int = 1024 * 1024  #: L-12: what a held publisher may have waiting before it is read no more
@@ -90,7 +90,7 @@ class Limits:
     max_user_requests: int = 500_000  #: Q-1
     max_bus_requests: int = 1_000_000  #: Q-1
     quota_grace_s: float = 2.0  #: Q-3: how long more than its share may wait for a peer that takes nothing of it
-    max_topic_counters: int = 1_000  #: B-3 topics: the rest is counted as "(other)"
+    max_topic_counters: int = 1_000  #: B-3 topics: the rest is counted as "(all others)"
     max_route_cache: int = 8_192  #: envelope prefixes a peer may keep resolved
     handshake_timeout_s: float = 10.0  #: H-9
     half_close_linger_s: float = 10.0  #: H-11

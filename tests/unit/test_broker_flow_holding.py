@@ -24,9 +24,9 @@ def scene(**limits: Any) -> tuple[Bus, Client, Client]:
     return bus, a, b
 
 
-def fill(publisher: Client, count: int = 5, topic: str = "x") -> None:
+def fill(publisher: Client, count: int = 5, topic: str = "x", body: bytes = BODY) -> None:
     for _ in range(count):
-        publisher.publish(topic, BODY)
+        publisher.publish(topic, body)
 
 
 def names(client: Client) -> list[str]:
@@ -115,6 +115,18 @@ def test_a_peer_s_own_publications_and_the_bus_s_hold_nobody() -> None:
     for number in range(20):
         b.ask("own", name=f"n{number}")
     assert b.peer.backlog_bytes <= 8 * SIZE + 200
+
+
+@pytest.mark.parametrize(("more", "lost"), [(0, 0), (1, 1)])
+def test_what_a_program_publishes_to_itself_may_wait_up_to_the_largest_message(more: int, lost: int) -> None:
+    limits = Limits()
+    assert limits.lane_hard_bytes >= limits.max_payload_bytes
+    bus = Bus()
+    b = bus.peer(pid=1)
+    b.subscribe("x", credit=0)
+    piece = bytes(1 << 20)
+    fill(b, limits.lane_hard_bytes // len(publication(1, "x", piece)) + more, body=piece)
+    assert bus.broker.counters.dropped == lost
 
 
 def test_a_member_that_publishes_to_its_group_is_not_held_and_others_are() -> None:
