@@ -217,6 +217,47 @@ def test_a_reconnect_ends_it() -> None:
         assert sub.get(5.0).data == 1
 
 
+def test_one_that_is_confirmed_waits_for_the_next_connection_where_the_hold_ends_with_one() -> None:
+    with testing.FakeBus() as kit:
+        bus, other = kit.connect(), kit.connect()
+        sub = other.subscribe("slow")
+        hold(bus)
+        kit.call_later(1.0, lambda: kit.drop(bus))
+        assert bus.publish("slow", 1, confirm=True) == 1
+        assert sub.get(5.0).data == 1
+
+    async def main(kit: testing.FakeBus) -> None:
+        bus, other = await kit.aio_connect(), await kit.aio_connect()
+        sub = await other.subscribe("slow")
+        hold(bus)
+        kit.call_later(1.0, lambda: kit.drop(bus))
+        assert await bus.publish("slow", 1, confirm=True) == 1
+        assert (await sub.get(5.0)).data == 1
+
+    testing.run(main)
+
+
+@pytest.mark.parametrize("options", [{}, {"confirm": True}, {"retain": True}])
+def test_the_end_of_the_bus_ends_it_with_what_ended_that(options: dict[str, Any]) -> None:
+    with testing.FakeBus() as kit:
+        bus = kit.connect(timeout=None, reconnect=False)
+        hold(bus)
+        kit.call_later(1.0, lambda: kit.drop(bus))
+        with pytest.raises(ipcbus_client.ConnectionLost):
+            bus.publish("slow", 1, **options)
+        assert kit.now == pytest.approx(1.0)
+
+    async def main(kit: testing.FakeBus) -> None:
+        bus = await kit.aio_connect(timeout=None, reconnect=False)
+        hold(bus)
+        kit.call_later(1.0, lambda: kit.drop(bus))
+        with pytest.raises(ipcbus_client.ConnectionLost):
+            await bus.publish("slow", 1, **options)
+        assert kit.now == pytest.approx(1.0)
+
+    testing.run(main)
+
+
 @pytest.mark.parametrize("policy", ["block", "drop_oldest", "drop_newest", "raise"])
 def test_close_while_held_is_bounded_and_sends_what_waits(policy: str) -> None:
     with testing.FakeBus() as kit:

@@ -143,9 +143,7 @@ class BusBase:
         post = posts.make(topic, data, retain, headers, ttl, bound)
         if confirm:
             deadline = self._loop.time() + self._patience()
-            if not await self._wire.wait_connected(deadline):
-                raise self._not_connected(topic, self._patience(), "publish", topic)
-            return int((await self._wait(await self._confirming(post), deadline)).result())
+            return int((await self._wait(await self._confirming(post, deadline), deadline)).result())
         try:
             due = posts.put(post)
         except OutboxFull as full:
@@ -154,19 +152,16 @@ class BusBase:
             await self._wire.published()
         return None
 
-    async def _confirming(self, post: Post) -> Call:
-        """Publish *post*, whose confirmation is the answer of the call, when nothing holds its topic."""
-        made: list[Call] = []
-
-        def put() -> bool:
-            made.append(self._session.posts.confirm(post))
-            return False
-
-        try:
-            put()
-        except OutboxFull as full:
-            await self._when_ready(full, put)
-        return made[0]
+    async def _confirming(self, post: Post, deadline: float) -> Call:
+        """Publish *post* when there is a connection and nothing holds its topic; its confirmation is the answer of the call."""
+        while True:
+            if not await self._wire.wait_connected(deadline):
+                raise self._not_connected(post.topic, self._patience(), "publish", post.topic)
+            try:
+                return self._session.posts.confirm(post)
+            except OutboxFull:
+                if self._outbox.waiting.policy == "raise" or not await self._wire.wait_released(post.topic, deadline):
+                    raise
 
     async def _wait(self, call: Call, deadline: float | None) -> Call:
         """Wait until *call* is done; cancels it when the wait ends otherwise. Raises Timeout."""

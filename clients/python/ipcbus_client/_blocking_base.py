@@ -139,9 +139,7 @@ class BusBase:
             post = posts.make(topic, data, retain, headers, ttl, bound)
             if confirm:
                 deadline = self._now() + self._patience()
-                if not self._wire.wait_connected(deadline):
-                    raise self._not_connected(topic, self._patience(), "publish", topic)
-                return int(self._wait(self._confirming(post), deadline).result())
+                return int(self._wait(self._confirming(post, deadline), deadline).result())
             try:
                 due = posts.put(post)
             except OutboxFull as full:
@@ -150,19 +148,16 @@ class BusBase:
                 self._wire.published()
         return None
 
-    def _confirming(self, post: Post) -> Call:
-        """Publish *post*, whose confirmation is the answer of the call, when nothing holds its topic."""
-        made: list[Call] = []
-
-        def put() -> bool:
-            made.append(self._session.posts.confirm(post))
-            return False
-
-        try:
-            put()
-        except OutboxFull as full:
-            self._when_ready(full, put)
-        return made[0]
+    def _confirming(self, post: Post, deadline: float) -> Call:
+        """Publish *post* when there is a connection and nothing holds its topic; its confirmation is the answer of the call."""
+        while True:
+            if not self._wire.wait_connected(deadline):
+                raise self._not_connected(post.topic, self._patience(), "publish", post.topic)
+            try:
+                return self._session.posts.confirm(post)
+            except OutboxFull:
+                if self._outbox.waiting.policy == "raise" or not self._wire.wait_released(post.topic, deadline):
+                    raise
 
     def _wait(self, call: Call, deadline: float | None) -> Call:
         """Wait until *call* is done; cancels it when the wait ends otherwise. Under the lock. Raises Timeout."""
