@@ -185,11 +185,16 @@ class Holds:
     # --- what is parked ---------------------------------------------------------------------------
 
     def park(self, publisher: Peer, size: int) -> None:
-        """*size* bytes more wait at the expense of *publisher*: over its limit it is read no more, until it is below half."""
+        """*size* bytes more wait at the expense of *publisher*: over its limit it is read no more, until it is below half. What one read
+        brought may be more: a large message may be under way when its publisher hears that it is held, and is nothing to mute it for.
+        """
+        if not publisher.parked_bytes:
+            publisher.parked_at = publisher.in_bytes
         publisher.parked_bytes += size
         self._outputs.touch(publisher)
         if publisher.parked_bytes > self.limits.max_parked_bytes:
-            publisher.held = 1
+            if size >= 0 and publisher.parked_at != publisher.in_bytes:
+                publisher.held = 1
         elif publisher.parked_bytes <= self.limits.max_parked_bytes // 2:
             publisher.held = 0
 

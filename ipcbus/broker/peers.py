@@ -74,6 +74,7 @@ class Peer:
         "marks",
         "out",
         "out_bytes",
+        "parked_at",
         "parked_bytes",
         "refused",
         "serving",
@@ -105,6 +106,7 @@ class Peer:
         self.held = 0  #: above 0: it has parked too much (L-12), do not read from it
         self.holds: dict[Holding, Hold] | None = None  #: by which queues this publisher is held
         self.parked_bytes = 0  #: what waits in these queues at its expense
+        self.parked_at = 0  #: ``in_bytes`` when that began: until it changes it is one read's
         self.ending = ""  #: why it is to be closed as ``slow_reader`` at the end of the round
         self.closing = False  #: write `out`, then close
         self.closed = False  #: gone; nothing refers to it any more

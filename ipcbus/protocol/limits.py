@@ -66,7 +66,7 @@ class Limits:
     max_output_bytes: int = 128 * 1024 * 1024  #: E-2 slow_reader: what may wait for one peer; all that can be retained, and as much again
     lane_policy: str = "block"  #: L-7: of subscriptions that state none
     lane_soft_bytes: int = 1024 * 1024  #: L-7: above it a queue lags; block holds its publishers
-    lane_hard_bytes: int = 16 * 1024 * 1024  #: L-7: above it messages are lost at once, a program's own to itself too: not below the largest
+    lane_hard_bytes: int = 16 * 1024 * 1024  #: L-7: above it messages are lost at once, also a program's own to itself: the largest message
     lane_stall_s: float = 5.0  #: L-7: how long a queue may lag before it loses; L-12: and a program hold others in each …
     stall_window_s: float = 60.0  #: L-12: … so many seconds
     max_parked_bytes: int = 1024 * 1024  #: L-12: what a held publisher may have waiting before it is read no more

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from ipcbus.broker import Broker
 from ipcbus.broker.backlogs import Backlog
+from ipcbus.broker.peers import Peer
 from ipcbus.broker.quotas import LANES, NAMES, RETAINED, RETAINED_BYTES
 
 from .oracle import Oracle
@@ -25,6 +26,7 @@ class Auditor:
         self._over: dict[Backlog, float] = {}  #: since when a queue is over its soft limit, without having been at half of it
         self._held: dict[object, tuple[int, int]] = {}  #: what held somebody at the last look, and whose it is
         self._budgets: dict[tuple[int, int], float] = {}  #: seconds that a program may still hold others
+        self._parked: dict[Peer, tuple[int, int]] = {}  #: at the last look: since which read of a publisher, and how much
         self._at = 0.0
         self._turn = 0
 
@@ -97,13 +99,20 @@ class Auditor:
             if left < -MOMENT_S:
                 raise ViolationError(f"program {program} holds others for longer than its budget allows")
         self._held = held
+        parked, self._parked = self._parked, {}
         for peer in self.broker.peers.values():
             most = limits.max_parked_bytes + len(peer.holds or ()) * ONE_READ_BYTES
             if peer.parked_bytes > most or peer.parked_bytes < 0:
                 raise ViolationError(f"{peer} has parked {peer.parked_bytes} bytes, at most {most} may be")
-            if bool(peer.held) != (peer.parked_bytes > limits.max_parked_bytes) and not (
-                peer.held and peer.parked_bytes > limits.max_parked_bytes // 2
-            ):
+            if peer.held:
+                wrong = peer.parked_bytes <= limits.max_parked_bytes // 2
+            else:  # what one read brought may be more, and nothing after it
+                before = parked.get(peer, (0, peer.parked_bytes))
+                grew = before[0] == peer.parked_at != peer.in_bytes and peer.parked_bytes > before[1]
+                wrong = peer.parked_bytes > limits.max_parked_bytes and grew
+            if peer.parked_bytes:
+                self._parked[peer] = peer.parked_at, peer.parked_bytes
+            if wrong:
                 raise ViolationError(f"{peer} has parked {peer.parked_bytes} bytes; that it is not read is {bool(peer.held)}")
 
     def _check_books(self, waiting: int) -> None:

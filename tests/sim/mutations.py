@@ -420,6 +420,14 @@ MUTATIONS = [
         "        if publisher.parked_bytes > self.limits.max_parked_bytes:\n",
         "        if publisher.parked_bytes > 3 * self.limits.max_parked_bytes:\n",
     ),
+    Mutation(
+        "muted_for_one_message",
+        "a publisher is read no more for one large message that was under way when it was held (L-12)",
+        HOLDING,
+        "            if size >= 0 and publisher.parked_at != publisher.in_bytes:\n",
+        "            if size >= 0:\n",
+        ("tests/unit/test_broker_flow_holding.py",),
+    ),
     # --- books and accounts ---------------------------------------------------------------------------------------------------------------
     Mutation(
         "leaked_lane",

@@ -198,6 +198,22 @@ def test_who_parks_too_much_is_read_no_more(extra: int, held: int) -> None:
     assert a.peer.held == held
 
 
+@pytest.mark.parametrize("queues", [1, 2])
+def test_one_large_message_that_was_under_way_is_parked_and_its_publisher_read_on(queues: int) -> None:
+    bus, a, b = scene()
+    if queues == 2:
+        bus.peer(pid=3).subscribe("x", credit=0)
+    fill(a)
+    a.publish("x", bytes(20 * SIZE))
+    assert a.peer.parked_bytes > queues * 20 * SIZE
+    assert a.peer.held == 0
+    assert a.ask("ping") == {"now_s": 0.0}
+    take(b, 1)
+    assert a.peer.held == 0
+    a.publish("x", BODY)
+    assert a.peer.held == 1
+
+
 def test_who_was_read_no_more_is_read_again_below_half() -> None:
     body = bytes(5_000)
     size = len(publication(1, "x", body))
