@@ -18,7 +18,7 @@ from ..protocol.messages import Frame, Kind, clip_text, encode
 from .bus import BusService
 from .calls import Calls
 from .charges import Charges
-from .effort import FRAME, UNLIMITED
+from .effort import ENDS_AT_ONCE, FRAME, UNLIMITED
 from .inflow import Inflows
 from .lanes import OUTPUT_HIGH_BYTES
 from .peers import BYTES_FREE, Credentials, Peer, Piece
@@ -30,10 +30,6 @@ from .timeouts import Timeouts
 
 #: Up to this size a run is copied out of its read.
 COPIED_BYTES = 1024
-
-
-#: So many subscriptions end in one go; of a peer that goes with more the rest is taken out of the index in the next rounds.
-LANES_AT_ONCE = 256
 
 
 class Broker(State):
@@ -74,6 +70,7 @@ class Broker(State):
             self._delivery,
             self._inflows,
             bus=BusService(self, self._delivery),
+            effort=self.effort,
             settled=self._settled,
         )
         self._handlers: dict[Kind, Callable[[Peer, Frame], None]] = {
@@ -219,23 +216,23 @@ class Broker(State):
             self._charges.settle(peer, now)
 
     def tick(self, now: float) -> None:
-        """Do what has become due."""
+        """Do what has become due. Where that is much, some of it; `next_deadline` says then that it is to be called again at once."""
         self.now = self._delivery.now = now
-        for peer in self._strangers.due(now):
+        for peer in self._strangers.due(now, ENDS_AT_ONCE):
             self._expel(
                 peer,
                 ProtocolError(
                     Code.HANDSHAKE_TIMEOUT, f"no complete handshake in {self._strangers.delay_s:g} s (H-9; limits.handshake_timeout_s)"
                 ),
             )
-        for peer in self._leaving.due(now):
+        for peer in self._leaving.due(now, ENDS_AT_ONCE):
             self._end(peer)
-        for pending in self.requests.due(now):
+        for pending in self.requests.due(now, ENDS_AT_ONCE):
             self._calls.expire(pending)
         self._charges.due(now)
         self._delivery.stalled(now)
         self.publications.expire(now)
-        self.routes.clean(LANES_AT_ONCE)
+        self.routes.clean(ENDS_AT_ONCE)
 
     def next_deadline(self) -> float | None:
         """When `tick` is to be called next, or None."""
@@ -388,7 +385,7 @@ class Broker(State):
         """Everything that others use of a peer ends: names, subscriptions, methods, the requests it was to answer (H-11)."""
         self._delivery.forget_publisher(peer)
         lanes = peer.lanes or {}
-        many = len(lanes) > LANES_AT_ONCE
+        many = len(lanes) > ENDS_AT_ONCE
         for lane in tuple(lanes.values()):
             if not many or lane.group is not None or lane.backlog is not None:
                 self.remove_lane(lane)

@@ -15,7 +15,7 @@ from ..protocol.messages import Frame, brief, is_meta, pack, pack_map_head
 from ..protocol.payloads import PayloadError, decode_value
 from ..protocol.topics import BUS_NAME, check_group, check_topic
 from .delivery import Delivery
-from .effort import BYTES_A_UNIT, KEPT_MATCH
+from .effort import BYTES_A_UNIT, KEPT_MATCH, LOOK
 from .lanes import Lane
 from .listing import Lists
 from .names import MODES
@@ -231,7 +231,7 @@ class BusService:
         count = 0
         if arguments.get("retained", True) and len(broker.retained):
             broker.effort.spent += KEPT_MATCH * len(broker.retained)
-            for frame in broker.retained.matching(lane.pattern):
+            for frame in broker.retained.matching(lane.pattern, broker.now):
                 self._check_room(peer)
                 self._delivery.offer_retained(lane, frame)
                 count += 1
@@ -295,6 +295,9 @@ class BusService:
 
     def _serve(self, peer: Peer, arguments: Arguments) -> dict[str, Any]:
         methods = arguments["methods"]
+        name = self._broker.names.get(arguments["name"])
+        claims = name.owners if name is not None else []
+        self._broker.effort.spent += LOOK * (len(peer.claims or ()) + sum(1 + len(claim.methods) for claim in claims))
         self._broker.names.serve(peer, arguments["name"], methods, _packed_about(arguments.get("about", {}), methods))
         return {}
 

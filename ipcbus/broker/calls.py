@@ -10,6 +10,7 @@ from ..protocol.messages import Frame, Kind, encode, encode_with_payload, error_
 from ..protocol.topics import BUS_NAME, check_name, parse_peer, peer_address, split_method
 from .bus import BusService
 from .delivery import Delivery
+from .effort import LOOK, Effort
 from .inflow import DIRECT_FREE_BYTES, Inflows, no_room
 from .losses import Losses
 from .names import Claim, Names
@@ -31,6 +32,7 @@ class Calls:
         inflows: Inflows,
         *,
         bus: BusService,
+        effort: Effort,
         settled: Callable[[Peer], None],
     ) -> None:
         self.limits = limits
@@ -42,6 +44,7 @@ class Calls:
         self._delivery = delivery
         self._inflows = inflows
         self._bus = bus
+        self._effort = effort
         self._settled = settled
 
     # --- SEND ---------------------------------------------------------------------------------------------------------------------------
@@ -76,18 +79,24 @@ class Calls:
         peer = self._peer_at(to)
         if peer is not None:
             return peer
-        return min(self._owners(to), key=lambda claim: (claim.peer.out_bytes, len(claim.peer.serving or ()))).peer
+        owners = self._owners(to)
+        if len(owners) == 1:
+            return owners[0].peer
+        self._effort.spent += LOOK * len(owners)
+        return min(owners, key=lambda claim: (claim.peer.out_bytes, len(claim.peer.serving or ()))).peer
 
     def _callee(self, target: str, method: str) -> Peer:
         """R-1: who answers."""
         peer = self._peer_at(target)
         if peer is not None:
+            self._effort.spent += LOOK * len(peer.claims or ())
             if any(claim.serves(method) for claim in (peer.claims or {}).values()):
                 return peer
             raise ProtocolError(Code.NO_SUCH_METHOD, f"peer {target} serves no method {method!r}")
         owners = self._owners(target)
         if len(owners) == 1 and owners[0].serves(method):
             return owners[0].peer
+        self._effort.spent += LOOK * len(owners)
         serving = [claim for claim in owners if claim.serves(method)]
         if not serving:
             raise ProtocolError(Code.NO_SUCH_METHOD, f"{target!r} serves no method {method!r}; `ipcbus names` lists what it serves")

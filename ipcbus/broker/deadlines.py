@@ -43,10 +43,10 @@ class Deadlines(Generic[Item]):
         if self._deadlines.pop(item, None) is not None:
             self._look()
 
-    def due(self, now: float) -> list[Item]:
-        """Take out the items whose time has come, the longest due first."""
+    def due(self, now: float, most: int | None = None) -> list[Item]:
+        """Take out the items whose time has come, up to *most* of them, the longest due first."""
         items: list[Item] = []
-        while self.earliest is not None and self.earliest <= now:
+        while self.earliest is not None and self.earliest <= now and len(items) != most:
             item = self._heap[0][2]
             del self._deadlines[item]
             items.append(item)

@@ -19,6 +19,10 @@ LITERAL_CHANGE = 40  #: a subscription to one topic that comes or goes
 WILDCARD_CHANGE = 400  #: one to many topics: after it all publishers have to find out again whom they reach
 BYTES_A_UNIT = 8  #: arguments that the bus decodes for itself, and lists that it packs
 KEPT_MATCH = 1  #: comparing a pattern with the topic of one kept message
+LOOK = 1  #: at one of many: a claim, an owner, a lane, a node of the trie, an item of a list
+
+#: So many subscriptions, requests, kept messages or strangers end in one go; where more end at once the rest does in the next rounds.
+ENDS_AT_ONCE = 256
 
 
 class Effort:

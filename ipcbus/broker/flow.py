@@ -11,7 +11,7 @@ from ..protocol.walking import frame_end, frames_within, topic_of
 from .backlogs import Backlog, Waiting, note, pins
 from .deadlines import Deadlines
 from .drops import Drops
-from .effort import REPLACE, WAIT, Effort
+from .effort import ENDS_AT_ONCE, REPLACE, WAIT, Effort
 from .holding import Hold
 from .lanes import Group, Lane
 from .losses import Losses
@@ -185,9 +185,9 @@ class Flow(Drops):
 
     def stalled(self, now: float) -> None:
         """Cut the queues that were over their limit, or whose program held its publishers, for too long."""
-        for backlog in self.late.due(now):
+        for backlog in self.late.due(now, ENDS_AT_ONCE):
             self._cut(backlog)
-        for backlog in self.holds.due(now):
+        for backlog in self.holds.due(now, ENDS_AT_ONCE):
             self._cut(backlog)
 
     def _eased(self, backlog: Backlog) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 
 from ..protocol.limits import Limits
@@ -214,12 +215,15 @@ class Holds:
             budget = self._budgets[key] = Budget(self.limits.lane_stall_s, now)
         return budget
 
-    def due(self, now: float) -> list[Backlog]:
-        """The queues of programs that have used up their budget: they are to hold nobody any more."""
+    def due(self, now: float, most: int) -> list[Backlog]:
+        """The queues, up to *most*, of programs that have used up their budget: they are to hold nobody any more."""
         backlogs: list[Backlog] = []
         for budget in self.exhausted.due(now):
             budget.look(self.limits, now)
-            backlogs += [holding.backlog for holding in budget.holdings]
+            some = [holding.backlog for holding in islice(budget.holdings, most - len(backlogs))]
+            backlogs += some
+            if len(some) < len(budget.holdings):
+                self.exhausted.start(budget, now)
         return backlogs
 
     def reconfigure(self, limits: Limits, now: float) -> None:

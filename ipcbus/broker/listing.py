@@ -12,6 +12,7 @@ from ..protocol.messages import brief, pack
 from ..protocol.topics import check_topic
 from .accounts import Program, User
 from .counters import ENDS, OTHER
+from .effort import LOOK
 from .lanes import Group, Lane
 from .names import Name
 from .peers import Peer
@@ -23,7 +24,7 @@ Arguments = dict[str, Any]
 
 
 class Lists:
-    """The methods of the bus that only look."""
+    """The methods of the bus that only look. What they look at costs who asks, whatever the answer has of it."""
 
     def __init__(self, broker: State) -> None:
         self._broker = broker
@@ -36,14 +37,17 @@ class Lists:
             name = names.get(key)
             return describe_name(name) if name is not None else None
 
-        return page(sorted(name.name for name in names), item, arguments, str)
+        return self._page(sorted(name.name for name in names), item, arguments, str)
 
     def peers(self, peer: Peer, arguments: Arguments) -> dict[str, Any]:
         """A page of the peers."""
-        peers, now = self._broker.peers, self._broker.now
-        return page(
-            sorted(key for key, peer in peers.items() if not peer.closing), lambda key: describe_peer(peers[key], now), arguments, int
-        )
+        peers, now, effort = self._broker.peers, self._broker.now, self._broker.effort
+
+        def item(key: int) -> dict[str, Any]:
+            effort.spent += LOOK * (len(peers[key].waiting or ()) + len(peers[key].grouped or ()))
+            return describe_peer(peers[key], now)
+
+        return self._page(sorted(key for key, peer in peers.items() if not peer.closing), item, arguments, int)
 
     def accounts(self, peer: Peer, arguments: Arguments) -> dict[str, Any]:
         """A page of the accounts (Q-1): the bus, its users, each before its programs."""
@@ -65,7 +69,7 @@ class Lists:
             who = {"level": "program", "uid": account.user.uid, "pid": account.pid, "programs": sorted(names.get(account, ()))}
             return {**who, "resources": accounts.of_program(account)}
 
-        return page(list(range(1, len(listed) + 1)), item, arguments, int)
+        return self._page(list(range(1, len(listed) + 1)), item, arguments, int)
 
     def topics(self, peer: Peer, arguments: Arguments) -> dict[str, Any]:
         """A page of the topics that have a counter."""
@@ -89,7 +93,7 @@ class Lists:
                 "not_kept": counter.not_kept,
             }
 
-        return page(sorted(counters), item, arguments, str)
+        return self._page(sorted(counters), item, arguments, str)
 
     def patterns(self, peer: Peer, arguments: Arguments) -> dict[str, Any]:
         """A page of the patterns that somebody subscribes to."""
@@ -103,20 +107,25 @@ class Lists:
             lanes, groups = patterns[pattern]
             return {"pattern": pattern, "lanes": lanes, "groups": groups}
 
-        return page(sorted(patterns), item, arguments, str)
+        return self._page(sorted(patterns), item, arguments, str)
 
     def receivers(self, peer: Peer, arguments: Arguments) -> dict[str, Any]:
         """A page of the lanes and groups that get what is published to a topic."""
         check_topic(arguments["topic"])
         lanes, groups = self._broker.routes.receivers(arguments["topic"])
         found, policy = [*lanes, *groups], self._broker.limits.lane_policy
-        return page(list(range(len(found))), lambda number: describe_receiver(found[number], policy), arguments, int)
+        return self._page(list(range(len(found))), lambda number: describe_receiver(found[number], policy), arguments, int)
 
     def losses(self, peer: Peer, arguments: Arguments) -> dict[str, Any]:
         """A page of the recent episodes in which messages ended that nobody got."""
         broker = self._broker
         episodes = broker.losses.episodes()
-        return page(sorted(episodes), lambda number: episodes[number].describe(broker.now), arguments, int)
+        return self._page(sorted(episodes), lambda number: episodes[number].describe(broker.now), arguments, int)
+
+    def _page(self, keys: list[Any], item: Callable[[Any], Any], arguments: Arguments, cursor: type) -> dict[str, Any]:
+        """A page of something that had to be sorted."""
+        self._broker.effort.spent += LOOK * len(keys)
+        return page(keys, item, arguments, cursor)
 
     def stats(self, peer: Peer, arguments: Arguments) -> dict[str, Any]:
         """Counters and gauges (B-4)."""

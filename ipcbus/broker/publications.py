@@ -16,6 +16,7 @@ from ..protocol.topics import check_publication, peer_address
 from .accounts import Accounts
 from .counters import TopicCounter
 from .delivery import Delivery
+from .effort import ENDS_AT_ONCE, Effort
 from .losses import Losses
 from .peers import Peer, Piece
 from .retained import Retained
@@ -33,8 +34,10 @@ class Publications:
         delivery: Delivery,
         accounts: Accounts,
         log: Callable[[int, str], None],
+        effort: Effort,
     ) -> None:
         self.limits = limits
+        self._effort = effort
         self.retained = Retained(limits, accounts)
         self._losses = losses
         self._counters = losses.counters
@@ -78,7 +81,9 @@ class Publications:
 
     def _give(self, topic: str, frame: bytes, counter: TopicCounter, sender: Peer | None = None, deadline: float | None = None) -> int:
         lanes, groups = self._routes.receivers(topic)
-        self.publish(PublishRoute(0, lanes, groups, counter), frame, len(frame), 1, sender, deadline)
+        route = PublishRoute(0, lanes, groups, counter)
+        self._effort.spent += route.work
+        self.publish(route, frame, len(frame), 1, sender, deadline)
         return len(lanes) + len(groups)
 
     def _give_removal(self, topic: str, sender: int) -> None:
@@ -115,8 +120,8 @@ class Publications:
             self.retained.remove(topic)
 
     def expire(self, now: float) -> None:
-        """Remove the kept messages whose time has passed, and tell who subscribes to them (L-11)."""
-        for topic, frame in self.retained.due(now):
+        """Remove kept messages whose time has passed, and tell who subscribes to them (L-11)."""
+        for topic, frame in self.retained.due(now, ENDS_AT_ONCE):
             self._give_removal(topic, decode(frame).elements[1])
 
     # --- what the bus's own methods use -----------------------------------------------------------
@@ -124,7 +129,7 @@ class Publications:
     def kept(self, topic: str) -> Frame | None:
         """The kept message of *topic*."""
         self.expire(self._delivery.now)
-        frame = self.retained.get(topic)
+        frame = self.retained.get(topic, self._delivery.now)
         return None if frame is None else decode(frame)
 
     def restore(self, peer: Peer, topic: str, meta: Meta, payload: bytes, ttl_ms: int | None, was: list[int]) -> bool:

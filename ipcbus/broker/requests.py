@@ -131,11 +131,11 @@ class Requests:
                 " (limits.max_callee_requests)",
             )
 
-    def due(self, now: float) -> list[Pending]:
-        """The requests in flight that expired, still in the table."""
+    def due(self, now: float, most: int) -> list[Pending]:
+        """The requests in flight that expired, up to *most* of them, still in the table."""
         expired: list[Pending] = []
         heap = self._heap
-        while heap and (heap[0][0] <= now or heap[0][2].settled):
+        while heap and len(expired) < most and (heap[0][0] <= now or heap[0][2].settled):
             pending = heapq.heappop(heap)[2]
             if not pending.settled:
                 expired.append(pending)

@@ -38,9 +38,14 @@ class Retained:
     def __contains__(self, topic: str) -> bool:
         return topic in self._frames
 
-    def get(self, topic: str) -> bytes | None:
+    def get(self, topic: str, now: float) -> bytes | None:
         """What is kept for *topic*."""
-        return self._frames.get(topic)
+        return None if self._is_over(topic, now) else self._frames.get(topic)
+
+    def _is_over(self, topic: str, now: float) -> bool:
+        """Whether the time of what is kept for *topic* has passed, though `due` did not come to it yet."""
+        until = self._deadlines.get(topic)
+        return until is not None and until[0] <= now
 
     def keep(self, topic: str, frame: bytes, payer: Program, deadline: float | None = None) -> None:
         """Keep *frame* as the last of *topic*, until *deadline*; raises ``over_limit``, and then what was kept before is gone."""
@@ -96,11 +101,11 @@ class Retained:
         if self._deadlines:
             self._deadlines.pop(topic, None)
 
-    def due(self, now: float) -> list[tuple[str, bytes]]:
-        """Take out what was to be kept until *now* or less, in the order of its deadlines."""
+    def due(self, now: float, most: int) -> list[tuple[str, bytes]]:
+        """Take out what was to be kept until *now* or less, up to *most* of it, in the order of its deadlines."""
         heap = self._heap
         expired: list[tuple[str, bytes]] = []
-        while heap and (heap[0][0] <= now or self._deadlines.get(heap[0][2]) != heap[0][:2]):
+        while heap and len(expired) < most and (heap[0][0] <= now or self._deadlines.get(heap[0][2]) != heap[0][:2]):
             deadline, sequence, topic = heapq.heappop(heap)
             if self._deadlines.get(topic) == (deadline, sequence):
                 expired.append((topic, self._frames[topic]))
@@ -108,13 +113,14 @@ class Retained:
         self.earliest = heap[0][0] if heap else None
         return expired
 
-    def matching(self, pattern: str) -> Iterator[bytes]:
+    def matching(self, pattern: str, now: float) -> Iterator[bytes]:
         """The frames whose topic a legal *pattern* matches, oldest first."""
         if is_literal(split_pattern(pattern)):
-            if pattern in self._frames:
-                yield self._frames[pattern]
+            frame = self.get(pattern, now)
+            if frame is not None:
+                yield frame
             return
         good: Callable[[str], object] = matcher(pattern) if len(self._frames) >= _COMPILED_MIN else partial(matches, pattern)
         for topic, frame in self._frames.items():
-            if good(topic):
+            if good(topic) and not (self._deadlines and self._is_over(topic, now)):
                 yield frame

@@ -17,7 +17,7 @@ from ..protocol.framing import Prefix
 from ..protocol.messages import Kind
 from ..protocol.topics import check_publication, is_literal, split_pattern
 from .counters import TopicCounter, TopicCounters
-from .effort import LITERAL_CHANGE, REFUSED, RESOLVE, RUN, WILDCARD_CHANGE, Effort
+from .effort import LITERAL_CHANGE, LOOK, REFUSED, RESOLVE, RUN, WILDCARD_CHANGE, Effort
 from .lanes import Group, Lane
 from .peers import Peer
 
@@ -61,6 +61,7 @@ class SubscriptionIndex:
     def __init__(self) -> None:
         self.generation = 1
         self.lanes = 0  #: how many there are
+        self.looked = 0  #: at so many nodes of the trie, in all
         self.leaving: list[Lane] = []  #: of peers that went with many: nothing reaches them, and they are taken out bit by bit
         self._literal: dict[str, Subscribers] = {}
         self._root = _Node()
@@ -207,6 +208,7 @@ class SubscriptionIndex:
                 if node.children and token in node.children:
                     following.append(node.children[token])
             level = following
+            self.looked += len(level)
             if not level:
                 return found
         found.extend(node.here for node in level if node.here)
@@ -318,13 +320,13 @@ class RouteTable(SubscriptionIndex):
 
     def resolve(self, prefix: Prefix) -> AnyRoute:
         """The route of a prefix in the present generation."""
-        self._effort.spent += RESOLVE
         prefix.route = route = self._find(prefix)
         return route
 
     def _find(self, prefix: Prefix) -> AnyRoute:
         if prefix.kind is Kind.SEND:
             prefix.counter = self.uncounted
+            self._effort.spent += RESOLVE
             return SendRoute(self.generation, prefix.to)
         try:
             check_publication(prefix.to)
@@ -352,7 +354,9 @@ class RouteTable(SubscriptionIndex):
 
     def receivers(self, topic: str) -> tuple[tuple[Lane, ...], tuple[Group, ...]]:
         """The lanes and groups that get a message on *topic*. Who has too many of them is noted (L-1)."""
+        looked = self.looked
         lanes, groups = super().receivers(topic)
+        self._effort.spent += RESOLVE + LOOK * (self.looked - looked + len(lanes))
         if len(lanes) > self.max_matches:
             for peer, count in Counter(lane.peer for lane in lanes).items():
                 if count > self.max_matches:

@@ -13,7 +13,7 @@ from ..protocol.messages import pack
 from .accounts import Accounts
 from .counters import ENDS, Counters, TopicCounters
 from .delivery import Delivery
-from .effort import Effort
+from .effort import LOOK, Effort
 from .lanes import Group, Lane
 from .losses import Losses
 from .names import Change, Names
@@ -56,7 +56,7 @@ class State:
         self._log = log
         self._delivery = Delivery(self.limits, self.losses, log, self.effort)
         self.holds = self._delivery.holds
-        self.publications = Publications(self.limits, self.losses, self.routes, self._delivery, self.accounts, log)
+        self.publications = Publications(self.limits, self.losses, self.routes, self._delivery, self.accounts, log, self.effort)
         self.retained = self.publications.retained
         self._strangers: Timeouts[Peer] = Timeouts(self.limits.handshake_timeout_s)
 
@@ -78,13 +78,14 @@ class State:
         return totals["offered"], {name: totals[name] for name in ENDS} | {"queued": self.queued()}
 
     def queued(self) -> int:
-        """Messages that wait in outputs, and for credit; walks over them."""
+        """Messages that wait in outputs, and for credit; walks over them, at the expense of who asks."""
         count = 0
         groups: set[Group | None] = set()
         for peer in self.peers.values():
             count += peer.given - peer.delivered
             count += sum(lane.backlog.count for lane in peer.waiting or () if lane.backlog is not None)
             groups.update(lane.group for lane in peer.grouped or ())
+            self.effort.spent += LOOK * (1 + len(peer.waiting or ()) + len(peer.grouped or ()))
         return count + sum(group.backlog.count for group in groups if group is not None and group.backlog is not None)
 
     def queued_bytes(self) -> int:

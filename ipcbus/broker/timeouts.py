@@ -45,11 +45,11 @@ class Timeouts(Generic[Item]):
     def _look(self) -> None:
         self.earliest = next(iter(self._deadlines.values()), None)
 
-    def due(self, now: float) -> list[Item]:
-        """Take out the items whose time has come."""
+    def due(self, now: float, most: int | None = None) -> list[Item]:
+        """Take out the items whose time has come, up to *most* of them."""
         items: list[Item] = []
         for item, deadline in self._deadlines.items():
-            if deadline > now:
+            if deadline > now or len(items) == most:
                 break
             items.append(item)
         for item in items:

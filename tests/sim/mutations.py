@@ -358,8 +358,8 @@ MUTATIONS = [
         "never_cut",
         "a queue may be over its soft limit for ever (L-7)",
         FLOW,
-        "        for backlog in self.late.due(now):\n            self._cut(backlog)\n",
-        "        self.late.due(now)\n",
+        "        for backlog in self.late.due(now, ENDS_AT_ONCE):\n            self._cut(backlog)\n",
+        "        self.late.due(now, ENDS_AT_ONCE)\n",
     ),
     Mutation(
         "new_place",

@@ -353,8 +353,8 @@ def test_deadlines_that_were_replaced_do_not_pile_up() -> None:
     for n in range(5 * _STALE_MIN):
         kept.keep("t", b"x", payer, float(n))
     assert len(kept._heap) <= _STALE_MIN + 3
-    assert kept.due(10.0) == []
-    assert kept.due(5.0 * _STALE_MIN) == [("t", b"x")]
+    assert kept.due(10.0, 10) == []
+    assert kept.due(5.0 * _STALE_MIN, 10) == [("t", b"x")]
     assert (len(kept), kept.bytes, kept.earliest) == (0, 0, None)
 
 
@@ -365,5 +365,5 @@ def test_a_kept_message_that_is_refused_leaves_no_deadline() -> None:
     kept.keep("t", b"x", payer, 1.0)
     with pytest.raises(ProtocolError):
         kept.keep("t", bytes(6), payer, 2.0)
-    assert kept.due(3.0) == []
+    assert kept.due(3.0, 10) == []
     assert kept.earliest is None

@@ -6,8 +6,7 @@ import msgpack
 import pytest
 
 from ipcbus.broker import Broker
-from ipcbus.broker.broker import LANES_AT_ONCE
-from ipcbus.broker.effort import FRAME, LITERAL_CHANGE, RUN, WILDCARD_CHANGE
+from ipcbus.broker.effort import ENDS_AT_ONCE, FRAME, LITERAL_CHANGE, RUN, WILDCARD_CHANGE
 from ipcbus.broker.quotas import LANES
 from ipcbus.protocol.errors import Code
 from ipcbus.protocol.limits import ARGUMENTS_MAX_ELEMENTS
@@ -224,7 +223,7 @@ def test_many_subscriptions_end_at_once_and_are_taken_out_bit_by_bit(extra: int)
     bus = Bus()
     a, b, other = bus.peer(), bus.peer(), bus.peer()
     other.subscribe("t.*")
-    count = LANES_AT_ONCE + extra
+    count = ENDS_AT_ONCE + extra
     for number in range(1, count + 1):
         b.subscribe(("t.1", "t.*", f"u.{number}", f"u.{number}.*")[number % 4], lane=number, credit=number % 2 * 1000)
     a.publish("t.1")  # some of it waits
@@ -240,7 +239,7 @@ def test_many_subscriptions_end_at_once_and_are_taken_out_bit_by_bit(extra: int)
     while bus.broker.next_deadline() == bus.now and routes.leaving:
         left = len(routes.leaving)
         bus.broker.tick(bus.now)
-        assert left - len(routes.leaving) == min(left, LANES_AT_ONCE)
+        assert left - len(routes.leaving) == min(left, ENDS_AT_ONCE)
         rounds += 1
     assert (rounds > 0) == (extra > 0)
     other.leave()
@@ -251,7 +250,7 @@ def test_many_subscriptions_end_at_once_and_are_taken_out_bit_by_bit(extra: int)
 def test_taking_out_what_left_makes_no_route_void() -> None:
     bus = Bus()
     a, b = bus.peer(), bus.peer()
-    for number in range(1, 2 * LANES_AT_ONCE):
+    for number in range(1, 2 * ENDS_AT_ONCE):
         b.subscribe("t.*", lane=number, credit=0)
     b.leave()
     resolved(bus, a, "t.1", "t.2")
@@ -357,3 +356,167 @@ def test_the_gauges_of_the_daemon_stand_in_stats() -> None:
     bus = Bus()
     bus.broker = broker
     assert bus.peer().ask("stats")["max_fds"] == 7
+
+
+# --- much that is due at once -----------------------------------------------------------------------------------------------------------
+
+
+def ticks(bus: Bus) -> int:
+    """How many rounds it takes until nothing is due."""
+    rounds = 0
+    while (deadline := bus.broker.next_deadline()) is not None and deadline <= bus.now:
+        bus.broker.tick(bus.now)
+        rounds += 1
+    return rounds
+
+
+AROUND = pytest.mark.parametrize("count", [ENDS_AT_ONCE - 1, ENDS_AT_ONCE, ENDS_AT_ONCE + 1, 3 * ENDS_AT_ONCE])
+
+
+def rounds_of(count: int) -> int:
+    return -(-count // ENDS_AT_ONCE)
+
+
+@AROUND
+def test_requests_that_expire_together_do_so_in_steps(count: int) -> None:
+    bus = Bus()
+    a, b = bus.peer(), bus.peer()
+    b.serve("svc", "m")
+    for number in range(1, count + 1):
+        a.request("svc/m", id=number, timeout_ms=1000)
+    b.read()
+    bus.now += 1.0
+    bus.broker.tick(bus.now)
+    assert len(bus.broker.requests) == max(count - ENDS_AT_ONCE, 0)
+    assert 1 + ticks(bus) == rounds_of(count)
+    assert [(envelope[3], envelope[4]) for envelope in a.read()] == [(number, Code.EXPIRED) for number in range(1, count + 1)]
+    assert [envelope[3] for envelope in b.read()] == list(range(1, count + 1))
+
+
+@AROUND
+def test_kept_messages_whose_time_ends_together_go_in_steps(count: int) -> None:
+    bus = Bus()
+    a, b, late = bus.peer(), bus.peer(), bus.peer()
+    for number in range(count):
+        a.write(encode_with_payload(b"x", Kind.POST, a.id, f"t.{number}", None, 1000, True, None))
+    b.subscribe("t.*", retained=False)
+    bus.now += 1.0
+    bus.broker.tick(bus.now)
+    assert len(bus.broker.retained) == max(count - ENDS_AT_ONCE, 0)
+    removed = [envelope[2] for envelope in b.read() if envelope[0] == Kind.RETAIN]
+    assert removed == [f"t.{number}" for number in range(min(count, ENDS_AT_ONCE))]
+    # what is past its time is not there any more, whether it was taken out or not
+    last = f"t.{count - 1}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bus.broker.publications, "expire", lambda now: None)
+        assert late.ask("get", topic=last) is None
+        for lane, pattern in enumerate((last, "t.*"), 1):
+            assert late.ask("subscribe", pattern=pattern, lane=lane, credit=1 << 20)["retained"] == 0
+    assert 1 + ticks(bus) == rounds_of(count)
+    assert not len(bus.broker.retained)
+
+
+@AROUND
+def test_strangers_whose_time_ends_together_go_in_steps(count: int) -> None:
+    bus = Bus()
+    strangers = [Client(bus, bus.broker.connect(bus.now)) for _ in range(count)]
+    bus.now += bus.broker.limits.handshake_timeout_s
+    bus.broker.tick(bus.now)
+    assert sum(each.peer.closing for each in strangers) == min(count, ENDS_AT_ONCE)
+    assert 1 + ticks(bus) == rounds_of(count)
+    assert all(each.peer.closing for each in strangers)
+
+
+@AROUND
+@pytest.mark.parametrize("policy", ["drop_oldest", "block"])
+def test_queues_that_are_cut_together_are_so_in_steps(count: int, policy: str) -> None:
+    bus = Bus(max_matches=10_000)
+    a, b = bus.peer(), bus.peer()
+    limits = {"soft": 1, "seconds": 1 if policy == "drop_oldest" else 100}  # block: it is the program's time that ends
+    for lane in range(1, count + 1):
+        b.subscribe("t", lane=lane, credit=0, policy=policy, limits=limits)
+    a.publish("t")
+    lanes = (b.peer.lanes or {}).values()
+    bus.now += 10.0
+    for number in range(1, rounds_of(count) + 1):
+        assert bus.broker.next_deadline() is not None
+        bus.broker.tick(bus.now)
+        cut = sum(lane.backlog is not None and lane.backlog.dropping for lane in lanes)
+        assert cut == min(count, number * ENDS_AT_ONCE)
+    assert ticks(bus) == 0
+
+
+# --- what looks small and is not --------------------------------------------------------------------------------------------------------
+
+
+def cost(bus: Bus, client: Client, data: bytes) -> int:
+    spent = receive(bus, client, data, 1 << 60)
+    client.read()
+    return spent
+
+
+def question(client: Client, to: str, **arguments: object) -> bytes:
+    client._request += 1
+    return encode_with_payload(msgpack.packb(arguments), Kind.REQUEST, client.id, to, client._request, 1000, None)
+
+
+def post(client: Client, topic: str) -> bytes:
+    return encode_with_payload(b"x", Kind.POST, client.id, topic, None, None, False, None)
+
+
+MANY = 500
+
+
+def test_who_has_many_names_pays_for_looking_through_them() -> None:
+    bus = Bus()
+    a, b = bus.peer(), bus.peer()
+    for number in range(MANY):
+        a.ask("own", name=f"n{number}")
+    assert cost(bus, a, question(a, "bus/serve", name="n1", methods=["m"])) > MANY
+    assert cost(bus, b, question(b, f":{a.id}/none")) > MANY
+    assert cost(bus, b, question(b, "bus/names", limit=1)) > MANY
+
+
+def test_who_asks_one_of_many_owners_pays_for_looking_at_them() -> None:
+    bus = Bus()
+    owners = [bus.peer() for _ in range(MANY)]
+    for owner in owners:
+        owner.serve("n", "m", mode="shared")
+    a = owners[0]
+    assert cost(bus, a, question(a, "n/m")) > MANY
+    assert cost(bus, a, encode_with_payload(b"", Kind.SEND, a.id, "n", None)) > MANY
+    assert cost(bus, a, question(a, "bus/serve", name="n", methods=["m"])) > MANY
+    assert cost(bus, a, question(a, "bus/stats")) > MANY
+    assert cost(bus, a, question(a, "bus/peers", limit=1)) > MANY
+
+
+def test_a_post_costs_whom_it_reaches() -> None:
+    bus = Bus()
+    a, b = bus.peer(), bus.peer()
+    for lane in range(1, MANY + 1):
+        b.subscribe("t", lane=lane)
+        b.subscribe("$bus.names.>", lane=MANY + lane)
+    few = cost(bus, a, post(a, "other"))
+    assert few < 200
+    assert cost(bus, a, post(a, "t")) > few + MANY
+    assert cost(bus, a, question(a, "bus/own", name="watched")) > few + MANY
+
+
+def test_what_waits_in_many_queues_costs_who_asks_for_it() -> None:
+    bus = Bus()
+    a, b = bus.peer(), bus.peer()
+    for lane in range(1, MANY + 1):
+        b.subscribe(f"t.{lane}", lane=lane, credit=0)
+        a.publish(f"t.{lane}")
+    assert cost(bus, a, question(a, "bus/stats")) > MANY
+    assert cost(bus, a, question(a, "bus/peers")) > MANY
+    assert cost(bus, a, question(a, "bus/patterns", limit=1)) > MANY
+
+
+def test_patterns_that_a_topic_has_to_be_compared_with_cost_its_publisher() -> None:
+    bus = Bus()
+    a, b = bus.peer(), bus.peer()
+    for lane in range(256):
+        b.subscribe(".".join("a*"[lane >> at & 1] for at in range(8)) + ".end", lane=lane + 1)
+    few = cost(bus, a, publication(a.id, "b.b"))
+    assert cost(bus, a, publication(a.id, ".".join("a" * 8) + ".other")) > few + 256
