@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-SLICE_WORK = 4096  #: units of `broker.effort` for one peer before the others have their turn: about 1 ms
+SLICE_WORK = 4096  #: units of `broker.effort` in one go for peers that cost much, while nobody else wants anything: about 1 ms
+SHARED_SLICE_WORK = 512  #: while somebody does: he waits for so much at most, and not much longer than without them
+SHARED_S = 0.1  #: how long after he was served: who asks ten times a second finds the slices small each time
+BYTES_A_UNIT = 256  #: of a read: what copying them out of the kernel costs, and into it
 READ_MIN_BYTES = 4096  #: of one read of a peer whose messages are expensive for many
 WRITE_BYTES = 1_048_576  #: to one peer in one round: several socket buffers, yet a fast reader of a long queue cannot keep the loop
 WRITE_PASSES = 4  #: a write may free queues and so make more output; after this many passes the loop looks at its sockets again

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from ..protocol.errors import Code
 from ..protocol.limits import READ_BYTES
 from ..protocol.messages import Kind, clip_text, encode
-from .limits import CHUNK_BYTES, CLOSE_DRAIN_READS, IOV_MAX, JOIN_BYTES, JOIN_PIECES, READ_MIN_BYTES, SLICE_WORK, WRITE_BYTES
+from .limits import CHUNK_BYTES, CLOSE_DRAIN_READS, IOV_MAX, JOIN_BYTES, JOIN_PIECES, READ_MIN_BYTES, SHARED_SLICE_WORK, WRITE_BYTES
 
 if TYPE_CHECKING:
     from ..broker.peers import Peer, Piece
@@ -25,7 +25,7 @@ class Turn(enum.Enum):
     """Who reads a link, and when."""
 
     READY = 0  #: whenever the poller says so
-    QUEUED = 1  #: it used up a slice: when its turn comes, beside others who did
+    QUEUED = 1  #: its last read cost much: when its turn comes, beside others like it, and after those who are READY were served
     ASIDE = 2  #: the same, but it is held (L-7): when that is over
 
 
@@ -49,12 +49,14 @@ class Link:
         self.parting = False  #: peer.closing was seen, and its time is bounded
         self.gone = False  #: closed at the end of the round at the latest; nothing may be done with it
 
-    def measure(self, size: int, spent: int) -> None:
-        """After a read of *size* bytes that took *spent* units of work, up to its end or that of a slice: how much to read next."""
-        if spent >= 2 * SLICE_WORK:
-            self.read_bytes = max(READ_MIN_BYTES, size * SLICE_WORK // spent)
-        elif spent < SLICE_WORK:
+    def measure(self, size: int, spent: int, work: int) -> None:
+        """After a read of *size* bytes that took *spent* units, up to its end or that of a slice of *work*: how much to read next, and
+        who reads it."""
+        if spent >= 2 * work:
+            self.read_bytes = max(READ_MIN_BYTES, size * work // spent)
+        elif spent < work:
             self.read_bytes = min(READ_BYTES, 2 * self.read_bytes)
+        self.turn = Turn.QUEUED if spent >= SHARED_SLICE_WORK else Turn.READY
 
 
 def offer(link: Link) -> int:

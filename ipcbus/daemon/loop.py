@@ -4,8 +4,10 @@ Owns the poller, the links and the timers. Must not know what frames mean (the b
 daemon stops (the lifecycle does). A frame's way: ``recv`` of at most READ_BYTES from each readable peer, ``broker.receive``; when all were
 read, the output of every peer that the broker touched is offered to the kernel; what it does not take waits for writability.
 
-Who needs more work than a slice (SLICE_WORK) for one read goes on when its turn comes: all of those together get about a slice a round.
-So others wait for a few milliseconds at most, however many send however expensive things.
+Who had a read that cost as much as a small slice (SHARED_SLICE_WORK) is read no more when the poller says so but when its turn comes: in
+each round, after the others have been read and their output was written, all of those together get about one slice. It is small while there
+are others, so that they wait for one small slice and its output at most, however many send however expensive things; who has the bus for
+himself has large ones (SLICE_WORK).
 
 A round never frees a link that an event later in the same round may name: links are closed at its end, and ``gone`` is checked before
 any use.
@@ -25,7 +27,19 @@ from typing import TYPE_CHECKING, Protocol
 
 from ..protocol.errors import Code
 from ..protocol.limits import READ_BYTES
-from .limits import CLOSE_FLUSH_S, FAULTS_MAX, RETRY_S, SELECT_MAX_FD, SLICE_WORK, WAIT_MAX_S, WARM_UP_BYTES, WRITE_PASSES
+from .limits import (
+    BYTES_A_UNIT,
+    CLOSE_FLUSH_S,
+    FAULTS_MAX,
+    RETRY_S,
+    SELECT_MAX_FD,
+    SHARED_S,
+    SHARED_SLICE_WORK,
+    SLICE_WORK,
+    WAIT_MAX_S,
+    WARM_UP_BYTES,
+    WRITE_PASSES,
+)
 from .links import Link, Turn, close, hung_up, offer, part, settle
 from .memory import Reclaim
 
@@ -56,7 +70,7 @@ class Loop:
 
     __slots__ = (
         "_broker", "_clock", "_dead", "_deadline", "_faults", "_finishing", "_links", "_more", "_reclaim", "_revisit", "_selector",
-        "_sequence", "_stopped", "_timers", "_turns", "empty_since", "max_fd",
+        "_sequence", "_shared_until", "_stopped", "_timers", "_turns", "empty_since", "max_fd",
     )  # fmt: skip
 
     def __init__(self, broker: Broker, poller: str, clock: Callable[[], float]) -> None:
@@ -67,7 +81,8 @@ class Loop:
         self._links: set[Link] = set()
         self.empty_since: float | None = clock()  #: when the last link was closed; None while there are some
         self._dead: list[Link] = []  #: to be closed at the end of the round
-        self._turns: deque[Link] = deque()  #: who used up its slice, in the order of their turns
+        self._turns: deque[Link] = deque()  #: whose last read cost much, in the order of their turns
+        self._shared_until = 0.0  #: until then their slices are small, because somebody else was served
         self._revisit: list[Link] = []  #: to be served in this round although the broker did not touch them
         self._more = False  #: the broker touched peers that this round did not get to
         self._timers: list[tuple[float, int, Callable[[float], None]]] = []
@@ -135,6 +150,7 @@ class Loop:
             try:
                 events = select(self._timeout(now))
                 now = clock()
+                queued = len(turns)
                 for key, mask in events:
                     link = key.data
                     if link.__class__ is not Link:
@@ -147,12 +163,13 @@ class Loop:
                             data = link.sock.recv(link.read_bytes)
                             if not data:
                                 self._end_of_file(link, now)
-                            elif (spent := receive(link.peer, data, now, SLICE_WORK)) >= SLICE_WORK:
-                                link.turn = Turn.QUEUED
-                                link.measure(len(data), spent)
-                                turns.append(link)
-                            elif link.read_bytes < READ_BYTES:
-                                link.measure(len(data), spent)
+                            else:
+                                spent = receive(link.peer, data, now, SHARED_SLICE_WORK) + len(data) // BYTES_A_UNIT
+                                if spent >= SHARED_SLICE_WORK:
+                                    link.measure(len(data), spent, self._slice(now))
+                                    turns.append(link)
+                                elif link.read_bytes < READ_BYTES:
+                                    link.measure(len(data), spent, SHARED_SLICE_WORK)
                         except BlockingIOError:
                             pass  # the poller said readable and it was not: it will say so again
                         except OSError as error:
@@ -163,9 +180,11 @@ class Loop:
                     if mask & WRITE:
                         link.blocked = False
                         self._revisit.append(link)
-                if turns:
-                    self._write(now)  # what the others asked for does not wait for a slice
-                    self._take_turns(now)
+                if queued:
+                    others = len(turns) == queued  # else what is to be written may come from who has just been queued
+                    if self._write(now) and others:
+                        self._shared_until = now + SHARED_S
+                    self._take_turns(now, queued)
                 self._expire(now)
                 self._write(now)
                 if self._dead:
@@ -195,13 +214,17 @@ class Loop:
             return 0.0
         return deadline - now if deadline - now < WAIT_MAX_S else WAIT_MAX_S
 
-    def _take_turns(self, now: float) -> None:
-        """Go on with those who used up a slice, each in turn, until one more slice is used up. Who asks for little has its turn no more."""
-        left = SLICE_WORK
-        for _ in range(len(self._turns)):
+    def _slice(self, now: float) -> int:
+        """How much work those whose reads cost much may be in this round, together."""
+        return SHARED_SLICE_WORK if now < self._shared_until else SLICE_WORK
+
+    def _take_turns(self, now: float, count: int) -> None:
+        """Go on with *count* of those whose reads cost much at most, each in turn, until a slice is used up."""
+        work = left = self._slice(now)
+        for _ in range(count):
             link = self._turns.popleft()
             try:
-                spent, link.turn = self._take_turn(link, now)
+                left -= self._take_turn(link, now, work)
             except OSError as error:
                 self._lost(link, now, error)
                 continue
@@ -211,29 +234,33 @@ class Loop:
                 continue
             if link.turn is Turn.QUEUED:
                 self._turns.append(link)
-            left -= spent
             if left <= 0:
                 return
 
-    def _take_turn(self, link: Link, now: float) -> tuple[int, Turn]:
-        """One slice for a link; returns what it took of it, and who reads the link next. Raises OSError where the connection is gone."""
+    def _take_turn(self, link: Link, now: float, work: int) -> int:
+        """A slice of *work* for a link, at most; returns what it took of it. Raises OSError where the connection is gone."""
         peer = link.peer
+        link.turn = Turn.READY
         if link.gone or peer.closing or link.eof:
-            return 0, Turn.READY
-        if peer.held:
-            return 0, Turn.ASIDE if peer.unread is not None else Turn.READY
+            return 0
         if peer.unread is not None:
-            return self._broker.resume(peer, now, SLICE_WORK), Turn.QUEUED
+            if peer.held:
+                link.turn = Turn.ASIDE
+                return 0
+            link.turn = Turn.QUEUED
+            return self._broker.resume(peer, now, work)
+        if peer.held:
+            return 0
         try:
             data = link.sock.recv(link.read_bytes)
         except BlockingIOError:
-            return 0, Turn.READY
+            return 0
         if not data:
             self._end_of_file(link, now)
-            return 0, Turn.READY
-        spent = self._broker.receive(peer, data, now, SLICE_WORK)
-        link.measure(len(data), spent)
-        return spent, Turn.QUEUED if spent >= SLICE_WORK else Turn.READY
+            return 0
+        spent = self._broker.receive(peer, data, now, work) + len(data) // BYTES_A_UNIT
+        link.measure(len(data), spent, work)
+        return spent
 
     def _expire(self, now: float) -> None:
         """Run what is due: the broker's deadlines and the loop's own timers."""
@@ -248,21 +275,23 @@ class Loop:
                 self.at(now + RETRY_S, callback)
                 log.exception("fault of the bus in what was due, which is tried again")
 
-    def _write(self, now: float) -> None:
-        """Serve whoever became writable or was touched by the broker. Writing frees queues, which touches others: a few passes a round."""
+    def _write(self, now: float) -> bool:
+        """Serve whoever became writable or was touched by the broker. Writing frees queues, which touches others: a few passes. Returns
+        whether the broker had touched anybody."""
         if self._revisit:
             revisit, self._revisit = self._revisit, []
             for link in revisit:
                 self._serve(link, now)
         self._more = False
-        for _ in range(WRITE_PASSES):
+        for number in range(WRITE_PASSES):
             touched = self._broker.take_touched()
             if not touched:
-                return
+                return number > 0
             for peer in touched:
                 if peer.link is not None:
                     self._serve(peer.link, now)
         self._more = True
+        return True
 
     # --- one link ---------------------------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -16,7 +16,7 @@ import pytest
 from ipcbus.broker import Broker, Credentials, Peer
 from ipcbus.broker.effort import UNLIMITED
 from ipcbus.daemon.admission import Admission
-from ipcbus.daemon.limits import READ_MIN_BYTES, SLICE_WORK, WAIT_MAX_S
+from ipcbus.daemon.limits import READ_MIN_BYTES, SHARED_SLICE_WORK, SLICE_WORK, WAIT_MAX_S
 from ipcbus.daemon.links import Link, Turn
 from ipcbus.daemon.loop import POLLERS, Loop
 from ipcbus.protocol.errors import Code
@@ -59,9 +59,9 @@ class FaultyBroker(Broker):
 class Bench:
     """A loop, its broker, and our ends of socket pairs."""
 
-    def __init__(self, poller: str = "epoll", limits: Limits | None = None) -> None:
+    def __init__(self, poller: str = "epoll", limits: Limits | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self.broker = FaultyBroker(incarnation=bytes(16), random_bytes=os.urandom, now=time.monotonic(), limits=limits)
-        self.loop = Loop(self.broker, poller, time.monotonic)
+        self.loop = Loop(self.broker, poller, clock)
         self.ours: list[socket.socket] = []
 
     def connect(self) -> tuple[socket.socket, Peer]:
@@ -476,8 +476,8 @@ def test_others_have_their_turns_between_the_slices(bench: Bench) -> None:
     good.sendall(encode(Kind.PING, 6, 1))
     bench.run(0.5)
     assert len(answered) >= 20
-    # in the first round everybody has a slice; after it all of the greedy ones together have one more in each
-    assert max(later - earlier for earlier, later in itertools.pairwise(answered)) <= 2 * (SLICE_WORK + 1000)
+    # in the first round everybody has a slice; after it all of the greedy ones together have one in each, a small one
+    assert max(later - earlier for earlier, later in itertools.pairwise(answered[2:])) < SHARED_SLICE_WORK + 1000
     for sock in greedy:
         assert len(frames(sock)) == 100
 
@@ -583,8 +583,16 @@ def test_what_comes_for_a_blocked_link_pins_no_read(bench: Bench) -> None:
 def test_who_sends_runs_that_cost_more_than_a_slice_is_read_in_smaller_pieces(bench: Bench, before: int, spent: int, after: int) -> None:
     _, peer = bench.ready()
     peer.link.read_bytes = before
-    peer.link.measure(before, spent)
+    peer.link.measure(before, spent, SLICE_WORK)
     assert peer.link.read_bytes == after
+
+
+@pytest.mark.parametrize(("spent", "turn"), [(SHARED_SLICE_WORK - 1, Turn.READY), (SHARED_SLICE_WORK, Turn.QUEUED)])
+def test_who_has_turns_is_who_sends_what_costs_as_much_as_a_small_slice(bench: Bench, spent: int, turn: Turn) -> None:
+    _, peer = bench.ready()
+    for work in (SHARED_SLICE_WORK, SLICE_WORK):
+        peer.link.measure(1, spent, work)
+        assert peer.link.turn is turn
 
 
 def test_a_run_for_many_that_do_not_read_is_read_in_smaller_pieces(bench: Bench) -> None:
