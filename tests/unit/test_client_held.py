@@ -189,6 +189,28 @@ def test_flush_waits_for_what_is_kept() -> None:
     testing.run(main)
 
 
+def test_flush_ends_with_the_bus_while_it_waits_for_what_is_kept() -> None:
+    with testing.FakeBus() as kit:
+        bus = kit.connect(timeout=None, reconnect=False, outbox="drop_oldest")
+        hold(bus)
+        bus.publish("slow", 1)
+        kit.call_later(1.0, lambda: kit.drop(bus))
+        with pytest.raises(ipcbus_client.ConnectionLost):
+            bus.flush(None)
+        assert kit.now == pytest.approx(1.0)
+
+    async def main(kit: testing.FakeBus) -> None:
+        bus, other = await kit.aio_connect(outbox="drop_oldest"), await kit.aio_connect()
+        sub = await other.subscribe("slow")
+        hold(bus)
+        await bus.publish("slow", 1)
+        kit.call_later(1.0, lambda: kit.drop(bus))
+        await bus.flush()
+        assert (await sub.get(0.0)).data == 1  # after a reconnect, for which it waited
+
+    testing.run(main)
+
+
 def test_blocking_a_held_publish_in_a_handler_lends_its_thread() -> None:
     with testing.FakeBus() as kit:
         bus, other = kit.connect(), kit.connect()

@@ -13,6 +13,7 @@ from ipcbus.protocol.messages import Kind, encode, encode_with_payload
 from ipcbus_client import Closed, Hold, OutboxFull
 from ipcbus_client import _holds as holds_module
 from ipcbus_client._session import Session
+from ipcbus_client._state import State
 from ipcbus_client._waiting import POLICIES, Waiting
 
 INFO = {"software": "test", "max_frame_bytes": 100_000, "max_payload_bytes": 50_000}
@@ -420,3 +421,60 @@ def test_a_signal_handler_publishes_while_what_was_kept_goes_out(policy: str, mo
     world.resume(2)
     assert world.payloads() == [1, 3]
     assert world.session.undelivered().unsent == 0
+
+
+@pytest.mark.parametrize("policy", DROPPING)
+def test_a_signal_handler_reads_another_resume_while_what_was_kept_goes_out(policy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(policy)
+    for identity, topic in enumerate(("still", "slow", "late")):
+        world.hold(identity, topic)
+    for number, topic in enumerate(("still", "slow", "late", "still")):
+        world.publish(topic, number)
+    matches, interrupted = holds_module.matches, False
+
+    def interrupt(pattern: str, topic: str) -> bool:
+        nonlocal interrupted
+        if not interrupted:
+            interrupted = True
+            world.resume(2)
+        return matches(pattern, topic)
+
+    monkeypatch.setattr(holds_module, "matches", interrupt)
+    world.resume(1)
+    assert interrupted
+    assert sorted(world.payloads()) == [1, 2]
+    world.resume(0)
+    assert world.payloads() == [0, 3]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_signal_handler_reads_the_resume_while_it_is_told_what_holds(policy: str) -> None:
+    world = World(policy)
+    world.hold()
+
+    def clock() -> float:
+        if world.holds.some and world.holds._topics:
+            world.resume()
+        return world.now
+
+    world.session.use_clock(clock)
+    if policy in DROPPING:
+        world.publish("slow.a", 1)
+        assert world.payloads() == [1]
+    else:
+        with pytest.raises(OutboxFull, match="held by"):
+            world.publish("slow.a", 1)
+    world.publish("slow.a", 2)
+    assert world.payloads() == [2]
+
+
+@pytest.mark.parametrize("policy", DROPPING)
+def test_who_is_told_that_a_topic_is_held_finds_the_connection_gone(policy: str) -> None:
+    world = World(policy)
+    world.hold()
+    world.holds.on_change = lambda: world.session.state is State.CONNECTED and world.session.lost("it was late", again=True)
+    world.publish("slow.a", 1)
+    assert world.holds.kept == set()
+    world.connect()
+    world.publish("slow.a", 2)
+    assert world.payloads() == [2]

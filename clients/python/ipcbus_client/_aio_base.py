@@ -232,10 +232,13 @@ class BusBase:
 
     async def _fence(self, deadline: float | None) -> None:
         """Wait until everything sent before was routed."""
-        if not await self._wire.wait_connected(deadline):
-            raise Timeout(f"not connected: {self._wire.last_failure or _names.NO_ANSWER}", who=self._address, what="flush")
-        if self._outbox.holds.kept and not await self._wire.wait_sent(deadline):
-            raise _names.still_held(self._outbox, self._address)
+        while True:
+            if not await self._wire.wait_connected(deadline):
+                raise Timeout(f"not connected: {self._wire.last_failure or _names.NO_ANSWER}", who=self._address, what="flush")
+            if not self._outbox.holds.kept:
+                break
+            if not await self._wire.wait_sent(deadline):
+                raise _names.still_held(self._outbox, self._address)
         (await self._wait(self._session.ping(), deadline)).result()
 
     async def _drain(self, deadline: float | None) -> None:

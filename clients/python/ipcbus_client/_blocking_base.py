@@ -232,10 +232,13 @@ class BusBase:
 
     def _fence(self, deadline: float | None) -> None:
         """Wait until everything sent before was routed. Under the lock, taken once: a wait lets go of it once."""
-        if not self._wire.wait_connected(deadline):
-            raise Timeout(f"not connected: {self._wire.last_failure or _names.NO_ANSWER}", who=self._address, what="flush")
-        if self._outbox.holds.kept and not self._wire.wait_sent(deadline):
-            raise _names.still_held(self._outbox, self._address)
+        while True:
+            if not self._wire.wait_connected(deadline):
+                raise Timeout(f"not connected: {self._wire.last_failure or _names.NO_ANSWER}", who=self._address, what="flush")
+            if not self._outbox.holds.kept:
+                break
+            if not self._wire.wait_sent(deadline):
+                raise _names.still_held(self._outbox, self._address)
         self._wait(self._session.ping(), deadline).result()
 
     def _drain(self, deadline: float | None) -> None:

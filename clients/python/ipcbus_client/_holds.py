@@ -54,8 +54,12 @@ class Hold(NamedTuple):
         return f"the {what} of :{self.peer} ({self.program or 'a program without a name'}), for which {self.bytes} bytes wait"
 
 
+#: What the bus said, and when.
+_Since = tuple[Hold, float]
+
+
 class Holds:
-    """The holds of one outbox."""
+    """The holds of one outbox. A signal handler that publishes may read notices too, at each call that is made here."""
 
     __slots__ = (
         "_held_s", "_outbox", "_pacing", "_since", "_told_at", "_topics", "active", "count", "kept", "leaving", "on_change", "ping", "some",
@@ -65,9 +69,9 @@ class Holds:
     def __init__(self, outbox: Outbox) -> None:
         self._outbox = outbox
         self.active = False  #: a publication may have to wait, so each topic is looked at
-        self.some: dict[int, tuple[Hold, float]] = {}  #: by id: what the bus said, and when
+        self.some: dict[int, _Since] = {}  #: by id
         self.kept: set[str] = set()  #: topics of what waits in the outbox although there is a connection
-        self._topics: dict[str, int | None] = {}  #: topics that were looked at: which hold is theirs
+        self._topics: dict[str, _Since | None] = {}  #: topics that were looked at: which hold is theirs
         self.count = 0  #: holds so far
         self._held_s = 0.0  #: time with at least one, until the last of them ended
         self._since: float | None = None  #: when that time began which is not over
@@ -127,15 +131,15 @@ class Holds:
 
     # --- what is published ---
 
-    def by(self, topic: str) -> int | None:
-        """Which hold *topic* has to wait for."""
+    def by(self, topic: str) -> _Since | None:
+        """Which hold *topic* has to wait for, and since when."""
         try:
             return self._topics[topic]
         except KeyError:
             pass
         if len(self._topics) >= _TOPICS_MAX:
             self._topics.clear()
-        found = next((identity for identity, (hold, _) in self.some.items() if matches(hold.pattern, topic)), None)
+        found = next((held for held in tuple(self.some.values()) if matches(held[0].pattern, topic)), None)
         self._topics[topic] = found
         return found
 
@@ -147,18 +151,18 @@ class Holds:
         """Whether a publication to *topic* has to wait in the outbox. Raises OutboxFull where it is publish() that waits, or fails."""
         if self._outbox.waiting.policy not in ("drop_oldest", "drop_newest"):
             self.check(topic)
-        elif self.by(topic) is not None:
-            self._tell(topic)
+        elif (held := self.by(topic)) is not None:
             self.kept.add(topic)
+            self._tell(topic, held[0])  # last: who is told may find that the connection is gone, and all holds with it
         return topic in self.kept
 
     def check(self, topic: str) -> None:
         """Raise OutboxFull where *topic* is held: for a publication that cannot wait in the outbox."""
-        identity = self.by(topic)
-        if identity is None:
+        held = self.by(topic)
+        if held is None:
             return
-        self._tell(topic)
-        hold = self._with_time(*self.some[identity])
+        hold = self._with_time(*held)
+        self._tell(topic, hold)
         raise OutboxFull(
             f"publications to {topic!r} are held by {hold}; this one was not taken",
             who=topic,
@@ -167,16 +171,15 @@ class Holds:
             hold=hold,
         )
 
-    def _tell(self, topic: str) -> None:
+    def _tell(self, topic: str, hold: Hold) -> None:
         now = self._outbox.waiting.clock()
-        identity = self.by(topic)
-        if now - self._told_at >= _LOG_S and identity is not None:
+        if now - self._told_at >= _LOG_S:
             self._told_at = now
             policy = self._outbox.waiting.policy
             does = {"block": "each waits until it has room", "raise": "publish() raises OutboxFull (outbox='raise')"}.get(
                 policy, f"they wait in the outbox, which drops what it has no room for (outbox={policy!r})"
             )
-            self.tell(f"publications to {topic!r} are held by {self.some[identity][0]}: {does}")
+            self.tell(f"publications to {topic!r} are held by {hold}: {does}")
             self.on_change()  # the log shall say it now, and not when the wait is over
 
     # --- what was kept ---
@@ -205,10 +208,11 @@ class Holds:
         outbox = self._outbox
         waiting = outbox.waiting
         while waiting.items:
-            first, last = waiting.items[0], waiting.items[-1]
+            items = waiting.items
+            first, last = items[0], items[-1]
             rest, parts, deadlines = deque[Item](), list[bytes](), list[float]()
             taken = too_old = 0
-            source = iter(tuple(waiting.items))
+            source = iter(tuple(items))
             for item in source:
                 if taken >= most_bytes:
                     rest.append(item)
@@ -223,8 +227,8 @@ class Holds:
                     taken += len(item[3]) + len(item[1])
             kept = {item[1] for item in rest}
             size, expires = weigh(rest)
-            # All at once, without a call, and anew where a signal handler published meanwhile (as in Outbox.lost()).
-            if waiting.items[0] is first and waiting.items[-1] is last:
+            # All at once, without a call, and anew where a signal handler published or did this meanwhile (as in Outbox.lost()).
+            if waiting.items is items and items[0] is first and items[-1] is last:
                 waiting.items, waiting.bytes, waiting.expires, self.kept = rest, size, expires, kept
                 outbox.out += parts
                 outbox._deadlines += deadlines
@@ -237,7 +241,7 @@ class Holds:
 
     def list(self) -> list[Hold]:
         """The holds that are in force."""
-        return [self._with_time(hold, since) for hold, since in self.some.values()]
+        return [self._with_time(*held) for held in tuple(self.some.values())]
 
     def stats(self) -> dict[str, int | float]:
         """Counters since the start and gauges of now."""
