@@ -22,9 +22,11 @@ class Terms:
     seconds: float | None = None
 
     def resolve(self, limits: Limits) -> tuple[str, int, int, float]:
-        """Policy, soft, hard, seconds as they hold now. A hard limit is never below the soft one."""
-        soft = limits.lane_soft_bytes if self.soft is None else self.soft
+        """Policy, soft, hard, seconds as they hold now. The hard limit is never below the soft one: what is stated holds."""
         hard = limits.lane_hard_bytes if self.hard is None else self.hard
+        soft = limits.lane_soft_bytes if self.soft is None else self.soft
+        if self.soft is None and self.hard is not None:
+            soft = min(soft, hard)
         seconds = limits.lane_stall_s if self.seconds is None else self.seconds
         return self.policy or limits.lane_policy, soft, max(soft, hard), seconds
 

@@ -30,7 +30,7 @@ class TermsModel:
 def terms_of(arguments: dict[str, Any], limits: Limits) -> TermsModel:
     """What a subscription states, and the bus's where it states nothing; raises ``bad_argument``."""
     stated = arguments.get("limits") or {}
-    soft = stated.get("soft", limits.lane_soft_bytes)
+    soft = stated.get("soft", min(limits.lane_soft_bytes, stated.get("hard", limits.lane_soft_bytes)))
     if stated.get("hard", soft) < stated.get("soft", 0) or (arguments.get("policy") == "disconnect" and "group" in arguments):
         raise ProtocolError(Code.BAD_ARGUMENT, "limits, or a group with the policy disconnect")
     hard = max(soft, stated.get("hard", limits.lane_hard_bytes))

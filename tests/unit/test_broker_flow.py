@@ -347,6 +347,22 @@ def test_terms_at_their_limits(limits: dict[str, Any] | None) -> None:
     assert Bus().peer().ask("subscribe", pattern="x", lane=1, credit=1, limits=limits, policy=None) == {"retained": 0, "policy": "block"}
 
 
+@pytest.mark.parametrize(
+    ("stated", "soft", "hard"),
+    [
+        ({}, 1000, 4000), ({"hard": 999}, 999, 999), ({"hard": 1000}, 1000, 1000), ({"hard": 1001}, 1000, 1001),
+        ({"soft": 3999}, 3999, 4000), ({"soft": 4001}, 4001, 4001), ({"soft": 2, "hard": 3}, 2, 3),
+    ],
+)  # fmt: skip
+def test_a_limit_that_is_stated_holds_and_the_other_yields(stated: dict[str, int], soft: int, hard: int) -> None:
+    bus = Bus(lane_soft_bytes=1000, lane_hard_bytes=4000)
+    a, b = bus.peer(), bus.peer()
+    b.subscribe("x", credit=0, policy="drop_oldest", limits=stated)
+    a.publish("x", *(bytes(10) for _ in range(400)))
+    (notice,) = b.notices()
+    assert (notice["soft"], notice["hard"]) == (soft, hard)
+
+
 def test_later_members_of_a_group_say_the_same_or_nothing() -> None:
     bus = Bus(lane_hard_bytes=9_000)
     a, b = bus.peer(), bus.peer()

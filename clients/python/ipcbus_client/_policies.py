@@ -12,7 +12,9 @@ POLICIES = ("block", "drop_oldest", "drop_newest", "latest", "disconnect")
 
 
 class Limits(NamedTuple):
-    """When a subscription lags, and when its policy acts; None is as the bus has it (limits.lane_… of its configuration)."""
+    """When a subscription lags, and when its policy acts; None is as the bus has it (limits.lane_… of its configuration), where that goes
+    with what is said: a soft limit is no larger than the hard one.
+    """
 
     soft: int | None = None  #: bytes that may wait before it lags: with ``block`` publishers are held from here on
     hard: int | None = None  #: bytes at which the policy acts at once (not with ``block``)
