@@ -12,6 +12,7 @@ import pytest
 from ipcbus.protocol.messages import Kind, encode, encode_with_payload
 from ipcbus_client import Closed, Hold, OutboxFull
 from ipcbus_client import _holds as holds_module
+from ipcbus_client import _waiting as waiting_module
 from ipcbus_client._session import Session
 from ipcbus_client._state import State
 from ipcbus_client._waiting import POLICIES, Waiting
@@ -478,3 +479,32 @@ def test_who_is_told_that_a_topic_is_held_finds_the_connection_gone(policy: str)
     world.connect()
     world.publish("slow.a", 2)
     assert world.payloads() == [2]
+
+
+@pytest.mark.parametrize(("reads", "policy"), [*(("welcome", policy) for policy in POLICIES), *(("resume", policy) for policy in DROPPING)])
+def test_a_signal_handler_reads_why_it_may_go_while_it_is_put_among_what_waits(
+    reads: str, policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(policy)
+    if reads == "welcome":
+        world.session.lost("gone", again=True)
+    else:
+        world.hold()
+    size_of, interrupted = waiting_module.size_of, False
+
+    def interrupt(item: Any) -> int:
+        nonlocal interrupted
+        if not interrupted:
+            interrupted = True
+            if reads == "welcome":
+                world.connect()
+            else:
+                world.resume()
+        return size_of(item)
+
+    monkeypatch.setattr(waiting_module, "size_of", interrupt)
+    world.publish("slow.a", 1)
+    world.publish("slow.a", 2)
+    assert interrupted
+    assert world.payloads() == [1, 2]
+    assert (len(world.outbox.waiting), world.holds.kept, world.holds.active) == (0, set(), False)

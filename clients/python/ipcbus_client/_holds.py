@@ -184,6 +184,11 @@ class Holds:
 
     # --- what was kept ---
 
+    def came_late(self, topic: str) -> None:
+        """What was published to *topic* was put among what waits just after that went out."""
+        self.kept.add(topic)
+        self._release(inf)
+
     def _release(self, most_bytes: float) -> None:
         """Send what was kept and is held no more, at first about *most_bytes* of it."""
         if self._pacing is not None:

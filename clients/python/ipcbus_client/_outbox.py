@@ -208,6 +208,8 @@ class Outbox(Encoding):
         if self._ended is not None:
             raise self._ended.again(who=to, what="send" if kind is Kind.SEND else "publish")
         self.waiting.add((kind, to, meta, payload, *more))
+        if self.peer and to not in self.holds.kept:
+            self.holds.came_late(to)  # a signal handler read WELCOME, or the resume, since it was looked at
         return True
 
     # --- the connection ---
