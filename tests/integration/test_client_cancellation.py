@@ -127,6 +127,7 @@ OPERATIONS: dict[str, Operation] = {
     "names": lambda bus: bus.names(),
     "peers": lambda bus: bus.peers(),
     "topics": lambda bus: bus.topics(),
+    "losses": lambda bus: bus.losses(),
     "stats": lambda bus: bus.stats(),
     "ping": lambda bus: bus.ping(),
     "introspect": lambda bus: bus.introspect("svc"),
