@@ -386,7 +386,7 @@ class Broker(State):
         self._delivery.forget_publisher(peer)
         lanes = peer.lanes or {}
         many = len(lanes) > ENDS_AT_ONCE
-        for lane in tuple(lanes.values()):
+        for lane in reversed(tuple(lanes.values())):  # who pays for a group's queue is its first member: that stays to the last
             if not many or lane.group is not None or lane.backlog is not None:
                 self.remove_lane(lane)
         peer.lane = peer.lanes = peer.grouped = peer.waiting = None

@@ -109,10 +109,7 @@ class Delivery(Flow):
                 end = frame_end(piece, at)
                 self._tell_lost(backlog, lane)
                 self._emit(lane, memoryview(piece)[at:end] if end - at < size else piece, end - at, 1)
-                group.turns += 1
-                lane.turn = group.turns
-                lane.messages -= 1
-                lane.load += 1
+                group.gave(lane)
                 count += 1
                 at = end
             if at < size:
@@ -133,6 +130,7 @@ class Delivery(Flow):
         if lane.group is not None:
             lane.messages = min(lane.messages + messages, self.limits.max_credit_bytes)
             lane.load = max(lane.load - messages, 0)
+            lane.group.ready(lane)
             self.dispatch(lane.group)
         elif lane.backlog is not None:
             self._drain(lane, lane.backlog)
@@ -142,9 +140,13 @@ class Delivery(Flow):
         for lane in tuple(peer.waiting or ()):
             if lane.backlog is not None:
                 self._drain(lane, lane.backlog)
-        for lane in tuple(peer.grouped or ()):
+        groups: dict[Group, None] = {}
+        for lane in peer.grouped or ():
             if lane.group is not None:
-                self.dispatch(lane.group)
+                lane.group.ready(lane)
+                groups[lane.group] = None
+        for group in groups:
+            self.dispatch(group)
 
     def _drain(self, lane: Lane, backlog: Backlog) -> None:
         peer = lane.peer

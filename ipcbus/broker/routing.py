@@ -75,10 +75,10 @@ class SubscriptionIndex:
         else:
             if subscribers.groups is None:
                 subscribers.groups = {}
-            lane.group = subscribers.groups.get(group)
-            if lane.group is None:
-                lane.group = subscribers.groups[group] = Group(lane.pattern, group, lane.terms)
-            lane.group.members[lane] = None
+            record = subscribers.groups.get(group)
+            if record is None:
+                record = subscribers.groups[group] = Group(lane.pattern, group, lane.terms)
+            record.add(lane)
         self.lanes += 1
         self._changed(lane.pattern, literal=is_literal(tokens))
 
@@ -125,7 +125,7 @@ class SubscriptionIndex:
         if lane.group is None:
             del subscribers.lanes[lane]
         else:
-            del lane.group.members[lane]
+            lane.group.remove(lane)
             if not lane.group.members and subscribers.groups is not None:
                 del subscribers.groups[lane.group.name]
         literal = is_literal(tokens)

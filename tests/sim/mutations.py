@@ -298,16 +298,16 @@ MUTATIONS = [
     Mutation(
         "unlimited_member",
         "a group's message costs no message credit (L-6)",
-        DELIVERY,
-        "                lane.messages -= 1\n",
+        LANES,
+        "        lane.messages -= 1\n",
         "",
     ),
     Mutation(
         "busiest_member",
         "the next message goes to the member with the largest load (L-6)",
         LANES,
-        "            if best is None or (lane.load, lane.turn) < (best.load, best.turn):\n",
-        "            if best is None or (lane.load, lane.turn) > (best.load, best.turn):\n",
+        "        lane.load += 1\n        lane.rank = rank = lane.load, lane.turn, lane.joined, lane\n",
+        "        lane.load += 1\n        lane.rank = rank = -lane.load, lane.turn, lane.joined, lane\n",
         ("tests/unit/test_broker_lanes.py",),
     ),
     Mutation(
