@@ -233,10 +233,12 @@ class Broker(State):
         self._delivery.stalled(now)
         self.publications.expire(now)
         self.routes.clean(ENDS_AT_ONCE)
+        self._calls.clean()
+        self.publish_owners()
 
     def next_deadline(self) -> float | None:
         """When `tick` is to be called next, or None."""
-        if self.routes.leaving:
+        if self.routes.leaving or self._calls.orphans or self._unpublished:
             return self.now
         first = self.requests.earliest
         delivery = self._delivery
@@ -394,8 +396,7 @@ class Broker(State):
             self.accounts.release(peer.account, LANES, len(lanes))
             self.routes.leave(lanes.values())
         self.publications.left(peer)
-        for change in self.names.release_all(peer):
-            self.announce(change)
+        self.announce_all(self.names.release_all(peer))
         self._calls.callee_died(peer)
 
     def _end(self, peer: Peer) -> None:
@@ -412,7 +413,6 @@ class Broker(State):
             del self._sessions[session]
         self._withdraw(peer)
         self._calls.requester_went(peer)
-        self.requests.forget(peer)
         self._delivery.touch(peer)
 
     def _settled(self, requester: Peer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 
 from ..protocol.errors import Code, ProtocolError
@@ -10,7 +11,7 @@ from ..protocol.messages import Frame, Kind, encode, encode_with_payload, error_
 from ..protocol.topics import BUS_NAME, check_name, parse_peer, peer_address, split_method
 from .bus import BusService
 from .delivery import Delivery
-from .effort import LOOK, Effort
+from .effort import ENDS_AT_ONCE, LOOK, Effort
 from .inflow import DIRECT_FREE_BYTES, Inflows, no_room
 from .losses import Losses
 from .names import Claim, Names
@@ -43,6 +44,7 @@ class Calls:
         self.requests = requests
         self._delivery = delivery
         self._inflows = inflows
+        self.orphans: deque[Pending] = deque()  #: of requesters that went with many: settled, but their callees do not know it yet
         self._bus = bus
         self._effort = effort
         self._settled = settled
@@ -247,10 +249,21 @@ class Calls:
             self._fail(pending, Code.RESPONDER_DIED, f"the peer that served {pending.to!r} went before it answered")
 
     def requester_went(self, peer: Peer) -> None:
-        """Nobody waits for the answers to *peer* any more (R-3)."""
-        for pending in tuple((peer.calls or {}).values()):
+        """Nobody waits for the answers to *peer* any more (R-3). Of many requests most are taken back in the next rounds, by `clean`."""
+        orphans = self.requests.orphan(peer)
+        for pending in orphans[:ENDS_AT_ONCE]:
+            self._take_back(pending)
+        self.orphans.extend(orphans[ENDS_AT_ONCE:])
+
+    def clean(self) -> None:
+        """Take back some of the requests whose requesters went with many."""
+        for _ in range(min(len(self.orphans), ENDS_AT_ONCE)):
+            self._take_back(self.orphans.popleft())
+
+    def _take_back(self, pending: Pending) -> None:
+        if not pending.callee.closing:
             self._tell_callee_cancelled(pending)
-            self.requests.settle(pending)
+        self.requests.let_go(pending)
 
     def forget_all(self) -> None:
         """The bus stops: nobody is told any more."""

@@ -66,13 +66,28 @@ class Requests:
     def settle(self, pending: Pending) -> None:
         """Take a request out; it must be in flight."""
         pending.settled = True
-        requester, callee = pending.requester, pending.callee
+        requester = pending.requester
         assert requester.calls is not None
-        assert callee.serving is not None
         del requester.calls[pending.id]
-        del callee.serving[requester.id, pending.id]
         if requester.calls_room > CALLS_FREE:
             self._less_room(requester, len(requester.calls))
+        self.let_go(pending)
+
+    def orphan(self, requester: Peer) -> list[Pending]:
+        """All requests of a peer that goes: they are settled, and `let_go` is still to be called for each."""
+        orphans = list((requester.calls or {}).values())
+        requester.calls = None
+        for pending in orphans:
+            pending.settled = True
+        if requester.calls_room > CALLS_FREE:
+            self._less_room(requester, 0)
+        return orphans
+
+    def let_go(self, pending: Pending) -> None:
+        """A settled request is its callee's no more."""
+        requester, callee = pending.requester, pending.callee
+        assert callee.serving is not None
+        del callee.serving[requester.id, pending.id]
         if callee.callers is not None:
             _one_less(callee, requester.account)
         self._open -= 1
@@ -88,7 +103,7 @@ class Requests:
 
     def more_room(self, requester: Peer) -> None:
         """Charge for further requests of a peer that has as many in flight as it is charged for; `settle` gives them back as they become
-        few, and `forget` does. Raises ``over_limit``."""
+        few, and `orphan` does. Raises ``over_limit``."""
         account = requester.account
         try:
             self._accounts.charge(account, REQUESTS, _CALLS_STEP)
@@ -104,11 +119,6 @@ class Requests:
         room = max(calls + _CALLS_STEP, CALLS_FREE) if calls else CALLS_FREE
         self._accounts.release(requester.account, REQUESTS, requester.calls_room - room)
         requester.calls_room = room
-
-    def forget(self, requester: Peer) -> None:
-        """A requester has none in flight and will have no more."""
-        if requester.calls_room > CALLS_FREE:
-            self._less_room(requester, 0)
 
     def check_callee(self, requester: Peer, callee: Peer, target: str, limit: int) -> None:
         """Raise ``overloaded`` where *callee*, which has at least CALLERS_COUNTED requests in flight, has as many of the requester's

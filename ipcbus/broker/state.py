@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 
 from ..protocol.errors import ProtocolError
 from ..protocol.limits import Limits
@@ -13,7 +14,7 @@ from ..protocol.messages import pack
 from .accounts import Accounts
 from .counters import ENDS, Counters, TopicCounters
 from .delivery import Delivery
-from .effort import LOOK, Effort
+from .effort import ENDS_AT_ONCE, LOOK, Effort
 from .lanes import Group, Lane
 from .losses import Losses
 from .names import Change, Names
@@ -58,6 +59,7 @@ class State:
         self.holds = self._delivery.holds
         self.publications = Publications(self.limits, self.losses, self.routes, self._delivery, self.accounts, log, self.effort)
         self.retained = self.publications.retained
+        self._unpublished: dict[str, None] = {}  #: names whose owners have changed, which is not published yet
         self._strangers: Timeouts[Peer] = Timeouts(self.limits.handshake_timeout_s)
 
     # --- gauges -----------------------------------------------------------------------------------
@@ -127,14 +129,33 @@ class State:
 
     def announce(self, change: Change | None) -> None:
         """Tell who is concerned that a name has other owners (N-1, N-2)."""
-        if change is None:
-            return
+        if change is not None:
+            self._tell_owners(change)
+            self._publish_owners(change.name.name)
+
+    def announce_all(self, changes: list[Change]) -> None:
+        """The same for many: most are published in the next rounds, by `publish_owners`, unless something else has happened to the name."""
+        for change in changes:
+            self._tell_owners(change)
+            self._unpublished[change.name.name] = None
+        self.publish_owners()
+
+    def publish_owners(self) -> None:
+        """Publish the owners of some names that have changed hands."""
+        for name in tuple(islice(self._unpublished, ENDS_AT_ONCE)):
+            self._publish_owners(name)
+
+    def _tell_owners(self, change: Change) -> None:
         name = change.name.name
         if change.lost is not None:
             self._delivery.notice(change.lost, "name_lost", {"name": name})
         if change.acquired is not None:
             self._delivery.notice(change.acquired, "name_acquired", {"name": name})
+
+    def _publish_owners(self, name: str) -> None:
+        self._unpublished.pop(name, None)
         topic = f"$bus.names.{name}"
         if self.routes.match(topic):
-            owners = [claim.peer.id for claim in change.name.owners]
+            record = self.names.get(name)
+            owners = [claim.peer.id for claim in record.owners] if record is not None else []
             self.publications.announce(topic, pack({"name": name, "owners": owners}))

@@ -7,7 +7,7 @@ import pytest
 
 from ipcbus.broker import Broker
 from ipcbus.broker.effort import ENDS_AT_ONCE, FRAME, LITERAL_CHANGE, RUN, WILDCARD_CHANGE
-from ipcbus.broker.quotas import LANES
+from ipcbus.broker.quotas import LANES, REQUESTS
 from ipcbus.protocol.errors import Code
 from ipcbus.protocol.limits import ARGUMENTS_MAX_ELEMENTS
 from ipcbus.protocol.messages import Kind, encode, encode_with_payload, pack_map_head
@@ -444,6 +444,67 @@ def test_queues_that_are_cut_together_are_so_in_steps(count: int, policy: str) -
         cut = sum(lane.backlog is not None and lane.backlog.dropping for lane in lanes)
         assert cut == min(count, number * ENDS_AT_ONCE)
     assert ticks(bus) == 0
+
+
+@AROUND
+def test_requests_of_a_peer_that_goes_are_taken_back_in_steps(count: int) -> None:
+    bus = Bus()
+    a, b, dying = bus.peer(), bus.peer(), bus.peer()
+    b.serve("svc", "m")
+    dying.serve("other", "m")
+    for number in range(1, count + 1):
+        a.request("svc/m" if number % 3 else "other/m", id=number, timeout_ms=1000)
+    b.read()
+    a.leave()
+    left = max(count - ENDS_AT_ONCE, 0)
+    assert len(bus.broker.requests) == left
+    assert bus.broker.accounts.used[REQUESTS] == 0
+    if left:
+        # what happens to them meanwhile is nobody's business any more
+        assert b.peer.serving
+        first = next(number for number in range(ENDS_AT_ONCE + 1, count + 1) if number % 3)
+        b.reply(a, first)
+        bus.now += 2.0
+        dying.leave()
+        assert dying.peer.out_bytes == 0
+    assert ticks(bus) == rounds_of(left)
+    envelopes = b.read()
+    assert [each[3] for each in envelopes if each[0] == Kind.CANCEL] == [number for number in range(1, count + 1) if number % 3]
+    assert [each[4] for each in envelopes if each[0] == Kind.ERROR] == [Code.NO_SUCH_REQUEST] * (left > 0)
+    assert not b.peer.serving
+    assert len(bus.broker.requests) == 0
+    assert a.peer.out_bytes == 0
+
+
+@AROUND
+def test_names_of_a_peer_that_goes_are_told_in_steps(count: int) -> None:
+    bus = Bus()
+    a, b, watcher, waiting = bus.peer(), bus.peer(), bus.peer(), bus.peer()
+    for number in range(count):
+        a.ask("own", name=f"n{number}")
+    last = f"n{count - 1}"
+    waiting.ask("own", name=last, mode="queue")
+    watcher.subscribe("$bus.names.>", credit=1 << 20)
+    a.leave()
+
+    def told() -> list[tuple[str, list[int]]]:
+        found = [msgpack.unpackb(payload) for payload in watcher.read_payloads()]
+        return [(each["name"], each["owners"]) for each in found]
+
+    def of(number: int) -> tuple[str, list[int]]:
+        return f"n{number}", [waiting.id] if number == count - 1 else []
+
+    now = min(count, ENDS_AT_ONCE)
+    assert len(bus.broker.names) == 1  # all are free at once
+    assert waiting.notices() == [{"name": last}]
+    assert told() == [of(number) for number in range(now)]
+    left = count - now
+    if left > 1:
+        # who takes one meanwhile is told of at once, and once
+        assert b.ask("own", name=f"n{now}")["owner"]
+        assert told() == [(f"n{now}", [b.id])]
+    assert ticks(bus) == rounds_of(left - (left > 1))
+    assert told() == [of(number) for number in range(now + (left > 1), count)]
 
 
 # --- what looks small and is not --------------------------------------------------------------------------------------------------------
