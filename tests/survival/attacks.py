@@ -20,6 +20,7 @@ from typing import Any
 
 from ipcbus.protocol.messages import Kind, encode, encode_with_payload, pack
 from tests.survival.attacking import CREDIT, MIB, answers, hello, publications, requests, say, send, subscribe_all, until_over
+from tests.survival.effort import all_at_once, dear_frames
 from tests.wire import Wire
 
 _PR_SET_PDEATHSIG = 1  #: linux/prctl.h: a child ends with its parent
@@ -407,7 +408,8 @@ ATTACKS: dict[str, Callable[[str], dict[str, Any]]] = {
     each.__name__: each
     for each in (
         descriptors, storm, half_open, byte_by_byte, small_of_big, argument_bombs, churn, wildcard_bomb, too_many_matches,
-        many_subscriptions, stuck_readers, blocking_readers, nobody, many_topics, unread_answers, long_lists, group_with_one_stopped,
+        many_subscriptions, stuck_readers, blocking_readers, nobody, many_topics, unread_answers, long_lists, dear_frames, all_at_once,
+        group_with_one_stopped,
     )
 }  # fmt: skip
 

@@ -172,6 +172,15 @@ def test_the_longest_lists(scene: Scene, reports: list[Report], attack_s: float)
     assert attack(scene, reports, "long_lists", attack_s)["lists"] > 0
 
 
+def test_small_frames_that_are_much_to_do(scene: Scene, reports: list[Report], attack_s: float) -> None:
+    assert attack(scene, reports, "dear_frames", attack_s)["rounds"] > 0
+
+
+def test_much_that_ends_at_once(scene: Scene, reports: list[Report], attack_s: float) -> None:
+    done = attack(scene, reports, "all_at_once", max(attack_s, 1.2))
+    assert done["expired"] > 0
+
+
 def test_a_group_with_a_stopped_member(scene: Scene, reports: list[Report], attack_s: float) -> None:
     done = attack(scene, reports, "group_with_one_stopped", attack_s)
     assert done["whole"]
