@@ -52,6 +52,7 @@ class Lists:
     def accounts(self, peer: Peer, arguments: Arguments) -> dict[str, Any]:
         """A page of the accounts (Q-1): the bus, its users, each before its programs."""
         accounts = self._broker.accounts
+        self._broker.effort.spent += LOOK * len(self._broker.peers)
         names: dict[Program, set[str]] = {}
         for one in self._broker.peers.values():
             names.setdefault(one.account, set()).add(one.program)

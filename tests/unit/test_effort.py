@@ -549,6 +549,7 @@ def test_who_asks_one_of_many_owners_pays_for_looking_at_them() -> None:
     assert cost(bus, a, question(a, "bus/serve", name="n", methods=["m"])) > MANY
     assert cost(bus, a, question(a, "bus/stats")) > MANY
     assert cost(bus, a, question(a, "bus/peers", limit=1)) > MANY
+    assert cost(bus, a, question(a, "bus/accounts", limit=1)) > MANY
 
 
 def test_a_post_costs_whom_it_reaches() -> None:
