@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 
 from ipcbus.broker import Broker
@@ -31,9 +30,9 @@ class Auditor:
         self._turn = 0
 
     def look(self, now: float) -> None:
-        """Anything may have happened since the last time. (Not at each moment: what is wrong mostly stays wrong.)"""
+        """The bus did something. (Not each time: what is wrong mostly stays wrong.)"""
         self._turn += 1
-        if self._turn % 4:
+        if self._turn % 3:
             return
         backlogs = set(self._backlogs())
         self._over = {backlog: since for backlog, since in self._over.items() if backlog in backlogs}
@@ -130,30 +129,32 @@ class Auditor:
         counters = broker.counters
         if oracle.unwanted != counters.no_subscriber:
             raise ViolationError(f"{oracle.unwanted} publications to nobody, {counters.no_subscriber} counted")
-        topics = [counter for _, counter in broker.topics.items()]
-        sums = [sum(getattr(counter, name) for counter in topics) for name in ("no_subscriber", "lost", "expired")]
-        if sums != [counters.no_subscriber, counters.lost, counters.expired_messages]:
-            raise ViolationError(f"the topics say {sums}: {counters.no_subscriber}, {counters.lost}, {counters.expired_messages}")
+        no_subscriber = lost = expired = 0
+        for _, counter in broker.topics.items():
+            no_subscriber += counter.no_subscriber
+            lost += counter.lost
+            expired += counter.expired
+        sums, whole = (no_subscriber, lost, expired), (counters.no_subscriber, counters.lost, counters.expired_messages)
+        if sums != whole:
+            raise ViolationError(f"the topics say {sums}: {whole} (nobody wanted them, lost, expired)")
 
     def _check_accounts(self) -> None:
         """Q-1: what is charged is what there is, at each level."""
         broker = self.broker
         accounts = broker.accounts
-        for resource, used in enumerate(accounts.used):
-            by_users = sum(user.used[resource] for user in accounts.users.values())
-            if used != by_users:
-                raise ViolationError(f"resource {resource}: the bus is charged for {used}, its users for {by_users}")
-        there: Counter[tuple[object, int]] = Counter()
+        by_users = [sum(figures) for figures in zip(*(user.used for user in accounts.users.values()), strict=True)]
+        if by_users and accounts.used != by_users:
+            raise ViolationError(f"the bus is charged for {accounts.used}, its users for {by_users}")
+        there = {program: [0, 0] for user in accounts.users.values() for program in user.programs.values()}
         for peer in broker.peers.values():
             if not peer.closing:
-                there[peer.account, LANES] += len(peer.lanes or ())
-                there[peer.account, NAMES] += len(peer.claims or ())
-        for program in [program for user in accounts.users.values() for program in user.programs.values()]:
-            for resource in (LANES, NAMES):
-                if program.used[resource] != there[program, resource]:
-                    raise ViolationError(
-                        f"{program} is charged for {program.used[resource]}, and has {there[program, resource]} ({resource})"
-                    )
+                has = there[peer.account]
+                has[0] += len(peer.lanes or ())
+                has[1] += len(peer.claims or ())
+        for program, has in there.items():
+            charged = [program.used[LANES], program.used[NAMES]]
+            if charged != has:
+                raise ViolationError(f"{program} is charged for {charged} subscriptions and names, and has {has}")
 
     def check_quiet(self) -> None:
         """Everybody gave credit: nothing waits any more."""

@@ -102,11 +102,13 @@ class ModelClient:
         elif frame.kind is Kind.LANE:
             self._current = elements[2]
         elif frame.kind in (Kind.PUBLISH, Kind.RETAIN):
-            owed = self._owed.setdefault(self._current, [0, 0])
+            lane = self._current
+            if lane not in self._owed:
+                self._owed[lane] = [0, 0]
+                self.world.after(self.soon(3.0 if self._slow else 0.05), lambda: self._credit(lane))
+            owed = self._owed[lane]
             owed[0] += len(frame.raw)
             owed[1] += 1
-            lane = self._current
-            self.world.after(self.soon(3.0 if self._slow else 0.05), lambda: self._credit(lane))
         elif frame.kind is Kind.REQUEST:
             meta = elements[5]
             if isinstance(meta, dict) and meta.get("stream") and self.random.random() < 0.7:

@@ -73,6 +73,8 @@ class World:
         self._bus_dice = self.dice("bus")
         self._sequence = itertools.count()
         self._tick_at: float | None = None
+        self.stirred = False  #: the bus did something since it was looked at last
+        self._deadline: float | None = None  #: the bus's next one, as it was then
         self.broker: Broker | None = None
         self.oracles: list[Oracle] = []
         self.start_bus()
@@ -147,15 +149,17 @@ class World:
         """Do what the bus's clock has made due, before anything else happens at this moment."""
         if self.broker is None or self.frozen:
             return
-        deadline = self.broker.next_deadline()
-        if deadline is not None and deadline <= self.now:
+        if self.stirred:
+            self._deadline = self.broker.next_deadline()
+        if self._deadline is not None and self._deadline <= self.now:
             self.broker.tick(self.now)
             self.oracle.ticked(self.now)
+            self.stirred = True
         self.oracle.check_due(self.now)
 
     def look(self) -> None:
         """What the daemon does at the end of a round: look at the peers that changed. Then everything is looked at."""
-        if self.broker is None:
+        if self.broker is None or not self.stirred:
             return
         for peer in self.broker.take_touched():
             if isinstance(peer.link, Link):
@@ -164,7 +168,8 @@ class World:
                 peer.link.wake()
         if not self.frozen:
             self.auditor.look(self.now)
-        deadline = self.broker.next_deadline()
+        self.stirred = False
+        self._deadline = deadline = self.broker.next_deadline()
         if deadline is not None and (self._tick_at is None or deadline < self._tick_at or self._tick_at <= self.now):
             self._tick_at = max(deadline, self.now, self._frozen_until)
             self.after(self._tick_at - self.now, lambda: None)
@@ -177,6 +182,7 @@ class World:
         self.oracle = Oracle(LIMITS)
         self.oracles.append(self.oracle)
         self.auditor = Auditor(self.broker, self.oracle)
+        self.stirred = True
 
     def kill_bus(self, *, orderly: bool) -> None:
         """End the daemon: with BYE to everybody, or as SIGKILL does."""
@@ -196,6 +202,7 @@ class World:
         """Open a connection to the bus; False where none listens."""
         if self.broker is None or self.frozen:
             return False
+        self.stirred = True
         program = crc32(label.partition("/")[0].encode())
         peer = self.broker.connect(self.now, transport="unix", credentials=Credentials(1 + program % 10_000, program % 2, 0))
         self.links.append(Link(self, endpoint, self.broker, peer, self.oracle.opened(label, self.now)))
@@ -274,7 +281,7 @@ class Link:
 
     def _some(self) -> int:
         """How much goes through this time."""
-        return self.widest if self._dice.random() < 0.7 else min(self.widest, self._dice.randint(1, 60))
+        return self.widest if self.world.quiet or self._dice.random() < 0.7 else min(self.widest, self._dice.randint(1, 60))
 
     def _later(self, direction: str, move: Callable[[], None]) -> None:
         if not self._moving[direction]:
@@ -291,6 +298,7 @@ class Link:
         if world.frozen:
             self.wake()
             return
+        world.stirred = True
         if self.up:
             data = bytes(self.up[: self._some()])
             del self.up[: len(data)]
@@ -333,6 +341,7 @@ class Link:
             if size >= most:
                 break
         data = b"".join(pieces)[:most]
+        self.world.stirred = True
         self.world.trace = crc32(data, self.world.trace)
         self.world.oracle.went(self.model, data, self.world.now)
         self.broker.wrote(self.peer, len(data), self.world.now)
@@ -355,6 +364,7 @@ class Link:
             return
         self.alive = False
         self.world.links.remove(self)
+        self.world.stirred = True
         self.broker.disconnect(self.peer, self.world.now)
         self.world.oracle.left(self.model)
         self.endpoint.disconnected()

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from ipcbus.protocol.messages import Kind, encode
 from ipcbus.protocol.payloads import decode_value
@@ -45,6 +46,7 @@ class Reader:
     lost_on_wire: int = 0
     subscribed: Call | None = None  #: None for the inbox
     open: bool = True
+    busy: bool = False  #: the program takes from it soon
 
 
 @dataclass(eq=False)
@@ -54,6 +56,10 @@ class Taker:
     call: Parted
     wire: list[bytes] = field(default_factory=list)
     taken: list[bytes] = field(default_factory=list)
+    busy: bool = False
+
+
+Who = TypeVar("Who", Reader, Taker)
 
 
 class Producer:
@@ -171,11 +177,11 @@ class SessionClient:
                 raise ViolationError(f"{self.label} goes on with request {who}, which was cancelled")
         self.cancelled.clear()
         for reader in self.readers.values():
-            if reader.lane.messages:
-                self.world.after(self.soon(0.3), partial(self._take, reader))
+            if reader.lane.messages and not reader.busy:
+                self._soon_take(reader, self._take)
         for taker in self.takers.values():
-            if taker.call.lane.messages:
-                self.world.after(self.soon(0.3), partial(self._take_parts, taker))
+            if taker.call.lane.messages and not taker.busy:
+                self._soon_take(taker, self._take_parts)
         if self.session.hangup is not None:
             self.world.note(f"{self.label} hangs up: {self.session.hangup}")
             known = ("stopped", "shutting_down", "handshake_timeout", "slow_reader")  # the oracle knows when
@@ -383,7 +389,12 @@ class SessionClient:
             self.session.services.refuse(request, refusal(request, ServiceError("not-today", "come back tomorrow")))
         self._push()
 
+    def _soon_take(self, who: Who, take: Callable[[Who], None]) -> None:
+        who.busy = True
+        self.world.after(self.soon(0.3), partial(take, who))
+
     def _take(self, reader: Reader) -> None:
+        reader.busy = False
         messages = reader.lane.messages
         for _ in range(min(len(messages), self.random.choice([1, 5, 100]))):
             message: object = messages.popleft()
@@ -395,16 +406,17 @@ class SessionClient:
         self.session.grant(reader.lane, idle=not messages)
         self._push()
         if messages:
-            self.world.after(self.soon(0.3), lambda: self._take(reader))
+            self._soon_take(reader, self._take)
 
     def _take_parts(self, taker: Taker) -> None:
+        taker.busy = False
         parts = taker.call.lane.messages
         for _ in range(min(len(parts), self.random.choice([1, 5, 100]))):
             taker.taken.append(taker.call.value_of(taker.call.next_part()))
         self.session.streams.grant(taker.call)
         self._push()
         if parts:
-            self.world.after(self.soon(0.3), lambda: self._take_parts(taker))
+            self._soon_take(taker, self._take_parts)
 
     # --- the end ------------------------------------------------------------------------------------------------------------------------
 

@@ -14,13 +14,14 @@ class ViolationError(AssertionError):
 
 def frames_in(buffer: bytearray) -> list[bytes]:
     """Take the whole frames out of *buffer*."""
-    if len(buffer) < 5:
+    total = len(buffer)
+    if total < 5 or total < 5 + int.from_bytes(buffer[1:5], "big"):
         return []
     data = bytes(buffer)
     found, at = [], 0
-    while at + 5 <= len(data) and data[at] == 0xCE:
+    while at + 5 <= total and data[at] == 0xCE:
         end = at + 5 + int.from_bytes(data[at + 1 : at + 5], "big")
-        if end > len(data):
+        if end > total:
             break
         found.append(data[at:end])
         at = end
