@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-SEEDS = 400  #: of an ordinary run
+SEEDS = 1_000  #: of an ordinary run; tests/stories goes on where they end
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -1,4 +1,4 @@
-"""Plays many seeds on all cores, and finds the first that fails."""
+"""Plays many seeds on all cores, finds the first that fails, and makes it small."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import os
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 
-from .story import play
+from .shrinking import shrink
+from .story import Story, play
 
 CHUNK = 20  #: seeds that a worker plays before it says what it found
 
@@ -19,6 +20,20 @@ class Found:
 
     failing: int | None = None  #: the smallest seed that fails
     seen: set[str] = field(default_factory=set)  #: what happened in the others
+
+
+def judge(seeds: range) -> set[str]:
+    """What happened in the stories of *seeds*; raises how the first fails that does, with the shortest way to see it again."""
+    found = play_all(seeds)
+    if found.failing is not None:
+        smallest = shrink(Story(found.failing))
+        try:
+            play(smallest)
+        except Exception as error:
+            error.add_note(f"again: python -m pytest tests/sim {smallest}")
+            raise
+        raise AssertionError(f"seed {found.failing} failed once and not again, so it is not one story")
+    return found.seen
 
 
 def play_all(seeds: range) -> Found:

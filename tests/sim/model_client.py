@@ -18,6 +18,7 @@ from .network import Link, World
 from .violations import frame_of, frames_in, matches
 
 TOPICS = ["a.b", "a.c", "a.b.c", "x.b", "x.y.z", "lone", "$own", "bad..topic"]
+LEGAL_TOPICS = TOPICS[:6]
 PATTERNS = ["a.b", "a.*", "a.>", ">", "*.b", "x.>", "*", "a.*.c", "none.such"]
 NAMES = ["alpha", "beta", "gamma.one"]
 POOL = "pool"  #: a name that is only ever shared

@@ -13,16 +13,18 @@ import itertools
 from collections import Counter
 from typing import Any
 
-from ipcbus.protocol.errors import Code, ProtocolError
+from ipcbus.protocol.errors import Code
 from ipcbus.protocol.limits import Limits
-from ipcbus.protocol.messages import IN_RUNS, Frame, Kind, encode, encode_with_payload
+from ipcbus.protocol.messages import Frame, Kind, encode, encode_with_payload
 from ipcbus.protocol.payloads import decode_value
-from ipcbus.protocol.topics import check_topic, parse_peer
+from ipcbus.protocol.topics import parse_peer
 
+from .bus_model import BusModel
 from .models import PeerModel, RequestModel
 from .names_model import NamesModel
-from .queues_model import GroupModel, LaneModel, terms_of
-from .violations import ViolationError, frame_of, frames_in, matches
+from .queues_model import GroupModel, LaneModel
+from .receipts import Receipts
+from .violations import ViolationError, check, frame_of, frames_in, matches, refusal_of
 
 
 class Oracle:
@@ -47,6 +49,8 @@ class Oracle:
         self.unwanted = 0  #: publications to nobody: B-4's no_subscriber
         self.offered = 0  #: pairs of message and lane (or group), and SENDs: B-4's books must come to it
         self.handed = 0  #: of these, what left the bus whole
+        self._bus = BusModel(self)
+        self._receipts = Receipts(self)
         self.checked: Counter[str] = Counter()  #: how much was seen: a simulation that checks nothing must be noticed
 
     # --- what the network tells it ----------------------------------------------------------------------------------------------------
@@ -89,7 +93,7 @@ class Oracle:
             self._cancelled(request)
             self._settle(request, ("code", Code.EXPIRED))
         self.now = now
-        self._expire_kept()
+        self.expire_kept()
 
     def check_due(self, now: float) -> None:
         """The broker did what its clock says: nothing of what this model knows to be due is left."""
@@ -135,7 +139,7 @@ class Oracle:
         for raw in frames_in(peer.buffer_out):
             if peer.said_bye == -1:
                 raise ViolationError(f"{peer}: a frame after BYE")
-            self._receive(peer, frame_of(raw), now)
+            self._receipts.receive(peer, frame_of(raw), now)
 
     # --- what peers say -----------------------------------------------------------------------------------------------------------------
 
@@ -187,9 +191,9 @@ class Oracle:
 
     def _publish(self, peer: PeerModel, frame: Frame) -> None:
         peer.published.add(frame.elements[2])
-        refusal = _refusal(frame.elements[2])
+        refusal = refusal_of(frame.elements[2])
         if refusal is None:
-            self._route(frame)
+            self.route(frame)
         else:
             peer.refusals[refusal] += 1
 
@@ -197,7 +201,7 @@ class Oracle:
         """L-11."""
         _, _, topic, number, ttl_ms, retain, meta = frame.elements
         peer.published.add(topic)
-        refusal = _refusal(topic)
+        refusal = refusal_of(topic)
         if number is not None:
             peer.requests[number] = RequestModel(peer, None, "", number, now)
         elif refusal is not None:
@@ -205,11 +209,11 @@ class Oracle:
         outcome: tuple[Any, ...] = ("code", refusal)
         if refusal is None:
             plain = frame_of(encode_with_payload(frame.payload, Kind.RETAIN if retain else Kind.PUBLISH, peer.id, topic, meta))
-            outcome = ("value", self._route(plain, None if ttl_ms is None else now + ttl_ms / 1000))
+            outcome = ("value", self.route(plain, None if ttl_ms is None else now + ttl_ms / 1000))
         if number is not None:
             peer.requests[number].outcome = outcome
 
-    def _route(self, frame: Frame, deadline: float | None = None) -> int:
+    def route(self, frame: Frame, deadline: float | None = None) -> int:
         """A publication takes its place in the order; how many lanes and groups it goes to."""
         topic = frame.elements[2]
         before = self.offered
@@ -239,7 +243,7 @@ class Oracle:
             self.unwanted += 1
         return self.offered - before
 
-    def _expire_kept(self) -> None:
+    def expire_kept(self) -> None:
         """L-11: before the bus looks at what it keeps, too."""
         due = [topic for topic, deadline in self.kept_until.items() if deadline <= self.now]
         for topic in sorted(due, key=self.kept_until.__getitem__):  # of the same moment: in the order in which they came
@@ -248,7 +252,7 @@ class Oracle:
     def _remove_kept(self, topic: str) -> None:
         """L-11, W-2: the bus removes what is kept, and says so in the name of who had published it."""
         sender = frame_of(self.retained[topic]).elements[1]
-        self._route(frame_of(encode_with_payload(b"", Kind.RETAIN, sender, topic, None)))
+        self.route(frame_of(encode_with_payload(b"", Kind.RETAIN, sender, topic, None)))
 
     def _send(self, peer: PeerModel, frame: Frame) -> None:
         to = frame.elements[2]
@@ -276,7 +280,7 @@ class Oracle:
         peer.requests[number] = request
         target, _, method = to.partition("/")
         if target == "bus":
-            request.outcome = self._bus(peer, method, decode_value(None, frame.payload) or {})
+            request.outcome = self._bus.call(peer, method, decode_value(None, frame.payload) or {})
             return
         if len(peer.calls) >= self.limits.max_requests:
             self.checked["max_requests"] += 1
@@ -316,8 +320,8 @@ class Oracle:
         if request is None or request.outcome is not None:
             peer.refusals[Code.NO_SUCH_REQUEST] += 1
             return
-        self._check(request.callee is peer and request.credit > 0, peer, frame, "no client may send it: there is no credit (R-6)")
-        self._check(frame.elements[4] == request.sequence, peer, frame, f"no client may send it: {request.sequence} is due (R-6)")
+        check(request.callee is peer and request.credit > 0, peer, frame, "no client may send it: there is no credit (R-6)")
+        check(frame.elements[4] == request.sequence, peer, frame, f"no client may send it: {request.sequence} is due (R-6)")
         request.credit -= len(frame.raw)
         request.sequence += 1
         request.parts.append(frame.raw)
@@ -333,107 +337,9 @@ class Oracle:
             request.credit += added
             request.callee.direct.append(encode(Kind.ALLOW, peer.id, to, number, added))
 
-    def _bus(self, peer: PeerModel, method: str, arguments: dict[str, Any]) -> tuple[Any, ...]:
-        """A request to the bus takes effect, and settles, in its place of the order."""
-        if method == "subscribe":
-            if sum(lane.open for lane in peer.lanes.values()) >= self.limits.max_lanes:
-                self.checked["max_lanes"] += 1
-                return ("code", Code.OVER_LIMIT)
-            try:
-                return ("value", self._subscribe(peer, arguments))
-            except ProtocolError as error:
-                return ("code", error.code)
-        if method == "unsubscribe":
-            lane = peer.lanes.get(arguments["lane"])
-            if lane is None or not lane.open:
-                return ("code", Code.NO_SUCH_LANE)
-            self._close_lane(lane)
-            return ("dropped", lane)
-        if method in ("will", "bind", "unbind", "get", "restore"):
-            return self._state(peer, method, **arguments)
-        try:
-            value, notices = self.names.call(method, peer, arguments)
-        except ProtocolError as error:
-            return ("code", error.code)
-        for receiver, name, about in notices:
-            receiver.notices.append((name, about))
-        return ("value", value) if value is not None else ("any",)
-
-    def _state(self, peer: PeerModel, method: str, topic: str, **more: Any) -> tuple[Any, ...]:
-        """W-1, W-2, and what is kept."""
-        if method == "get":
-            self._expire_kept()
-            if topic not in self.retained:
-                return ("value", None)
-            kept = frame_of(self.retained[topic])
-            return ("value", {"topic": topic, "sender": kept.elements[1], "meta": kept.elements[3], "payload": kept.payload})
-        refusal = _refusal(topic)
-        if refusal is not None:
-            return ("code", refusal)
-        if method == "restore":
-            return ("value", {"restored": self._restore(peer, topic, **more)})
-        if method == "will":
-            peer.wills.pop(topic, None)
-            if "payload" in more and len(peer.wills) >= self.limits.max_wills:
-                self.checked["max_wills"] += 1
-                return ("code", Code.OVER_LIMIT)
-            if "payload" in more:
-                kind = Kind.RETAIN if more.get("retain") else Kind.PUBLISH
-                peer.wills[topic] = encode_with_payload(more["payload"], kind, peer.id, topic, more.get("meta"))
-        elif method == "bind":
-            if topic not in peer.bound and len(peer.bound) >= self.limits.max_bound:
-                self.checked["max_bound"] += 1
-                return ("code", Code.OVER_LIMIT)
-            peer.bound[topic] = None
-        else:
-            peer.bound.pop(topic, None)
-        return ("value", {})
-
-    def _restore(self, peer: PeerModel, topic: str, payload: bytes, meta: Any, ttl_ms: int | None, was: list[int]) -> bool:
-        """B-3: what a program had retained before, where nobody else has published since."""
-        self._expire_kept()
-        peer.published.add(topic)
-        kept = self.retained.get(topic)
-        if kept is not None and frame_of(kept).elements[1] not in was:
-            self.checked["not restored"] += 1
-            return False
-        if kept is not None and (frame_of(kept).elements[3], frame_of(kept).payload) == (meta, payload):
-            return True
-        self.checked["restored"] += 1
-        frame = frame_of(encode_with_payload(payload, Kind.RETAIN, peer.id, topic, meta))
-        self._route(frame, None if ttl_ms is None else self.now + ttl_ms / 1000)
-        self.order.pop()  # not a publication of its own: that was before
-        return True
-
-    def _subscribe(self, peer: PeerModel, arguments: dict[str, Any]) -> dict[str, Any]:
-        name, pattern, number = arguments.get("group"), arguments["pattern"], arguments["lane"]
-        assert number not in peer.lanes, "simulated clients do not use a lane number twice"
-        terms = terms_of(arguments, self.limits)
-        self.checked[terms.policy] += 1
-        self._expire_kept()
-        group = None
-        if name is not None:
-            group = self.groups.get((pattern, name))
-            if group is None:
-                group = self.groups[pattern, name] = GroupModel(terms)
-            else:
-                group.check_joins(arguments)
-            terms = group.terms
-        where = f"{peer}, lane {number} ({pattern})"
-        lane = LaneModel(where, peer.id, pattern, terms, group, arguments["credit"], arguments.get("messages", 1))
-        peer.lanes[number] = lane
-        if group is not None:
-            group.members.add(lane)
-        elif arguments.get("retained", True):
-            for topic, raw in self.retained.items():
-                if matches(pattern, topic):
-                    lane.offer(raw, retained=True)
-            self.offered += len(lane.expected)
-        return {"retained": len(lane.expected), "policy": terms.policy}
-
     # --- ends ---------------------------------------------------------------------------------------------------------------------------
 
-    def _close_lane(self, lane: LaneModel) -> None:
+    def close_lane(self, lane: LaneModel) -> None:
         lane.open = False
         group = lane.group
         if group is not None:
@@ -445,16 +351,16 @@ class Oracle:
     def _withdraw(self, peer: PeerModel) -> None:
         for lane in peer.lanes.values():
             if lane.open:
-                self._close_lane(lane)
+                self.close_lane(lane)
         if peer.bound:
-            self._expire_kept()
+            self.expire_kept()
         for topic in peer.bound:
             if topic in self.retained and frame_of(self.retained[topic]).elements[1] == peer.id:
                 self.checked["bound value"] += 1
                 self._remove_kept(topic)
         for will in peer.wills.values():
             self.checked["will"] += 1
-            self._route(frame_of(will))
+            self.route(frame_of(will))
         peer.bound.clear()
         peer.wills.clear()
         for receiver, name, about in self.names.leave(peer):
@@ -476,135 +382,6 @@ class Oracle:
         if requester.done_sending and not requester.gone and not requester.calls:
             self.left(requester)  # H-11: it stayed only for its answers
 
-    # --- what peers get -----------------------------------------------------------------------------------------------------------------
-
-    def _receive(self, peer: PeerModel, frame: Frame, now: float) -> None:
-        kind, elements = frame.kind, frame.elements
-        self.checked[kind.name] += 1
-        self.handed += kind in IN_RUNS
-        if kind is Kind.WELCOME:
-            self._check(elements[4] == peer.id != 0, peer, frame, f"the id is {peer.id}")
-        elif kind is Kind.LANE:
-            peer.lane = peer.lanes.get(elements[2])
-            self._check(peer.lane is not None, peer, frame, "no such lane")
-        elif kind in (Kind.PUBLISH, Kind.RETAIN):
-            self._receive_publication(peer, frame, now)
-        elif kind in (Kind.SEND, Kind.REQUEST, Kind.ALLOW, Kind.CANCEL):
-            if frame.raw in self.floating and peer in self.floating[frame.raw]:
-                del self.floating[frame.raw]
-            else:
-                self._check(bool(peer.direct) and peer.direct.popleft() == frame.raw, peer, frame, "not the next one to it")
-        elif kind in (Kind.REPLY, Kind.ERROR):
-            self._receive_answer(peer, frame, now)
-        elif kind is Kind.PART:
-            request = peer.requests.get(elements[3])
-            good = request is not None and bool(request.parts) and not request.told and request.parts.popleft() == frame.raw
-            self._check(good, peer, frame, "not the next part of a request of its own (R-6)")
-        elif kind is Kind.PONG:
-            self._check(bool(peer.pings) and peer.pings.popleft() == elements[2], peer, frame, "not the next PONG")
-        elif kind is Kind.NOTICE:
-            self._receive_notice(peer, frame)
-        elif kind is Kind.BYE:
-            allowed = (peer.said_bye, Code.SHUTTING_DOWN.value)
-            self._check(elements[2] in allowed, peer, frame, "nothing fatal was sent")
-            peer.said_bye = -1
-        else:
-            self._check(False, peer, frame, "the bus does not send this")
-
-    def _receive_publication(self, peer: PeerModel, frame: Frame, now: float) -> None:
-        if peer.lane is None:
-            raise ViolationError(f"{peer}: {frame} without a LANE before it (L-3)")
-        self.checked.update(peer.lane.received(frame.raw, now, self.mortal))
-
-    def _receive_answer(self, peer: PeerModel, frame: Frame, now: float) -> None:
-        number = frame.elements[3]
-        if number == 0:
-            count = decode_value(None, frame.payload)["count"]
-            peer.refusals[frame.elements[4]] -= count
-            self._check(peer.refusals[frame.elements[4]] >= 0, peer, frame, "nothing was to be refused with this code")
-            return
-        request = peer.requests.get(number)
-        if request is None or request.outcome is None or request.told:
-            raise ViolationError(f"{peer}: {frame} answers what was not asked, has not settled or has been answered (R-2)")
-        request.told = True
-        self._check(not request.parts, peer, frame, f"{len(request.parts)} parts were to come before it (R-6)")
-        what = request.outcome[0]
-        if what == "frame":
-            self._check(frame.raw == request.outcome[1], peer, frame, "not the callee's answer")
-        elif what == "code":
-            good = frame.kind is Kind.ERROR and frame.elements[4] == request.outcome[1]
-            self._check(good, peer, frame, f"expected {request.outcome[1].label}")
-        elif what == "value":
-            value = decode_value(None, frame.payload)
-            self._check(frame.kind is Kind.REPLY and value == request.outcome[1], peer, frame, f"expected {request.outcome[1]}")
-        elif what == "dropped":
-            lane = request.outcome[1]
-            if lane.group is None:
-                dropped = decode_value(None, frame.payload)["dropped"]
-                self._check(dropped == lane.missing(), peer, frame, f"{dropped} dropped, {lane.missing()} missing")
-        else:
-            self._check(what == "any", peer, frame, f"expected {what}")
-
-    def _receive_notice(self, peer: PeerModel, frame: Frame) -> None:
-        name, content = frame.elements[2], decode_value(None, frame.payload)
-        self.checked[name] += 1
-        if name in ("lagging", "caught_up", "lost"):
-            lane = peer.lanes[content["lane"]]
-            if name == "lagging":
-                lane.told_lagging(content)
-                self.checked["dropping"] += content["dropping"]
-            elif name == "caught_up":
-                lane.told_caught_up(content)
-            else:
-                lane.told_lost(content["why"], content["count"], content["bytes"])
-                self.checked[content["why"]] += 1
-        elif name == "hold":
-            self._check(content["id"] not in peer.holds, peer, frame, "it is held so already (L-12)")
-            self._check(content["peer"] != peer.id, peer, frame, "nobody is held by itself (L-12)")
-            topics = [topic for topic in peer.published if matches(content["pattern"], topic)]
-            self._check(bool(topics), peer, frame, "it never published such a thing (L-12)")
-            peer.holds[content["id"]] = content["pattern"]
-        elif name == "resume":
-            self._check(peer.holds.pop(content["id"], None) is not None, peer, frame, "nothing held it (L-12)")
-        else:
-            self._check((name, content["name"]) in peer.notices, peer, frame, f"expected {peer.notices}")
-            peer.notices.remove((name, content["name"]))
-
-    @staticmethod
-    def _check(good: bool, peer: PeerModel, frame: Frame, why: str) -> None:
-        if not good:
-            raise ViolationError(f"{peer} got {frame}: {why}")
-
-    # --- the end --------------------------------------------------------------------------------------------------------------------------
-
     def check_quiet(self) -> None:
-        """Nothing is under way any more: everything that a connected peer was to get, it got."""
-        for peer in self.peers:
-            if peer.gone or peer.done_sending:
-                continue
-            left = {
-                "messages": sum(lane.missing() for lane in peer.lanes.values() if lane.open),
-                "ends of lagging": sum(lane.lagging for lane in peer.lanes.values() if lane.open),
-                "resumes": len(peer.holds),
-                "direct": len(peer.direct),
-                "requests": sum(not request.told and request.outcome != ("nothing",) for request in peer.requests.values()),
-                "parts": sum(len(request.parts) for request in peer.requests.values()),
-                "refusals": sum(peer.refusals.values()),
-                "notices": len(peer.notices),
-                "pongs": len(peer.pings),
-            }
-            if any(left.values()):
-                raise ViolationError(f"{peer} never got { ({what: count for what, count in left.items() if count}) }")
-        for (pattern, name), group in self.groups.items():
-            missing = sum(map(len, group.outstanding.values())) - group.lost
-            if missing < 0 or (missing and not group.member_left):
-                raise ViolationError(f"group {name} on {pattern}: {missing} messages are neither delivered nor said to be lost")
-
-
-def _refusal(topic: str) -> Code | None:
-    """Why a client may not publish to *topic* (T-3, T-4)."""
-    try:
-        check_topic(topic)
-    except ProtocolError as error:
-        return error.code
-    return Code.RESERVED if topic.startswith("$") else None
+        """Nothing is under way any more."""
+        self._receipts.check_quiet()

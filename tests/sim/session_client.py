@@ -10,90 +10,26 @@ import itertools
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from ipcbus.protocol.messages import Kind, encode
 from ipcbus.protocol.payloads import decode_value
 from ipcbus_client._calls import Call
-from ipcbus_client._errors import BusError, OutboxFull, ServiceError
+from ipcbus_client._errors import OutboxFull, ServiceError
 from ipcbus_client._lanes import INBOX, Lane
 from ipcbus_client._message import Message, Request
 from ipcbus_client._notices import Lost
-from ipcbus_client._parts import Parted
 from ipcbus_client._refusal import refusal
 from ipcbus_client._session import Session
 from ipcbus_client._state import State
 from ipcbus_client._waiting import Waiting
 
-from .model_client import METHODS, NAMES, PATTERNS, POOL, TOPICS
+from . import session_checks
+from .model_client import LEGAL_TOPICS, METHODS, NAMES, PATTERNS, POOL
 from .network import Link, World
+from .session_parts import WINDOW_BYTES, Producer, Reader, Taker, Who, append_loss
 from .violations import ViolationError, frame_of, frames_in
-
-WINDOW_BYTES = 4_000
-LEGAL_TOPICS = TOPICS[:6]
-
-
-@dataclass(eq=False)
-class Reader:
-    """One lane of the program: what it took, and what it must have taken."""
-
-    lane: Lane
-    made_in_epoch: int
-    wire: list[bytes | int] = field(default_factory=list)  #: payloads, and where the program asked for notices: how many were lost there
-    taken: list[bytes | int] = field(default_factory=list)
-    lost_on_wire: int = 0
-    subscribed: Call | None = None  #: None for the inbox
-    open: bool = True
-    busy: bool = False  #: the program takes from it soon
-
-
-@dataclass(eq=False)
-class Taker:
-    """One stream of the program: the parts that the wire brought, and those that the program took."""
-
-    call: Parted
-    wire: list[bytes] = field(default_factory=list)
-    taken: list[bytes] = field(default_factory=list)
-    busy: bool = False
-
-
-Who = TypeVar("Who", Reader, Taker)
-
-
-class Producer:
-    """A generator of the program's, driven as the shells do."""
-
-    def __init__(self, client: SessionClient, request: Request, left: int) -> None:
-        self.client = client
-        self.request = request
-        self.left = left
-        self.scheduled = False
-        self.production = client.session.services.production(request)
-        self.production.wake = self.wake
-
-    def wake(self) -> None:
-        if not self.scheduled:
-            self.scheduled = True
-            self.client.world.after(self.client.soon(0.05), self.go_on)
-
-    def go_on(self) -> None:
-        """Some values, while there is credit."""
-        client, production = self.client, self.production
-        self.scheduled = False
-        if not client.session.services.wants(self.request):
-            return
-        while self.left and production.ready:
-            production.put(client._payload())
-            self.left -= 1
-            if client.random.random() < 0.3:
-                break
-        if not self.left:
-            production.end(client._payload())
-        elif production.ready:
-            self.wake()
-        client._push()
 
 
 class SessionClient:
@@ -240,7 +176,7 @@ class SessionClient:
                 if reader is not None and reader.open:
                     reader.lost_on_wire += content["count"]
                     if reader.lane.notices:
-                        _append(reader.wire, content["count"])
+                        append_loss(reader.wire, content["count"])
 
     # --- the program --------------------------------------------------------------------------------------------------------------------
 
@@ -399,7 +335,7 @@ class SessionClient:
         for _ in range(min(len(messages), self.random.choice([1, 5, 100]))):
             message: object = messages.popleft()
             if isinstance(message, Lost):
-                _append(reader.taken, message.count)
+                append_loss(reader.taken, message.count)
             elif isinstance(message, Message):
                 reader.taken.append(message.payload)
             reader.lane.handled()
@@ -430,83 +366,8 @@ class SessionClient:
 
     def check(self) -> None:
         """All is quiet and the connection stands."""
-        if self.session.state is not State.CONNECTED or self.link is None:
-            raise ViolationError(f"{self.label} did not come back: {self.session.state}")
-        for reader in self.readers.values():
-            self._check_reader(reader)
-        for taker in self.takers.values():
-            if taker.taken != taker.wire:
-                raise ViolationError(f"{self.label}, {taker.call.to}: took {len(taker.taken)} parts, the wire brought {len(taker.wire)}")
-        for call, settled in self.calls:
-            if len(settled) != (0 if call in self.given_up else 1):
-                raise ViolationError(f"{self.label}: call {call.id} to {call.to or 'ping'} settled {len(settled)} times")
-            if call.error is not None and not isinstance(call.error, BusError):
-                raise ViolationError(f"{self.label}: call {call.id} failed with {call.error!r}")
-        for reader in self.readers.values():
-            lane = (self.link.peer.lanes or {}).get(reader.lane.number)
-            if lane is not None and lane.credit > WINDOW_BYTES:
-                raise ViolationError(f"{self.label}: lane {lane.number} has {lane.credit} bytes of credit, over its window")
-        wanted = {number for number, reader in self.readers.items() if number != INBOX and not reader.lane.closed}
-        have = set(self.link.peer.lanes or ())
-        if wanted != have:
-            raise ViolationError(f"{self.label}: the bus has lanes {sorted(have)}, the program {sorted(wanted)}")
-        taken = {name.name for name in self.link.broker.names if name.shared}  # by others, meanwhile: it goes on trying
-        names = {key[1] for key in self.session.declarations._all if key[0] == "own"} - taken
-        if names != set(self.link.peer.claims or ()):
-            raise ViolationError(
-                f"{self.label}: the bus has names {sorted(self.link.peer.claims or ())}, the program {sorted(map(str, names))}"
-            )
-        for topic, value in self.present.items():
-            kept = self.link.broker.publications.kept(topic)
-            if value and (kept is None or kept.payload != value):
-                raise ViolationError(f"{self.label}: {topic} is {value[:30]!r}, the bus has {kept and kept.payload[:30]!r}")
-        self._check_published()
+        session_checks.check(self)
 
     def check_left(self) -> None:
         """It has gone, and with it what was bound to its connection."""
-        assert self.world.broker is not None
-        for topic in self.bound:
-            kept = self.world.broker.publications.kept(topic)
-            if kept is not None and kept.payload == self.present[topic]:
-                raise ViolationError(f"{self.label} has gone, {topic} has not")
-
-    def _check_reader(self, reader: Reader) -> None:
-        where = f"{self.label}, lane {reader.lane.number} ({reader.lane.pattern})"
-        if reader.taken != reader.wire:
-            raise ViolationError(
-                f"{where}: the program took {len(reader.taken)} messages, the wire brought {len(reader.wire)}, or in another order"
-            )
-        if reader.lane.lost != reader.lost_on_wire:
-            raise ViolationError(f"{where}: says that {reader.lane.lost} were lost, the bus said {reader.lost_on_wire}")
-        if reader.open and reader.lane.gaps != self.session.epoch - reader.made_in_epoch:
-            raise ViolationError(f"{where}: {reader.lane.gaps} gaps, but epoch {self.session.epoch} and made in {reader.made_in_epoch}")
-
-    def _check_published(self) -> None:
-        """Each publication reached the bus once and in order, or died in a connection that was cut."""
-        mark = f"{self.label}#".encode()
-        mine = set(self.published)
-        arrived = [payload for oracle in self.world.oracles for payload in oracle.order if payload.startswith(mark) and payload in mine]
-        waiting = self.session.outbox.waiting
-        keeps = waiting.policy in ("drop_oldest", "drop_newest")  # what is held waits here: the order is one of each topic (L-12)
-        for topic in LEGAL_TOPICS if keeps else [""]:
-            numbers = [int(payload.split(b"#")[1]) for payload in arrived if not keeps or self.topics[payload] == topic]
-            if numbers != sorted(set(numbers)):
-                raise ViolationError(f"{self.label}: publications came twice or out of order {topic}")
-        missing = mine.difference(arrived, self.mortal)
-        unsent, unknown = self.session.undelivered()
-        unsent -= waiting.expired + waiting.dropped
-        if unsent or len(missing) > unknown + waiting.dropped:
-            raise ViolationError(
-                f"{self.label}: {len(missing)} publications did not arrive: {unsent} unsent, {unknown} unknown, {waiting.dropped} dropped"
-            )
-        silent = [payload for payload in missing if b"#".join(payload.split(b"#")[:2]) + b"#" not in self.excused]
-        if len(silent) > waiting.dropped:
-            raise ViolationError(f"{self.label}: {silent[0][:20]!r} was published and never reached a bus or a cut connection")
-
-
-def _append(stream: list[bytes | int], lost: int) -> None:
-    """A loss; several without a message between them are one."""
-    if stream and isinstance(stream[-1], int):
-        stream[-1] += lost
-    else:
-        stream.append(lost)
+        session_checks.check_left(self)

@@ -5,11 +5,18 @@ from __future__ import annotations
 from functools import lru_cache
 
 from ipcbus.protocol import topics
-from ipcbus.protocol.messages import decode
+from ipcbus.protocol.errors import Code, ProtocolError
+from ipcbus.protocol.messages import Frame, decode
 
 
 class ViolationError(AssertionError):
     """The bus broke a promise."""
+
+
+def check(good: bool, peer: object, frame: Frame, why: str) -> None:
+    """*peer* got or sent *frame*, which must be *good*."""
+    if not good:
+        raise ViolationError(f"{peer} and {frame}: {why}")
 
 
 def frames_in(buffer: bytearray) -> list[bytes]:
@@ -27,6 +34,15 @@ def frames_in(buffer: bytearray) -> list[bytes]:
         at = end
     del buffer[:at]
     return found
+
+
+def refusal_of(topic: str) -> Code | None:
+    """Why a client may not publish to *topic* (T-3, T-4)."""
+    try:
+        topics.check_topic(topic)
+    except ProtocolError as error:
+        return error.code
+    return Code.RESERVED if topic.startswith("$") else None
 
 
 #: A frame goes by several times: into the bus, out of it to each receiver, into the program. Nobody changes one.
