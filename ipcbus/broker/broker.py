@@ -21,7 +21,7 @@ from .charges import Charges
 from .effort import ENDS_AT_ONCE, FRAME, UNLIMITED
 from .inflow import Inflows
 from .lanes import OUTPUT_HIGH_BYTES
-from .peers import BYTES_FREE, Credentials, Peer, Piece
+from .peers import Credentials, Peer, Piece
 from .quotas import LANES, OverQuota
 from .refusals import Refusals
 from .routing import AnyRoute, PublishRoute, Refusal, RetainRoute
@@ -142,7 +142,7 @@ class Broker(State):
                 if effort.spent >= end:
                     peer.unread = events
                     break
-            if peer.connection.scanner.held_bytes > BYTES_FREE or peer.charged:
+            if peer.connection.scanner.held_bytes > self._charges.free_bytes or peer.charged:
                 self._charges.settle(peer, self.now)
         except ProtocolError as error:
             self._expel(peer, error)
@@ -251,12 +251,12 @@ class Broker(State):
 
     def take_touched(self) -> list[Peer]:
         """The peers whose ``out``, ``held`` or ``closing`` changed since the last call; some of them twice."""
-        touched = self._delivery.touched
+        touched, free_bytes = self._delivery.touched, self._charges.free_bytes
         for peer, error in self.routes.take_crowded():
             self._expel(peer, error)
         for peer in touched:  # it grows: who ends here leaves wills and notices to others
             peer.touched = False
-            if peer.charged or peer.out_bytes + peer.backlog_bytes + peer.parked_bytes > BYTES_FREE:
+            if peer.charged or peer.out_bytes + peer.backlog_bytes + peer.parked_bytes > free_bytes:
                 self._charges.settle(peer, self.now)
             if peer.out_bytes >= CHECKPOINT_BYTES:
                 peer.mark()

@@ -30,6 +30,7 @@ class Charges:
         self._moved: dict[Peer, int] = {}  #: of these: how far they were when their time began
         self._charged: dict[Peer, None] = {}  #: peers for which something is charged
         self._leaving: dict[Peer, int] = {}  #: those that were closed for it: what is still charged for them
+        self.free_bytes = BYTES_FREE
         self._accounts = accounts
         self._shed = shed
         self._expel = expel
@@ -37,7 +38,7 @@ class Charges:
     def settle(self, peer: Peer, now: float) -> None:
         """Bring what is charged for *peer* to what waits, and see to it that it may be so much."""
         waits = peer.waiting_bytes
-        if waits <= BYTES_FREE:
+        if waits <= self.free_bytes:
             waits = 0
         more = waits - peer.charged
         if not more:

@@ -9,6 +9,7 @@ from ipcbus.protocol.messages import Kind, encode_with_payload
 
 from .models import PeerModel
 from .queues_model import GroupModel, LaneModel, terms_of
+from .shares_model import admits
 from .violations import frame_of, matches, refusal_of
 
 if TYPE_CHECKING:
@@ -59,7 +60,10 @@ class BusModel:
         if refusal is not None:
             return ("code", refusal)
         if method == "restore":
-            return ("value", {"restored": self._restore(peer, topic, **more)})
+            try:
+                return ("value", {"restored": self._restore(peer, topic, **more)})
+            except ProtocolError as error:
+                return ("code", error.code)
         if method == "will":
             peer.wills.pop(topic, None)
             if "payload" in more and len(peer.wills) >= self._oracle.limits.max_wills:
@@ -89,8 +93,11 @@ class BusModel:
             return True
         self._oracle.checked["restored"] += 1
         frame = frame_of(encode_with_payload(payload, Kind.RETAIN, peer.id, topic, meta))
-        self._oracle.route(frame, None if ttl_ms is None else self._oracle.now + ttl_ms / 1000)
+        deadline = None if ttl_ms is None else self._oracle.now + ttl_ms / 1000
+        self._oracle.route(frame, deadline)
         self._oracle.order.pop()  # not a publication of its own: that was before
+        if not self._oracle.keep(frame, peer.program, deadline):
+            raise ProtocolError(Code.OVER_LIMIT, topic)
         return True
 
     def _subscribe(self, peer: PeerModel, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -103,10 +110,13 @@ class BusModel:
         if name is not None:
             group = self._oracle.groups.get((pattern, name))
             if group is None:
-                group = self._oracle.groups[pattern, name] = GroupModel(terms)
+                group = GroupModel(terms)
             else:
                 group.check_joins(arguments)
             terms = group.terms
+        self._admit_lane(peer)
+        if group is not None:
+            self._oracle.groups[pattern, name] = group
         where = f"{peer}, lane {number} ({pattern})"
         lane = LaneModel(where, peer.id, pattern, terms, group, arguments["credit"], arguments.get("messages", 1))
         peer.lanes[number] = lane
@@ -118,3 +128,10 @@ class BusModel:
                     lane.offer(raw, retained=True)
             self._oracle.offered += len(lane.expected)
         return {"retained": len(lane.expected), "policy": terms.policy}
+
+    def _admit_lane(self, peer: PeerModel) -> None:
+        oracle = self._oracle
+        lanes = [(one.program, sum(lane.open for lane in one.lanes.values())) for one in oracle.peers]
+        if not admits(oracle.limits, "lanes", lanes, peer.program):
+            oracle.checked["max_program_lanes"] += 1
+            raise ProtocolError(Code.OVER_LIMIT, "lanes")

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .queues_model import LaneModel
+from .shares_model import ProgramModel
+
+ANSWER_BYTES = 2_000  #: of the bus: more than any
 
 
 @dataclass(eq=False, slots=True)
@@ -29,13 +32,15 @@ class RequestModel:
 class PeerModel:
     """One connection, from outside."""
 
-    def __init__(self, label: str, opened_at: float) -> None:
+    def __init__(self, label: str, program: ProgramModel, opened_at: float) -> None:
         self.label = label
+        self.program = program
         self.opened_at = opened_at
         self.id = 0
         self.ready = False
         self.done_sending = False  #: end of file or BYE was processed
         self.gone = False  #: nothing is expected of it any more
+        self.came_bytes = 0  #: of all frames of it that were processed
         self.buffer_in = bytearray()
         self.buffer_out = bytearray()
         self.lanes: dict[int, LaneModel] = {}  #: the closed ones too: their frames may still be on the way
@@ -56,3 +61,14 @@ class PeerModel:
 
     def __repr__(self) -> str:
         return self.label
+
+    def waiting_bytes(self) -> int:
+        """As much as may wait for it, and of what it sends."""
+        lanes = [lane for lane in self.lanes.values() if lane.open]
+        groups = {lane.group for lane in lanes if lane.group is not None}
+        waits = [*(raw for lane in lanes for raw in lane.expected), *self.direct, *(raw for group in groups for raw in group.outstanding)]
+        answers = [request.outcome for request in self.requests.values() if request.outcome is not None and not request.told]
+        size = sum(map(len, waits)) + sum(ANSWER_BYTES + sum(len(part) for part in one if isinstance(part, bytes)) for one in answers)
+        parts = sum(len(part) for request in self.requests.values() for part in request.parts)
+        few = ANSWER_BYTES * (self.refusals.total() + len(self.notices) + len(self.pings) + len(self.lanes))
+        return size + parts + few + len(self.buffer_in) + len(self.buffer_out)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any, Generic, TypeVar
 
 from ipcbus.protocol.errors import Code, ProtocolError
@@ -22,7 +22,9 @@ class _Hold(Generic[Peer]):
 class NamesModel(Generic[Peer]):
     """For each name one line: of a shared name all own it, of another the first does."""
 
-    def __init__(self, max_names: int, max_methods: int) -> None:
+    def __init__(self, max_names: int, max_methods: int, admit: Callable[[Peer], None]) -> None:
+        """*admit*: raises ``over_limit`` where the account of a peer has no room for another name."""
+        self._admit = admit
         self._max_names = max_names
         self._max_methods = max_methods
         self._lines: dict[str, list[_Hold[Peer]]] = {}
@@ -64,6 +66,10 @@ class NamesModel(Generic[Peer]):
         """*peer* gives up everything, in the order in which it claimed it."""
         return [notice for name in self._held_by(peer) for notice in self._remove(peer, name)]
 
+    def count(self, peer: Peer) -> int:
+        """How many names it owns or waits for."""
+        return len(self._held_by(peer))
+
     def _held_by(self, peer: Peer) -> list[str]:
         return [name for name, line in self._lines.items() if any(hold.peer == peer for hold in line)]
 
@@ -85,20 +91,27 @@ class NamesModel(Generic[Peer]):
             again[0].mode, again[0].allow_replace = mode, allow_replace
         elif len(self._held_by(peer)) >= self._max_names:
             raise ProtocolError(Code.OVER_LIMIT, name)
-        elif line and (line[0].mode == "shared") != (mode == "shared"):
+        elif line and not self._has_place(line[0], mode, replace):
             raise ProtocolError(Code.NAME_TAKEN, name)
-        elif not line or mode == "shared":
-            line.append(_Hold(peer, mode, allow_replace))
-        elif replace and line[0].allow_replace:
-            notices.append((line[0].peer, "name_lost", name))
-            line[0:1] = [_Hold(peer, mode, allow_replace), *([line[0]] if line[0].mode == "queue" else [])]
-        elif mode == "queue":
-            line.append(_Hold(peer, mode, allow_replace))
         else:
-            raise ProtocolError(Code.NAME_TAKEN, name)
+            self._admit(peer)
+            if not line or mode == "shared":
+                line.append(_Hold(peer, mode, allow_replace))
+            elif replace and line[0].allow_replace:
+                notices.append((line[0].peer, "name_lost", name))
+                line[0:1] = [_Hold(peer, mode, allow_replace), *([line[0]] if line[0].mode == "queue" else [])]
+            else:
+                line.append(_Hold(peer, mode, allow_replace))
         self._lines[name] = line
         place = 0 if line[0].mode == "shared" else [hold.peer for hold in line].index(peer)
         return {"owner": place == 0, "position": place}, notices
+
+    @staticmethod
+    def _has_place(first: _Hold[Peer], mode: str, replace: bool) -> bool:
+        """Whether who claims in *mode* what *first* owns gets it or waits for it."""
+        if "shared" in (mode, first.mode):
+            return mode == first.mode
+        return mode == "queue" or (replace and first.allow_replace)
 
     def _remove(self, peer: Peer, name: str) -> Notices[Peer]:
         line = self._lines[name]

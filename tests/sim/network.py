@@ -12,32 +12,18 @@ from collections.abc import Callable
 from typing import Protocol
 from zlib import crc32
 
-from ipcbus.broker import Broker, Credentials, Peer
-from ipcbus.protocol.limits import Limits
+from ipcbus.broker import Credentials, Peer
+from ipcbus.broker.effort import UNLIMITED
+from ipcbus.broker.quotas import OverQuota
+from ipcbus.protocol.errors import Code
 
 from .checks import Auditor
+from .climate import limits_of
 from .models import PeerModel
 from .oracle import Oracle
+from .shares_model import OWNER
+from .watched import Tap, WatchedBroker
 
-#: Small, so that a few messages reach them. What must never be reached (a callee's output) is large instead.
-LIMITS = Limits(
-    max_payload_bytes=64 * 1024,
-    lane_soft_bytes=6_000,
-    lane_hard_bytes=20_000,
-    lane_stall_s=1.5,
-    stall_window_s=6.0,
-    max_parked_bytes=8_000,
-    handshake_timeout_s=5.0,
-    half_close_linger_s=3.0,
-    max_output_bytes=8 * 1024 * 1024,
-    max_lanes=7,
-    max_names=3,
-    max_methods=3,
-    max_wills=3,
-    max_bound=3,
-    max_requests=8,
-    max_callee_requests=5,
-)
 CHUNK_BYTES = 16_384  #: of one simulated read or write
 PIPE_BYTES = 32_768  #: what a simulated kernel holds for a receiver that does not read
 
@@ -75,7 +61,8 @@ class World:
         self._tick_at: float | None = None
         self.stirred = False  #: the bus did something since it was looked at last
         self._deadline: float | None = None  #: the bus's next one, as it was then
-        self.broker: Broker | None = None
+        self.limits, self._bytes_free = limits_of(self.dice("limits"))
+        self.broker: WatchedBroker | None = None
         self.oracles: list[Oracle] = []
         self.start_bus()
 
@@ -153,7 +140,7 @@ class World:
             self._deadline = self.broker.next_deadline()
         if self._deadline is not None and self._deadline <= self.now:
             self.broker.tick(self.now)
-            self.oracle.ticked(self.now)
+            self.oracle.ticked(self.now, self._expelled())
             self.stirred = True
         self.oracle.check_due(self.now)
 
@@ -161,10 +148,10 @@ class World:
         """What the daemon does at the end of a round: look at the peers that changed. Then everything is looked at."""
         if self.broker is None or not self.stirred:
             return
-        for peer in self.broker.take_touched():
+        touched = self.broker.take_touched()
+        self.oracle.expel(self._expelled())
+        for peer in touched:
             if isinstance(peer.link, Link):
-                if peer.closing and not peer.link.model.gone:
-                    self.oracle.expelled(peer.link.model)
                 peer.link.wake()
         if not self.frozen:
             self.auditor.look(self.now)
@@ -174,12 +161,19 @@ class World:
             self._tick_at = max(deadline, self.now, self._frozen_until)
             self.after(self._tick_at - self.now, lambda: None)
 
+    def _expelled(self) -> list[tuple[PeerModel, Code]]:
+        assert self.broker is not None
+        return [(peer.link.model, code) for peer, code in self.broker.take_expelled()]
+
     # --- the bus ------------------------------------------------------------------------------------------------------------------------
 
     def start_bus(self) -> None:
         """A new daemon, which knows nothing of the one before."""
-        self.broker = Broker(incarnation=self._bus_dice.randbytes(16), random_bytes=self._bus_dice.randbytes, now=self.now, limits=LIMITS)
-        self.oracle = Oracle(LIMITS)
+        dice, limits = self._bus_dice, self.limits
+        owners = frozenset({OWNER})
+        self.broker = WatchedBroker(incarnation=dice.randbytes(16), random_bytes=dice.randbytes, now=self.now, limits=limits, owners=owners)
+        self.broker._charges.free_bytes = self._bytes_free
+        self.oracle = Oracle(limits)
         self.oracles.append(self.oracle)
         self.auditor = Auditor(self.broker, self.oracle)
         self.stirred = True
@@ -204,8 +198,15 @@ class World:
             return False
         self.stirred = True
         program = crc32(label.partition("/")[0].encode())
-        peer = self.broker.connect(self.now, transport="unix", credentials=Credentials(1 + program % 10_000, program % 2, 0))
-        self.links.append(Link(self, endpoint, self.broker, peer, self.oracle.opened(label, self.now)))
+        pid, uid = 1 + program % 10_000, program % 2
+        model = self.oracle.opened(label, uid, pid, self.now)
+        try:
+            peer = self.broker.connect(self.now, transport="unix", credentials=Credentials(pid, uid, 0))
+        except OverQuota:
+            self.oracle.refused(model)
+            return False
+        self.oracle.admitted(model)
+        self.links.append(Link(self, endpoint, self.broker, peer, model))
         endpoint.connected(self.links[-1])
         return True
 
@@ -230,7 +231,7 @@ class _Nobody:
 class Link:
     """One connection: two pipes of bytes, each with its own delays."""
 
-    def __init__(self, world: World, endpoint: Endpoint, broker: Broker, peer: Peer, model: PeerModel) -> None:
+    def __init__(self, world: World, endpoint: Endpoint, broker: WatchedBroker, peer: Peer, model: PeerModel) -> None:
         self.world = world
         self.endpoint = endpoint
         self.broker = broker
@@ -240,11 +241,16 @@ class Link:
         self.up = bytearray()
         self.down = bytearray()
         self.widest = CHUNK_BYTES  #: at most so much goes through at a time
+        self.rest = bytearray()  #: what the bus has read and not worked off yet
         self._dice = world.dice(f"link of {model.label}")
+        self._work = self._dice.choice([UNLIMITED, UNLIMITED, 1, 200])  #: what the bus does for it in one go
+        self._tap = Tap(peer.connection.scanner)
+        self._judged = 0  #: bytes that the oracle has seen
         self._eof = False  #: the client is done sending
         self._stalled_until = {"up": 0.0, "down": 0.0}
         self._moving = {"up": False, "down": False}
         peer.link = self
+        peer.connection.scanner = self._tap  # type: ignore[assignment]
 
     def send(self, data: bytes) -> None:
         """The client's write: never partial, the session's shells are tested for that elsewhere."""
@@ -274,7 +280,7 @@ class Link:
         """Something may move."""
         if not self.alive:
             return
-        if (self.up or self._eof) and not self.peer.held:
+        if (self.up or self._eof or self.peer.unread is not None) and not self.peer.held:
             self._later("up", self._move_up)
         if self.peer.out or self.down or self.peer.closing:
             self._later("down", self._move_down)
@@ -299,12 +305,16 @@ class Link:
             self.wake()
             return
         world.stirred = True
-        if self.up:
+        if self.peer.unread is not None:
+            self.broker.resume(self.peer, world.now, self._work)
+            self._judge()
+        elif self.up:
             data = bytes(self.up[: self._some()])
             del self.up[: len(data)]
             world.trace = crc32(data, world.trace)
-            self.broker.receive(self.peer, data, world.now)
-            world.oracle.came(self.model, self.peer.id, data, world.now)
+            self.rest += data
+            self.broker.receive(self.peer, data, world.now, self._work)
+            self._judge()
         elif self._eof and isinstance(self.endpoint, _Nobody):
             self.die()
             return
@@ -315,6 +325,15 @@ class Link:
                 world.oracle.left(self.model)
             return
         self.wake()
+
+    def _judge(self) -> None:
+        """Show the oracle what the bus has worked off."""
+        done = len(self.rest) if self.peer.unread is None else max(self._tap.taken - self._judged, 0)
+        data = bytes(self.rest[:done])
+        del self.rest[:done]
+        self._judged += done
+        self.world.oracle.came(self.model, self.peer.id, data, self._tap.ends, self.world.now)
+        self._tap.ends.clear()
 
     def _move_down(self) -> None:
         self._moving["down"] = False
@@ -367,4 +386,5 @@ class Link:
         self.world.stirred = True
         self.broker.disconnect(self.peer, self.world.now)
         self.world.oracle.left(self.model)
+        self.world.oracle.closed(self.model)
         self.endpoint.disconnected()

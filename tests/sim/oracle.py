@@ -13,17 +13,19 @@ import itertools
 from collections import Counter
 from typing import Any
 
-from ipcbus.protocol.errors import Code
+from ipcbus.protocol.errors import Code, ProtocolError
 from ipcbus.protocol.limits import Limits
 from ipcbus.protocol.messages import Frame, Kind, encode, encode_with_payload
 from ipcbus.protocol.payloads import decode_value
 from ipcbus.protocol.topics import parse_peer
 
 from .bus_model import BusModel
+from .climate import FEW_BYTES_FREE
 from .models import PeerModel, RequestModel
 from .names_model import NamesModel
 from .queues_model import GroupModel, LaneModel
 from .receipts import Receipts
+from .shares_model import ProgramModel, admits
 from .violations import ViolationError, check, frame_of, frames_in, matches, refusal_of
 
 
@@ -34,9 +36,11 @@ class Oracle:
         self.limits = limits
         self.peers: list[PeerModel] = []
         self.by_id: dict[int, PeerModel] = {}  #: who is here
-        self.names: NamesModel[PeerModel] = NamesModel(limits.max_names, limits.max_methods)
+        self.names: NamesModel[PeerModel] = NamesModel(limits.max_names, limits.max_methods, self._admit_name)
         self.groups: dict[tuple[str, str], GroupModel] = {}
         self.retained: dict[str, bytes] = {}
+        self.kept_by: dict[str, ProgramModel] = {}  #: whose these are
+        self.programs: dict[tuple[int, int], ProgramModel] = {}
         self.most_retained_bytes = 0
         self.kept_until: dict[str, float] = {}  #: of those that have a time to live (L-11)
         self.mortal: dict[bytes, float] = {}  #: frames that may expire while they wait, and when
@@ -55,15 +59,39 @@ class Oracle:
 
     # --- what the network tells it ----------------------------------------------------------------------------------------------------
 
-    def opened(self, label: str, now: float) -> PeerModel:
-        """A connection was accepted."""
-        peer = PeerModel(label, now)
-        self._due(now + self.limits.handshake_timeout_s, peer)
-        self.peers.append(peer)
-        return peer
+    def opened(self, label: str, uid: int, pid: int, now: float) -> PeerModel:
+        """Somebody connects: `admitted` or `refused` follows."""
+        return PeerModel(label, self.programs.get((uid, pid)) or ProgramModel(uid, pid), now)
 
-    def came(self, peer: PeerModel, peer_id: int, data: bytes, now: float) -> None:
-        """The broker has just processed *data* from *peer*, whose id it holds to be *peer_id*."""
+    def admitted(self, peer: PeerModel) -> None:
+        """The connection was accepted; `closed` ends it."""
+        program = peer.program
+        if not self._admits_connection(program):
+            raise ViolationError(f"{program} has {program.connections} connections, and another is accepted (Q-1)")
+        self.programs[program.uid, program.pid] = program
+        program.connections += 1
+        self._due(peer.opened_at + self.limits.handshake_timeout_s, peer)
+        self.peers.append(peer)
+
+    def refused(self, peer: PeerModel) -> None:
+        """The connection was not accepted."""
+        self.checked["too_many_peers"] += 1
+        if self._admits_connection(peer.program):
+            raise ViolationError(f"{peer.program} has {peer.program.connections} connections, and no other is accepted (Q-1)")
+
+    def _admits_connection(self, program: ProgramModel) -> bool:
+        return admits(self.limits, "peers", [(one, one.connections) for one in self.programs.values()], program)
+
+    def closed(self, peer: PeerModel) -> None:
+        """The connection is gone."""
+        program = peer.program
+        program.connections -= 1
+        if not program.connections:
+            del self.programs[program.uid, program.pid]
+
+    def came(self, peer: PeerModel, peer_id: int, data: bytes, ends: set[int], now: float) -> None:
+        """The broker has just processed *data* from *peer*, whose id it holds to be *peer_id*. *ends* (counted in bytes of frames): where
+        it took frames together, of which it keeps only the last (L-8)."""
         self.now = now
         if peer.done_sending:
             peer.buffer_in += data  # which is never looked at
@@ -73,14 +101,15 @@ class Oracle:
             self.by_id[peer_id] = peer
         peer.buffer_in += data
         for raw in frames_in(peer.buffer_in):
-            self._process(peer, frame_of(raw), now)
+            peer.came_bytes += len(raw)
+            self._process(peer, frame_of(raw), now, last=peer.came_bytes in ends)
             if peer.done_sending:
                 return
         if peer.buffer_in and peer.buffer_in[0] != 0xCE:  # F-2: garbage ends the connection
             peer.said_bye = Code.BAD_FRAME
             self.left(peer)
 
-    def ticked(self, now: float) -> None:
+    def ticked(self, now: float, expelled: list[tuple[PeerModel, Code]]) -> None:
         """The broker's clock went on: requests whose time is over have expired (R-2), strangers who said nothing are sent away (H-9)."""
         expired = []
         for peer in self.peers:
@@ -93,6 +122,7 @@ class Oracle:
             self._cancelled(request)
             self._settle(request, ("code", Code.EXPIRED))
         self.now = now
+        self.expel(expelled)
         self.expire_kept()
 
     def check_due(self, now: float) -> None:
@@ -115,14 +145,30 @@ class Oracle:
             peer.done_sending = True
             self._withdraw(peer)
 
-    def expelled(self, peer: PeerModel) -> None:
-        """The bus ended the connection though nothing fatal was sent: only a queue with the policy disconnect gives it the right (L-7)."""
+    def expel(self, expelled: list[tuple[PeerModel, Code]]) -> None:
+        """The bus ended connections, in this order. Though nothing fatal was sent it may do so for what waits."""
+        for peer, code in expelled:
+            if peer.gone:
+                continue  # it is known why
+            if code is Code.OVER_QUOTA:
+                self._over_quota(peer)
+            else:
+                self._too_slow(peer)
+            peer.said_bye = code
+            self.left(peer)
+
+    def _over_quota(self, peer: PeerModel) -> None:
+        """Q-3: only for much that waits."""
+        if peer.waiting_bytes() <= FEW_BYTES_FREE:
+            raise ViolationError(f"{peer} is sent away for its quota, and only {peer.waiting_bytes()} bytes can wait for it")
+        self.checked["sent away for its quota"] += 1
+
+    def _too_slow(self, peer: PeerModel) -> None:
+        """L-7: only a queue with the policy disconnect gives the right."""
         lanes = [lane for lane in peer.lanes.values() if lane.open and lane.terms.policy == "disconnect"]
         if not any(sum(map(len, lane.expected)) > lane.terms.soft // 2 for lane in lanes):
             raise ViolationError(f"{peer} is sent away, and none of its queues is too long")
         self.checked["disconnected"] += 1
-        peer.said_bye = Code.SLOW_READER
-        self.left(peer)
 
     def left(self, peer: PeerModel) -> None:
         """The connection is over."""
@@ -143,7 +189,7 @@ class Oracle:
 
     # --- what peers say -----------------------------------------------------------------------------------------------------------------
 
-    def _process(self, peer: PeerModel, frame: Frame, now: float) -> None:
+    def _process(self, peer: PeerModel, frame: Frame, now: float, *, last: bool) -> None:
         kind, elements = frame.kind, frame.elements
         if kind is Kind.HELLO:
             peer.ready = True
@@ -153,7 +199,7 @@ class Oracle:
                     self.checked["ended by its session"] += 1
                     self.left(before)  # H-13
         elif kind in (Kind.PUBLISH, Kind.RETAIN):
-            self._publish(peer, frame)
+            self._publish(peer, frame, last=last)
         elif kind is Kind.POST:
             self._post(peer, frame, now)
         elif kind is Kind.CREDIT:
@@ -189,11 +235,13 @@ class Oracle:
         else:
             raise ViolationError(f"{peer} sent {frame}, which no simulated client does")
 
-    def _publish(self, peer: PeerModel, frame: Frame) -> None:
+    def _publish(self, peer: PeerModel, frame: Frame, *, last: bool) -> None:
         peer.published.add(frame.elements[2])
         refusal = refusal_of(frame.elements[2])
         if refusal is None:
             self.route(frame)
+            if frame.kind is Kind.RETAIN and last and not self.keep(frame, peer.program):
+                peer.refusals[Code.OVER_LIMIT] += 1
         else:
             peer.refusals[refusal] += 1
 
@@ -209,7 +257,11 @@ class Oracle:
         outcome: tuple[Any, ...] = ("code", refusal)
         if refusal is None:
             plain = frame_of(encode_with_payload(frame.payload, Kind.RETAIN if retain else Kind.PUBLISH, peer.id, topic, meta))
-            outcome = ("value", self.route(plain, None if ttl_ms is None else now + ttl_ms / 1000))
+            deadline = None if ttl_ms is None else now + ttl_ms / 1000
+            outcome = ("value", self.route(plain, deadline))
+            if retain and not self.keep(plain, peer.program, deadline):
+                outcome = ("code", Code.OVER_LIMIT)
+                peer.refusals[Code.OVER_LIMIT] += number is None
         if number is not None:
             peer.requests[number].outcome = outcome
 
@@ -230,18 +282,35 @@ class Oracle:
             if matches(pattern, topic):
                 group.outstanding.setdefault(frame.raw, []).append(self.place)
                 self.offered += 1
-        if frame.kind is Kind.RETAIN:
-            self.retained.pop(topic, None)
-            self.kept_until.pop(topic, None)
-            if frame.payload_size:
-                self.retained[topic] = frame.raw
-                self.most_retained_bytes = max(self.most_retained_bytes, sum(map(len, self.retained.values())))
-                if deadline is not None:
-                    self.kept_until[topic] = deadline
-                    self._due(deadline, topic)
         if self.offered == before:
             self.unwanted += 1
         return self.offered - before
+
+    def keep(self, frame: Frame, program: ProgramModel, deadline: float | None = None) -> bool:
+        """L-8: keep it as the last of its topic, at the expense of *program*; False where that has no room (Q-1), then nothing is kept."""
+        topic = frame.elements[2]
+        before, owner = self._forget_kept(topic)
+        if not frame.payload_size:
+            return True
+        if before is None or len(before) != len(frame.raw) or owner is not program:
+            topics = [(one, 1) for one in self.kept_by.values()]
+            sizes = [(self.kept_by[one], len(raw)) for one, raw in self.retained.items()]
+            if not (
+                admits(self.limits, "retained", topics, program)
+                and admits(self.limits, "retained_bytes", sizes, program, len(frame.raw))
+            ):
+                self.checked["not kept"] += 1
+                return False
+        self.retained[topic], self.kept_by[topic] = frame.raw, program
+        self.most_retained_bytes = max(self.most_retained_bytes, sum(map(len, self.retained.values())))
+        if deadline is not None:
+            self.kept_until[topic] = deadline
+            self._due(deadline, topic)
+        return True
+
+    def _forget_kept(self, topic: str) -> tuple[bytes | None, ProgramModel | None]:
+        self.kept_until.pop(topic, None)
+        return self.retained.pop(topic, None), self.kept_by.pop(topic, None)
 
     def expire_kept(self) -> None:
         """L-11: before the bus looks at what it keeps, too."""
@@ -252,6 +321,7 @@ class Oracle:
     def _remove_kept(self, topic: str) -> None:
         """L-11, W-2: the bus removes what is kept, and says so in the name of who had published it."""
         sender = frame_of(self.retained[topic]).elements[1]
+        self._forget_kept(topic)
         self.route(frame_of(encode_with_payload(b"", Kind.RETAIN, sender, topic, None)))
 
     def _send(self, peer: PeerModel, frame: Frame) -> None:
@@ -337,6 +407,12 @@ class Oracle:
             request.credit += added
             request.callee.direct.append(encode(Kind.ALLOW, peer.id, to, number, added))
 
+    def _admit_name(self, peer: PeerModel) -> None:
+        names = [(one.program, self.names.count(one)) for one in self.peers if not one.done_sending]
+        if not admits(self.limits, "names", names, peer.program):
+            self.checked["max_program_names"] += 1
+            raise ProtocolError(Code.OVER_LIMIT, "names")
+
     # --- ends ---------------------------------------------------------------------------------------------------------------------------
 
     def close_lane(self, lane: LaneModel) -> None:
@@ -352,6 +428,9 @@ class Oracle:
         for lane in peer.lanes.values():
             if lane.open:
                 self.close_lane(lane)
+        for lane in [lane for other in self.by_id.values() for lane in other.lanes.values() if lane.terms.policy == "block"]:
+            # L-12: what it had parked counts as the subscriber's own from now on, and may be too much
+            lane.excused |= any(frame_of(raw).elements[1] == peer.id for raw in lane.expected)
         if peer.bound:
             self.expire_kept()
         for topic in peer.bound:
@@ -361,6 +440,8 @@ class Oracle:
         for will in peer.wills.values():
             self.checked["will"] += 1
             self.route(frame_of(will))
+            if frame_of(will).kind is Kind.RETAIN:
+                self.keep(frame_of(will), peer.program)
         peer.bound.clear()
         peer.wills.clear()
         for receiver, name, about in self.names.leave(peer):

@@ -14,8 +14,6 @@ from ipcbus.protocol.limits import READ_BYTES, Limits
 
 from .violations import ViolationError, frame_of
 
-DROPS = {"too_slow", "over_quota"}  #: what a queue loses because it is too long
-
 
 @dataclass(frozen=True, slots=True)
 class TermsModel:
@@ -123,7 +121,7 @@ class LaneModel:
         if self.group is not None:
             self.group.lost += count
             return
-        if why in DROPS and not self.lagging:
+        if why == "too_slow" and not self.lagging:
             self.fail(f"{count} messages are lost ({why}), and nobody said before that it lags")
         if why == "too_slow" and self.terms.policy == "block" and not self.dropping and not self.excused:
             self.fail(f"{count} messages are lost (too_slow) though it holds its publishers and was not cut")

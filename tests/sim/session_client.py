@@ -89,7 +89,7 @@ class SessionClient:
 
     def disconnected(self) -> None:
         assert self.link is not None
-        self.excused += self.link.model.buffer_in + self.link.up + self._torn()
+        self.excused += self.link.model.buffer_in + self.link.rest + self.link.up + self._torn()
         self.link = None
         self.session.lost("cut", again=True)
         self.world.after(self.soon(0.5), self._connect)
@@ -120,7 +120,7 @@ class SessionClient:
                 self._soon_take(taker, self._take_parts)
         if self.session.hangup is not None:
             self.world.note(f"{self.label} hangs up: {self.session.hangup}")
-            known = ("stopped", "shutting_down", "handshake_timeout", "slow_reader")  # the oracle knows when
+            known = ("stopped", "shutting_down", "handshake_timeout", "slow_reader", "over_quota")  # the oracle knows when
             if not any(word in self.session.hangup for word in known):
                 raise ViolationError(f"{self.label} hung up: {self.session.hangup}")
             if self.link is not None:

@@ -19,6 +19,7 @@ ALL = {
     *("block", "drop_oldest", "drop_newest", "latest", "disconnect", "too_slow", "replaced", "expired", "disconnected"),
     *("will", "bound value", "restored", "not restored", "ended by its session", "handshake_timeout"),
     *("max_requests", "max_callee_requests", "max_lanes", "max_wills", "max_bound"),
+    *("over_quota", "sent away for its quota", "not kept", "max_program_lanes", "max_program_names", "too_many_peers"),
 }
 
 

@@ -1,0 +1,51 @@
+"""The real broker, seen at the border of what it does: which frames it has worked off, and whom it sends away, in its own order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from ipcbus.broker import Broker, Peer
+from ipcbus.protocol.errors import Code, ProtocolError
+from ipcbus.protocol.framing import Run, Scanner
+from ipcbus.protocol.messages import Frame
+
+
+class WatchedBroker(Broker):
+    """Says whom it expelled, and why."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._expelled: list[tuple[Peer, Code]] = []
+
+    def _expel(self, peer: Peer, error: ProtocolError) -> None:
+        if not peer.closing:
+            self._expelled.append((peer, error.code))
+        super()._expel(peer, error)
+
+    def take_expelled(self) -> list[tuple[Peer, Code]]:
+        """Those who were expelled since the last call."""
+        expelled, self._expelled = self._expelled, []
+        return expelled
+
+
+class Tap:
+    """Stands before the scanner of one connection, and counts what the broker takes out of it."""
+
+    def __init__(self, scanner: Scanner) -> None:
+        self._scanner = scanner
+        self.taken = 0  #: bytes of all frames that the broker has worked off, or works at
+        self.ends: set[int] = set()  #: where, counted like that, a run or a single frame ended
+
+    def scan(self, data: bytes) -> Iterable[Run | Frame]:
+        """As the scanner does."""
+        return self._counted(self._scanner.scan(data))
+
+    def _counted(self, events: Iterable[Run | Frame]) -> Iterator[Run | Frame]:
+        for event in events:
+            self.taken += len(event.raw) if isinstance(event, Frame) else event[3] - event[2]
+            self.ends.add(self.taken)
+            yield event
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._scanner, name)
