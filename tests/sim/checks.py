@@ -25,7 +25,7 @@ class Auditor:
         self._over: dict[Backlog, float] = {}  #: since when a queue is over its soft limit, without having been at half of it
         self._held: dict[object, tuple[int, int]] = {}  #: what held somebody at the last look, and whose it is
         self._budgets: dict[tuple[int, int], float] = {}  #: seconds that a program may still hold others
-        self._parked: dict[Peer, tuple[int, int]] = {}  #: at the last look: since which read of a publisher, and how much
+        self._parked: dict[Peer, tuple[int, int, int]] = {}  #: at the last look: since which read, how much, and which read it was
         self._at = 0.0
         self._turn = 0
 
@@ -106,11 +106,11 @@ class Auditor:
             if peer.held:
                 wrong = peer.parked_bytes <= limits.max_parked_bytes // 2
             else:  # what one read brought may be more, and nothing after it
-                before = parked.get(peer, (0, peer.parked_bytes))
-                grew = before[0] == peer.parked_at != peer.in_bytes and peer.parked_bytes > before[1]
+                before = parked.get(peer, (0, 0, 0))
+                grew = before[0] == peer.parked_at != before[2] and peer.parked_bytes > before[1]
                 wrong = peer.parked_bytes > limits.max_parked_bytes and grew
             if peer.parked_bytes:
-                self._parked[peer] = peer.parked_at, peer.parked_bytes
+                self._parked[peer] = peer.parked_at, peer.parked_bytes, peer.in_bytes
             if wrong:
                 raise ViolationError(f"{peer} has parked {peer.parked_bytes} bytes; that it is not read is {bool(peer.held)}")
 

@@ -64,7 +64,7 @@ class PeerModel:
 
     def waiting_bytes(self) -> int:
         """As much as may wait for it, and of what it sends."""
-        lanes = [lane for lane in self.lanes.values() if lane.open]
+        lanes = self.lanes.values()  # what a closed one was given may still wait in the output
         groups = {lane.group for lane in lanes if lane.group is not None}
         waits = [*(raw for lane in lanes for raw in lane.expected), *self.direct, *(raw for group in groups for raw in group.outstanding)]
         answers = [request.outcome for request in self.requests.values() if request.outcome is not None and not request.told]

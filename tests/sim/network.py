@@ -328,7 +328,8 @@ class Link:
 
     def _judge(self) -> None:
         """Show the oracle what the bus has worked off."""
-        done = len(self.rest) if self.peer.unread is None else max(self._tap.taken - self._judged, 0)
+        ended = self.peer.closing and not self._tap.failed  # with more to work off
+        done = max(self._tap.taken - self._judged, 0) if ended or self.peer.unread is not None else len(self.rest)
         data = bytes(self.rest[:done])
         del self.rest[:done]
         self._judged += done

@@ -159,8 +159,11 @@ class Oracle:
 
     def _over_quota(self, peer: PeerModel) -> None:
         """Q-3: only for much that waits."""
-        if peer.waiting_bytes() <= FEW_BYTES_FREE:
-            raise ViolationError(f"{peer} is sent away for its quota, and only {peer.waiting_bytes()} bytes can wait for it")
+        lanes = [lane for other in self.peers if not other.gone for lane in other.lanes.values()]
+        queues = [*(lane.expected for lane in lanes), *(group.outstanding for group in self.groups.values())]
+        parked = sum(len(raw) for queue in queues for raw in queue if frame_of(raw).elements[1] == peer.id)
+        if peer.waiting_bytes() + parked <= FEW_BYTES_FREE:
+            raise ViolationError(f"{peer} is sent away for its quota, and only {peer.waiting_bytes()} + {parked} bytes can wait")
         self.checked["sent away for its quota"] += 1
 
     def _too_slow(self, peer: PeerModel) -> None:

@@ -35,17 +35,27 @@ class Tap:
     def __init__(self, scanner: Scanner) -> None:
         self._scanner = scanner
         self.taken = 0  #: bytes of all frames that the broker has worked off, or works at
+        self.failed = False  #: what came next was no frame
         self.ends: set[int] = set()  #: where, counted like that, a run or a single frame ended
 
     def scan(self, data: bytes) -> Iterable[Run | Frame]:
         """As the scanner does."""
-        return self._counted(self._scanner.scan(data))
+        try:
+            events = self._scanner.scan(data)
+        except ProtocolError:
+            self.failed = True
+            raise
+        return self._counted(events)
 
     def _counted(self, events: Iterable[Run | Frame]) -> Iterator[Run | Frame]:
-        for event in events:
-            self.taken += len(event.raw) if isinstance(event, Frame) else event[3] - event[2]
-            self.ends.add(self.taken)
-            yield event
+        try:
+            for event in events:
+                self.taken += len(event.raw) if isinstance(event, Frame) else event[3] - event[2]
+                self.ends.add(self.taken)
+                yield event
+        except ProtocolError:
+            self.failed = True
+            raise
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._scanner, name)
