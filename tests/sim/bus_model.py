@@ -52,9 +52,9 @@ class BusModel:
         """W-1, W-2, and what is kept."""
         if method == "get":
             self._oracle.expire_kept()
-            if topic not in self._oracle.retained:
+            if topic not in self._oracle.retained.frames:
                 return ("value", None)
-            kept = frame_of(self._oracle.retained[topic])
+            kept = frame_of(self._oracle.retained.frames[topic])
             return ("value", {"topic": topic, "sender": kept.elements[1], "meta": kept.elements[3], "payload": kept.payload})
         refusal = refusal_of(topic)
         if refusal is not None:
@@ -85,7 +85,7 @@ class BusModel:
         """B-3: what a program had retained before, where nobody else has published since."""
         self._oracle.expire_kept()
         peer.published.add(topic)
-        kept = self._oracle.retained.get(topic)
+        kept = self._oracle.retained.frames.get(topic)
         if kept is not None and frame_of(kept).elements[1] not in was:
             self._oracle.checked["not restored"] += 1
             return False
@@ -123,7 +123,7 @@ class BusModel:
         if group is not None:
             group.members.add(lane)
         elif arguments.get("retained", True):
-            for topic, raw in self._oracle.retained.items():
+            for topic, raw in self._oracle.retained.frames.items():
                 if matches(pattern, topic):
                     lane.offer(raw, retained=True)
             self._oracle.offered += len(lane.expected)

@@ -55,7 +55,7 @@ class Auditor:
     def _check_size(self, backlog: Backlog) -> None:
         """L-7: each policy keeps its limits. What is retained may wait in a new queue, until its oldest messages are lost."""
         trimmed = backlog.lane is None or (backlog.lost and backlog.policy != "drop_newest")
-        kept = 0 if trimmed else self.oracle.most_retained_bytes
+        kept = 0 if trimmed else self.oracle.retained.most_bytes
         most = (backlog.soft if backlog.dropping and backlog.policy != "drop_newest" else backlog.hard) + kept
         own = backlog.bytes - backlog.parked
         if backlog.policy == "block" and not backlog.dropping:

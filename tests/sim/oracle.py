@@ -25,6 +25,7 @@ from .models import PeerModel, RequestModel
 from .names_model import NamesModel
 from .queues_model import GroupModel, LaneModel
 from .receipts import Receipts
+from .retained_model import RetainedModel
 from .shares_model import ProgramModel, admits
 from .violations import ViolationError, check, frame_of, frames_in, matches, refusal_of
 
@@ -38,11 +39,8 @@ class Oracle:
         self.by_id: dict[int, PeerModel] = {}  #: who is here
         self.names: NamesModel[PeerModel] = NamesModel(limits.max_names, limits.max_methods, self._admit_name)
         self.groups: dict[tuple[str, str], GroupModel] = {}
-        self.retained: dict[str, bytes] = {}
-        self.kept_by: dict[str, ProgramModel] = {}  #: whose these are
+        self.retained = RetainedModel(limits)
         self.programs: dict[tuple[int, int], ProgramModel] = {}
-        self.most_retained_bytes = 0
-        self.kept_until: dict[str, float] = {}  #: of those that have a time to live (L-11)
         self.mortal: dict[bytes, float] = {}  #: frames that may expire while they wait, and when
         self.floating: dict[bytes, list[PeerModel]] = {}  #: SENDs to a shared name: one of these gets it
         self.now = 0.0
@@ -131,7 +129,7 @@ class Oracle:
             _, _, what = heapq.heappop(self.due)
             if (
                 (isinstance(what, RequestModel) and what.outcome is None)
-                or (isinstance(what, str) and self.kept_until.get(what, now + 1) <= now)
+                or (isinstance(what, str) and self.retained.until.get(what, now + 1) <= now)
                 or (isinstance(what, PeerModel) and not what.ready and not what.done_sending)
             ):
                 raise ViolationError(f"the bus let the time of {what} pass")
@@ -150,10 +148,7 @@ class Oracle:
         for peer, code in expelled:
             if peer.gone:
                 continue  # it is known why
-            if code is Code.OVER_QUOTA:
-                self._over_quota(peer)
-            else:
-                self._too_slow(peer)
+            (self._over_quota if code is Code.OVER_QUOTA else self._too_slow)(peer)
             peer.said_bye = code
             self.left(peer)
 
@@ -291,40 +286,22 @@ class Oracle:
 
     def keep(self, frame: Frame, program: ProgramModel, deadline: float | None = None) -> bool:
         """L-8: keep it as the last of its topic, at the expense of *program*; False where that has no room (Q-1), then nothing is kept."""
-        topic = frame.elements[2]
-        before, owner = self._forget_kept(topic)
-        if not frame.payload_size:
-            return True
-        if before is None or len(before) != len(frame.raw) or owner is not program:
-            topics = [(one, 1) for one in self.kept_by.values()]
-            sizes = [(self.kept_by[one], len(raw)) for one, raw in self.retained.items()]
-            if not (
-                admits(self.limits, "retained", topics, program)
-                and admits(self.limits, "retained_bytes", sizes, program, len(frame.raw))
-            ):
-                self.checked["not kept"] += 1
-                return False
-        self.retained[topic], self.kept_by[topic] = frame.raw, program
-        self.most_retained_bytes = max(self.most_retained_bytes, sum(map(len, self.retained.values())))
-        if deadline is not None:
-            self.kept_until[topic] = deadline
-            self._due(deadline, topic)
-        return True
-
-    def _forget_kept(self, topic: str) -> tuple[bytes | None, ProgramModel | None]:
-        self.kept_until.pop(topic, None)
-        return self.retained.pop(topic, None), self.kept_by.pop(topic, None)
+        kept = self.retained.keep(frame, program, deadline)
+        if not kept:
+            self.checked["not kept"] += 1
+        elif deadline is not None:
+            self._due(deadline, frame.elements[2])
+        return kept
 
     def expire_kept(self) -> None:
         """L-11: before the bus looks at what it keeps, too."""
-        due = [topic for topic, deadline in self.kept_until.items() if deadline <= self.now]
-        for topic in sorted(due, key=self.kept_until.__getitem__):  # of the same moment: in the order in which they came
+        for topic in self.retained.due(self.now):
             self._remove_kept(topic)
 
     def _remove_kept(self, topic: str) -> None:
         """L-11, W-2: the bus removes what is kept, and says so in the name of who had published it."""
-        sender = frame_of(self.retained[topic]).elements[1]
-        self._forget_kept(topic)
+        sender = frame_of(self.retained.frames[topic]).elements[1]
+        self.retained.forget(topic)
         self.route(frame_of(encode_with_payload(b"", Kind.RETAIN, sender, topic, None)))
 
     def _send(self, peer: PeerModel, frame: Frame) -> None:
@@ -437,7 +414,7 @@ class Oracle:
         if peer.bound:
             self.expire_kept()
         for topic in peer.bound:
-            if topic in self.retained and frame_of(self.retained[topic]).elements[1] == peer.id:
+            if topic in self.retained.frames and frame_of(self.retained.frames[topic]).elements[1] == peer.id:
                 self.checked["bound value"] += 1
                 self._remove_kept(topic)
         for will in peer.wills.values():
