@@ -30,15 +30,16 @@ class Auditor:
         self._turn = 0
 
     def look(self, now: float) -> None:
-        """The bus did something. (Not each time: what is wrong mostly stays wrong.)"""
-        self._turn += 1
-        if self._turn % 3:
-            return
+        """The bus did something. (Not all is looked at each time: what is wrong mostly stays wrong.)"""
         backlogs = set(self._backlogs())
         self._over = {backlog: since for backlog, since in self._over.items() if backlog in backlogs}
         for backlog in backlogs:
-            self._check_size(backlog)
             self._check_time(backlog, now)
+        self._turn += 1
+        if self._turn % 3:
+            return
+        for backlog in backlogs:
+            self._check_size(backlog)
         self._check_holds(now)
         self._check_books(sum(backlog.count for backlog in backlogs))
         self._check_accounts()
