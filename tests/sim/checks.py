@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ipcbus.broker import Broker
 from ipcbus.broker.backlogs import Backlog
 from ipcbus.broker.peers import Peer
 from ipcbus.broker.quotas import LANES, NAMES, RETAINED, RETAINED_BYTES
 
 from .oracle import Oracle
 from .violations import ViolationError
+from .watched import WatchedBroker
 
 MOMENT_S = 0.001  #: what is due is done when the clock says so
 ONE_READ_BYTES = 16_384 + 5_000  #: and the rest of a frame that had begun
@@ -19,7 +19,7 @@ ONE_READ_BYTES = 16_384 + 5_000  #: and the rest of a frame that had begun
 class Auditor:
     """Looks into one bus again and again."""
 
-    def __init__(self, broker: Broker, oracle: Oracle) -> None:
+    def __init__(self, broker: WatchedBroker, oracle: Oracle) -> None:
         self.broker = broker
         self.oracle = oracle
         self._over: dict[Backlog, float] = {}  #: since when a queue is over its soft limit, without having been at half of it
@@ -32,7 +32,9 @@ class Auditor:
     def look(self, now: float) -> None:
         """The bus did something. (Not all is looked at each time: what is wrong mostly stays wrong.)"""
         backlogs = set(self._backlogs())
-        self._over = {backlog: since for backlog, since in self._over.items() if backlog in backlogs}
+        low = self.broker.late.low
+        self._over = {backlog: since for backlog, since in self._over.items() if backlog in backlogs and backlog not in low}
+        low.clear()
         for backlog in backlogs:
             self._check_time(backlog, now)
         self._turn += 1

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ipcbus.broker import Broker, Peer
+from ipcbus.broker.backlogs import Backlog
+from ipcbus.broker.deadlines import Deadlines
 from ipcbus.protocol.errors import Code, ProtocolError
 from ipcbus.protocol.framing import Run, Scanner
 from ipcbus.protocol.messages import Frame
@@ -17,6 +19,7 @@ class WatchedBroker(Broker):
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
         self._expelled: list[tuple[Peer, Code]] = []
+        self.late = self._delivery.late = WatchedDeadlines()
 
     def _expel(self, peer: Peer, error: ProtocolError) -> None:
         if not peer.closing:
@@ -27,6 +30,22 @@ class WatchedBroker(Broker):
         """Those who were expelled since the last call."""
         expelled, self._expelled = self._expelled, []
         return expelled
+
+
+class WatchedDeadlines(Deadlines[Backlog]):
+    """Knows which queues were at half their soft limit when their time was stopped: it may be no more so when all is looked at."""
+
+    __slots__ = ("low",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.low: set[Backlog] = set()
+
+    def stop(self, item: Backlog) -> None:
+        """Forget *item*."""
+        if item.bytes <= item.soft // 2:
+            self.low.add(item)
+        super().stop(item)
 
 
 class Tap:
