@@ -18,7 +18,7 @@ from ..protocol.messages import Frame, Kind, clip_text, encode
 from .bus import BusService
 from .calls import Calls
 from .charges import Charges
-from .effort import ENDS_AT_ONCE, FRAME, UNLIMITED
+from .effort import CLAIM_WORK, CLAIMS, ENDS_AT_ONCE, FRAME, UNLIMITED
 from .inflow import Inflows
 from .lanes import OUTPUT_HIGH_BYTES
 from .peers import Credentials, Peer, Piece
@@ -139,7 +139,7 @@ class Broker(State):
                     self._handle(peer, event)  # type: ignore[arg-type]  # what is no tuple is a Frame
                 if peer.closing:
                     break
-                if effort.spent >= end:
+                if effort.spent >= end and not (effort.spent < begin + CLAIM_WORK and _is_claim(event)):
                     peer.unread = events
                     break
             if peer.connection.scanner.held_bytes > self._charges.free_bytes or peer.charged:
@@ -443,3 +443,8 @@ class Broker(State):
         """End a connection from outside, for instance after a fault in its work (``internal``)."""
         self.now = self._delivery.now = now
         self._expel(peer, ProtocolError(code, text))
+
+
+def _is_claim(event: Run | Frame) -> bool:
+    """Whether it is the claim of a name or of methods, whose slice goes on with the next of them."""
+    return isinstance(event, Frame) and event.kind is Kind.REQUEST and event.elements[2] in CLAIMS

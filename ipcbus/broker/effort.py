@@ -24,6 +24,11 @@ LOOK = 1  #: at one of many: a claim, an owner, a lane, a node of the trie, an i
 #: So many subscriptions, requests, kept messages or strangers end in one go; where more end at once the rest does in the next rounds.
 ENDS_AT_ONCE = 256
 
+#: A slice does not end between the claim of a name and the methods served under it, which come in one write: who sees the name and calls
+#: at once finds them. It ends all the same after so many units.
+CLAIM_WORK = 8192
+CLAIMS = frozenset({"bus/own", "bus/serve"})
+
 
 class Effort:
     """The work done so far. It only grows."""

@@ -6,7 +6,7 @@ import msgpack
 import pytest
 
 from ipcbus.broker import Broker
-from ipcbus.broker.effort import ENDS_AT_ONCE, FRAME, LITERAL_CHANGE, RUN, WILDCARD_CHANGE
+from ipcbus.broker.effort import CLAIM_WORK, ENDS_AT_ONCE, FRAME, LITERAL_CHANGE, RUN, WILDCARD_CHANGE
 from ipcbus.broker.quotas import LANES, REQUESTS
 from ipcbus.protocol.errors import Code
 from ipcbus.protocol.limits import ARGUMENTS_MAX_ELEMENTS
@@ -48,6 +48,34 @@ def test_the_slice_ends_with_the_frame_that_uses_it_up(work: int, left: int) -> 
     assert len(pongs(a)) == 3 - left
     bus.broker.resume(a.peer, bus.now)
     assert len(pongs(a)) == left
+
+
+def claims(client: Client, methods: int) -> bytes:
+    """A name, and methods served under it one by one."""
+    told = [("bus/own", {"name": "n"}), *(("bus/serve", {"name": "n", "methods": [f"m{number}"]}) for number in range(methods))]
+    return b"".join(
+        encode_with_payload(msgpack.packb(arguments), Kind.REQUEST, 0, to, number, 1000, None)
+        for number, (to, arguments) in enumerate(told, 1)
+    )
+
+
+def test_a_slice_does_not_end_between_a_name_and_its_methods() -> None:
+    """Who sees the name may call at once."""
+    bus = Bus()
+    a = bus.peer()
+    assert receive(bus, a, claims(a, 20) + pings(a, 2), FRAME) > 21 * FRAME
+    name = bus.broker.names.get("n")
+    assert name is not None
+    assert len(name.methods()) == 20
+    assert pongs(a) == [1]  # and ends with the next frame of another kind
+    assert a.peer.unread is not None
+
+
+def test_it_ends_between_them_when_it_was_very_long() -> None:
+    bus = Bus()
+    a = bus.peer()
+    assert CLAIM_WORK <= receive(bus, a, claims(a, 300), FRAME) < CLAIM_WORK + 1000
+    assert a.peer.unread is not None
 
 
 def test_without_a_slice_all_of_a_read_is_worked_off() -> None:
