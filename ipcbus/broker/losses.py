@@ -13,7 +13,7 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 from ..protocol.errors import ProtocolError
-from ..protocol.limits import EPISODE_PAUSE_S, LOSS_EPISODES, LOSS_WALK_S
+from ..protocol.limits import EPISODE_PAUSE_S, LOSS_EPISODES, LOSS_WALK_MAX, LOSS_WALK_S
 from ..protocol.messages import Kind, clip_text
 from ..protocol.walking import frame_end, topic_of
 from .backlogs import Backlog
@@ -104,8 +104,8 @@ class Losses:
         self._current: dict[Hashable, Episode] = {}  #: of these, the last at each place
         self._places: dict[tuple[str, int], int] = {}  #: how many episodes of one kind a peer has
         self._number = 0
-        self._walked = 0  #: frames that were looked at since _walked_at
-        self._walked_at = 0.0
+        self._walk = 0.0  #: how many more lost frames may be looked at, as of _walk_at
+        self._walk_at = -1.0
 
     def episodes(self) -> dict[int, Episode]:
         """The recent ones by number."""
@@ -157,17 +157,17 @@ class Losses:
             episode.place["pattern"] = episode.place["lane"] = None  # several of them
 
     def _count_topics(self, why: str, pieces: list[Piece], count: int) -> None:
-        """Say at the topics what was lost of them, looking at a bounded number of frames in a second; the rest is the others'."""
+        """Say at the topics what was lost of them, looking at a bounded number of frames; the rest is the others'."""
         name = "expired" if why == "expired" else "lost"
         now = self._clock()
-        if now >= self._walked_at + 1:
-            self._walked, self._walked_at = 0, now
+        self._walk = min(self._walk + (now - self._walk_at) * LOSS_WALK_S, LOSS_WALK_MAX)
+        self._walk_at = now
         for piece in pieces:
-            if self._walked >= LOSS_WALK_S:
+            if self._walk < 1:
                 break
             at, size = 0, len(piece)
-            while at < size and self._walked < LOSS_WALK_S:
-                self._walked += 1
+            while at < size and self._walk >= 1:
+                self._walk -= 1
                 counter = self._topics.find(topic_of(piece, at).decode())
                 setattr(counter, name, getattr(counter, name) + 1)
                 count -= 1
