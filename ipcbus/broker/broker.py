@@ -161,20 +161,23 @@ class Broker(State):
             self._end(peer)
 
     def disconnect(self, peer: Peer, now: float) -> None:
-        """The connection is gone: release everything the peer had. Idempotent."""
+        """The connection is gone: release everything the peer had. Idempotent, and goes on where a fault (no memory) interrupted it, or the
+        peer's end before."""
         self.now = self._delivery.now = now
         if peer.closed:
             return
         self._end(peer)
+        if peer.lanes or peer.claims or peer.holds or peer.serving or peer.calls:
+            self._let_go(peer)
         peer.closed = True
         self.counters.add(peer)
-        self.losses.record("unknown", peer, peer.given - peer.delivered, peer.given_bytes - peer.delivered_bytes)
         self.peers.pop(peer.id, None)
         peer.out.clear()
         peer.out_bytes = 0
         self._charges.forget(peer)
         self._inflows.forget(peer)
         self.accounts.leave(peer.account)
+        self.losses.record("unknown", peer, peer.given - peer.delivered, peer.given_bytes - peer.delivered_bytes)
 
     def wrote(self, peer: Peer, count: int, now: float) -> None:
         """The first *count* bytes of ``peer.out`` were given to the kernel."""
@@ -391,10 +394,10 @@ class Broker(State):
         for lane in reversed(tuple(lanes.values())):  # who pays for a group's queue is its first member: that stays to the last
             if not many or lane.group is not None or lane.backlog is not None:
                 self.remove_lane(lane)
-        peer.lane = peer.lanes = peer.grouped = peer.waiting = None
         if lanes:
-            self.accounts.release(peer.account, LANES, len(lanes))
             self.routes.leave(lanes.values())
+            self.accounts.release(peer.account, LANES, len(lanes))
+        peer.lane = peer.lanes = peer.grouped = peer.waiting = None
         self.publications.left(peer)
         self.announce_all(self.names.release_all(peer))
         self._calls.callee_died(peer)
@@ -411,6 +414,10 @@ class Broker(State):
         session = peer.connection.info.get("session")
         if session and self._sessions.get(session) is peer:
             del self._sessions[session]
+        self._let_go(peer)
+
+    def _let_go(self, peer: Peer) -> None:
+        """All that it had and asked ends; each step may be done again where a later one failed."""
         self._withdraw(peer)
         self._calls.requester_went(peer)
         self._delivery.touch(peer)

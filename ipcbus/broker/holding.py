@@ -150,7 +150,7 @@ class Holds:
         for holding, hold in tuple((held or {}).items()):
             if hold.bytes:
                 backlogs.append(holding.backlog)
-            del holding.holds[publisher]
+            holding.holds.pop(publisher, None)  # a fault may have come between the two before
             self._let_go(holding, hold)
             if not holding.holds:
                 self._close(holding)
@@ -163,12 +163,12 @@ class Holds:
         hold.publisher = None
         backlog.parked -= hold.bytes
         backlog.payer.backlog_bytes += hold.bytes
-        self._outputs.touch(backlog.payer)
-        self.park(publisher, -hold.bytes)
         del publisher.holds[holding]
         if not publisher.holds:
             publisher.holds = None
             self.publishers -= 1
+        self.park(publisher, -hold.bytes)
+        self._outputs.touch(backlog.payer)
 
     def _close(self, holding: Holding) -> None:
         now = self._outputs.now
@@ -192,12 +192,12 @@ class Holds:
         if not publisher.parked_bytes:
             publisher.parked_at = publisher.in_bytes
         publisher.parked_bytes += size
-        self._outputs.touch(publisher)
         if publisher.parked_bytes > self.limits.max_parked_bytes:
             if size >= 0 and publisher.parked_at != publisher.in_bytes:
                 publisher.held = 1
         elif publisher.parked_bytes <= self.limits.max_parked_bytes // 2:
             publisher.held = 0
+        self._outputs.touch(publisher)
 
     # --- budgets ----------------------------------------------------------------------------------
 

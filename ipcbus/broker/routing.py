@@ -101,12 +101,13 @@ class SubscriptionIndex:
 
     def remove(self, lane: Lane) -> None:
         """Remove a lane that was added, and what of the index only it needed."""
+        literal = self._take_out(lane)
         self.lanes -= 1
-        self._changed(lane.pattern, literal=self._take_out(lane))
+        self._changed(lane.pattern, literal=literal)
 
     def leave(self, lanes: Iterable[Lane]) -> None:
-        """Let nothing reach *lanes* any more, all at once. They are in no group, and their peer has no ``lanes`` any more; `clean` takes
-        them out."""
+        """Let nothing reach *lanes* any more, all at once. They are in no group, and their peer will have no ``lanes`` when the next route
+        is made; `clean` takes them out."""
         before = len(self.leaving)
         self.leaving += lanes
         self.lanes -= len(self.leaving) - before

@@ -116,6 +116,7 @@ class State:
     def remove_lane(self, lane: Lane) -> int:
         """End a subscription: how many messages were lost with it, or before and not told yet."""
         peer = lane.peer
+        dropped = self._delivery.abandon(lane.backlog) if lane.backlog is not None else 0
         self.routes.remove(lane)
         assert peer.lanes is not None
         del peer.lanes[lane.number]
@@ -125,7 +126,7 @@ class State:
         if lane.group is not None:
             (peer.grouped or {}).pop(lane, None)
             return self._delivery.member_left(lane.group, peer)
-        return self._delivery.abandon(lane.backlog) if lane.backlog is not None else 0
+        return dropped
 
     def announce(self, change: Change | None) -> None:
         """Tell who is concerned that a name has other owners (N-1, N-2)."""

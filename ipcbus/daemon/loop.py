@@ -395,12 +395,14 @@ class Loop:
                 self._watch(link, 0)
         except Exception:
             log.exception("fault of the bus while it looked away from %s; the end of the socket does it too", peer)
-        try:
-            if not peer.closed:
-                self._broker.disconnect(peer, now)
-            self._reclaim.look_later(now)
-        except Exception:
-            log.exception("fault of the bus while it let go of %s", peer)
+        for _ in range(2):  # a fault in the middle leaves the rest to another call
+            try:
+                if not peer.closed:
+                    self._broker.disconnect(peer, now)
+                self._reclaim.look_later(now)
+                break
+            except Exception:
+                log.exception("fault of the bus while it let go of %s", peer)
         peer.link = None
 
     def _bury(self) -> None:

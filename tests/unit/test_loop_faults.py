@@ -117,6 +117,25 @@ def test_a_poller_that_refuses_costs_the_peer_only(
     assert [frame.kind for frame in frames(good)] == [Kind.PONG]
 
 
+def test_an_end_that_fails_is_begun_anew(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bad, peer = bench.ready()
+    real, failed = bench.broker._calls.requester_went, []
+
+    def fail_once(who: Any) -> None:
+        if not failed:
+            failed.append(who)
+            raise MemoryError
+        real(who)
+
+    monkeypatch.setattr(bench.broker._calls, "requester_went", fail_once)
+    bad.close()
+    bench.run()
+    assert failed == [peer]
+    assert peer.closed
+    assert not bench.broker.peers
+    assert bench.broker.accounts.is_empty
+
+
 def test_listeners_that_cannot_be_watched_again_are_looked_at_later(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(admission_module, "ACCEPT_PAUSE_S", 0.01)
     listeners: list[Any] = [FailingListener(errno.ENOMEM), FailingListener()]
