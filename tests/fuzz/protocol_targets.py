@@ -65,10 +65,11 @@ def _with_larger_payload(data: bytes) -> bytes | None:
     if at < 1 or not at + 5 <= len(data) <= 4000 or data[at + 1 : at + 5] != (len(data) - at - 5).to_bytes(4, "big"):
         return None
     try:
-        if type(msgpack.unpackb(data, strict_map_key=False)) is not list:
-            return None
+        envelope = msgpack.unpackb(data, strict_map_key=False)
     except (ValueError, TypeError, msgpack.UnpackException):
         return None
+    if type(envelope) is not list or not envelope or type(envelope[-1]) is not bytes or envelope[-1] != data[at + 5 :]:
+        return None  # the end of a number may look like one
     return data[: at + 1] + (len(data) - at - 5 + len(_LARGE)).to_bytes(4, "big") + data[at + 5 :] + _LARGE
 
 
