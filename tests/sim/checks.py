@@ -87,6 +87,9 @@ class Auditor:
             backlog = holding.backlog
             if now - holding.since > backlog.seconds + MOMENT_S:
                 raise ViolationError(f"{backlog} has held {len(holding.holds)} publishers for {now - holding.since:.2f} s")
+            gone = [publisher for publisher in holding.holds if publisher.half_closed or publisher.closing]
+            if gone:
+                raise ViolationError(f"{backlog} holds {gone[0]}, which publishes no more")
             who = backlog.payer.credentials
             if backlog.lane is not None and who is not None:
                 held[holding] = who.uid, who.pid

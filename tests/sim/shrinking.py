@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from .story import Story, cast, play
+from .violations import ViolationError
 
 PLAYS_MAX = 200  #: a shrunken story is worth some seconds, not minutes
 ACTIONS = (
@@ -16,9 +17,13 @@ ACTIONS = (
 
 
 def failure(story: Story) -> str | None:
-    """How it fails: the kind of the exception and the two innermost places in the code; None if all promises hold."""
+    """How it fails; None if all promises hold. One broken promise is as good as another, for where a fault shows first depends on all else.
+    Of other exceptions: the kind and the two innermost places in the code.
+    """
     try:
         play(story)
+    except ViolationError:
+        return "a promise is broken"
     except Exception as error:  # noqa: BLE001  # a KeyError in the broker is as good a failure as a broken promise
         frames = traceback.extract_tb(error.__traceback__)[-2:]
         return " ".join([type(error).__name__, *(f"{frame.name}:{frame.lineno}" for frame in frames)])
