@@ -18,7 +18,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import CodeType, ModuleType
 
-from .mutations import MUTATIONS, Mutation
+from .mutation import Mutation
+from .mutations import MUTATIONS
 
 SEEDS = 400  #: a fault that so many do not show is for a unit test
 PATIENCE_S = 300.0  #: a fault may well make something endless

@@ -6,20 +6,8 @@ by the simulation, or, where it can only be seen from inside or by a clock, by t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True)
-class Mutation:
-    """One fault."""
-
-    name: str
-    about: str
-    module: str
-    old: str
-    new: str
-    unit: tuple[str, ...] = ()  #: tests to run where no story shows it
-
+from .bounds_mutations import BOUNDS
+from .mutation import Mutation
 
 CALLS = "ipcbus.broker.calls"
 DELIVERY = "ipcbus.broker.delivery"
@@ -259,10 +247,9 @@ MUTATIONS = [
         "publishers go on with the receivers that they had before a subscription ended",
         ROUTING,
         """        self.lanes -= 1
-        self._changed(lane.pattern, literal=self._take_out(lane))
+        self._changed(lane.pattern, literal=literal)
 """,
         """        self.lanes -= 1
-        self._take_out(lane)
 """,
     ),
     Mutation(
@@ -289,10 +276,10 @@ MUTATIONS = [
     ),
     Mutation(
         "overtakes_the_queue",
-        "a message is given at once though older ones wait (L-4)",
+        "a message is given at once though the output is full and older ones wait (L-4)",
         DELIVERY,
         "            if lane.credit <= 0 or lane.backlog is not None or peer.out_bytes >= OUTPUT_HIGH_BYTES:\n",
-        "            if lane.credit <= 0 or peer.out_bytes >= OUTPUT_HIGH_BYTES:\n",
+        "            if lane.credit <= 0:\n",
         ("tests/unit/test_broker_lanes.py",),
     ),
     Mutation(
@@ -432,9 +419,9 @@ MUTATIONS = [
     Mutation(
         "leaked_lane",
         "a subscription that ends stays charged (Q-1)",
-        BROKER,
-        "            self.accounts.release(peer.account, LANES, len(lanes))\n            self.routes",
-        "            self.routes",
+        STATE,
+        "        del peer.lanes[lane.number]\n        self.accounts.release(peer.account, LANES, 1)\n",
+        "        del peer.lanes[lane.number]\n",
     ),
     Mutation(
         "leaked_name",
@@ -470,6 +457,7 @@ MUTATIONS = [
         PEERS,
         "            _, self.delivered, self.delivered_bytes = marks.popleft()\n",
         "            _, self.delivered, self.delivered_bytes = 0, self.given, marks.popleft()[2]\n",
+        ("tests/unit/test_losses.py",),
     ),
     # --- the client -----------------------------------------------------------------------------------------------------------------------
     Mutation(
@@ -599,4 +587,5 @@ MUTATIONS = [
         "        elif not self._asked and self._asked:\n",
         ("tests/unit/test_client_heartbeat.py",),
     ),
+    *BOUNDS,
 ]

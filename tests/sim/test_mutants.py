@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from .mutants import by_name, caught_by, mutated, source_of
-from .mutations import MUTATIONS, Mutation
+from .mutation import Mutation
+from .mutations import MUTATIONS
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)

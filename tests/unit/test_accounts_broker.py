@@ -10,6 +10,7 @@ import msgpack
 import pytest
 
 from ipcbus.broker import OverQuota
+from ipcbus.broker.effort import ENDS_AT_ONCE
 from ipcbus.broker.inflow import DIRECT_FREE_BYTES
 from ipcbus.broker.peers import BYTES_FREE, CALLS_FREE
 from ipcbus.broker.quotas import BYTES, LANES, NAMES, PEERS, REQUESTS, RETAINED, RETAINED_BYTES
@@ -135,6 +136,16 @@ def test_lanes_are_given_back() -> None:
     assert used(client, LANES) == 2
     bus.broker.half_close(client.peer, bus.now)
     assert used(client, LANES) == 0
+
+
+@pytest.mark.parametrize("count", [ENDS_AT_ONCE, ENDS_AT_ONCE + 1])
+def test_lanes_are_given_back_at_once_however_many(count: int) -> None:
+    bus = Bus()
+    client = bus.peer()
+    fill_lanes(client, count)
+    assert used(client, LANES) == count
+    client.leave()
+    assert bus.broker.accounts.is_empty
 
 
 def test_names_are_given_back() -> None:
@@ -514,9 +525,9 @@ def test_half_of_a_frame_is_charged_to_who_sends_it() -> None:
     bus = Bus()
     client = bus.peer()
     frame = publication(client.id, "t", bytes(1 << 20))
-    client.write(frame[: BYTES_FREE])
+    client.write(frame[:BYTES_FREE])
     assert used(client, BYTES) == 0
-    client.write(frame[BYTES_FREE : 200_000])
+    client.write(frame[BYTES_FREE:200_000])
     assert used(client, BYTES) == 200_000
     client.write(frame[200_000:])
     assert used(client, BYTES) == 0

@@ -79,6 +79,17 @@ def test_replace() -> None:
     assert owners(bus, "svc") == [b.id]
 
 
+def test_who_is_replaced_waits_before_those_who_came_earlier() -> None:
+    bus = Bus()
+    a, waiting, taker = bus.peer(), bus.peer(), bus.peer()
+    a.ask("own", name="svc", mode="queue", allow_replace=True)
+    assert waiting.ask("own", name="svc", mode="queue") == {"owner": False, "position": 1}
+    assert taker.ask("own", name="svc", replace=True) == {"owner": True, "position": 0}
+    assert a.ask("own", name="svc", mode="queue") == {"owner": False, "position": 1}
+    taker.leave()
+    assert owners(bus, "svc") == [a.id]
+
+
 def test_shared() -> None:
     bus = Bus()
     a, b, c = bus.peer(), bus.peer(), bus.peer()
