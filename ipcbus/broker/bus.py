@@ -226,6 +226,7 @@ class BusService:
         policy = lane.terms.policy or broker.limits.lane_policy
         if group is not None:
             assert lane.group is not None
+            self._delivery.member_joined(lane.group, peer)
             self._delivery.dispatch(lane.group)
             return {"retained": 0, "policy": policy}
         count = 0

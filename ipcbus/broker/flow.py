@@ -12,7 +12,7 @@ from .backlogs import Backlog, Waiting, note, pins
 from .deadlines import Deadlines
 from .drops import Drops
 from .effort import ENDS_AT_ONCE, REPLACE, WAIT, Effort
-from .holding import Hold
+from .holding import Hold, Holding
 from .lanes import Group, Lane
 from .losses import Losses
 from .peers import Peer, Piece
@@ -276,10 +276,16 @@ class Flow(Drops):
 
     def forget_publisher(self, peer: Peer) -> None:
         """A publisher went: nothing holds it any more, and what it parked is left to the payers of the queues."""
-        for backlog in self.holds.publisher_left(peer):
-            if backlog.holding is None:
-                self.late.stop(backlog)
-            self._drop_own(backlog)
+        for holding in tuple(peer.holds or ()):
+            self._release(holding, peer)
+
+    def _release(self, holding: Holding, publisher: Peer) -> None:
+        """Let one publisher go, however much still waits. The time runs only while somebody is held."""
+        backlog = holding.backlog
+        self.holds.release(holding, publisher)
+        if backlog.holding is None:
+            self.late.stop(backlog)
+        self._drop_own(backlog)
 
     def abandon(self, backlog: Backlog) -> int:
         """Nobody will take what waits here: count it as lost, let its publishers go. Returns the number of messages lost and not told."""
@@ -292,6 +298,12 @@ class Flow(Drops):
             pieces = [entry.piece for entry in evicted]
             self.losses.record("evicted", backlog, sum(entry.count for entry in evicted), sum(map(len, pieces)), pieces)
         return dropped
+
+    def member_joined(self, group: Group, peer: Peer) -> None:
+        """A lane of *peer* is in *group* now, which holds its own members no more."""
+        holding = group.backlog.holding if group.backlog is not None else None
+        if holding is not None and peer in holding.holds:
+            self._release(holding, peer)
 
     def member_left(self, group: Group, peer: Peer) -> int:
         """A lane of *peer* left *group*. Without members what waits is abandoned; else somebody else pays for it."""

@@ -138,23 +138,17 @@ class Holds:
         holding = backlog.holding
         if holding is None:
             return
-        for publisher, hold in holding.holds.items():
+        for hold in holding.holds.values():
             self._let_go(holding, hold)
-            if "hold" in publisher.connection.features:
-                self._outputs.notice(publisher, "resume", {"id": holding.id})
         self._close(holding)
 
-    def publisher_left(self, publisher: Peer) -> list[Backlog]:
-        """*publisher* is done sending. Returns the queues whose payers it leaves something to."""
-        held, backlogs = publisher.holds, []
-        for holding, hold in tuple((held or {}).items()):
-            if hold.bytes:
-                backlogs.append(holding.backlog)
-            holding.holds.pop(publisher, None)  # a fault may have come between the two before
-            self._let_go(holding, hold)
-            if not holding.holds:
-                self._close(holding)
-        return backlogs
+    def release(self, holding: Holding, publisher: Peer) -> None:
+        """Let one publisher go, which is done sending or takes from the queue itself now. Without any the queue holds nobody any more."""
+        hold = (publisher.holds or {})[holding]
+        holding.holds.pop(publisher, None)  # a fault may have come between the two before
+        self._let_go(holding, hold)
+        if not holding.holds:
+            self._close(holding)
 
     def _let_go(self, holding: Holding, hold: Hold) -> None:
         publisher, backlog = hold.publisher, holding.backlog
@@ -169,6 +163,8 @@ class Holds:
             self.publishers -= 1
         self.park(publisher, -hold.bytes)
         self._outputs.touch(backlog.payer)
+        if "hold" in publisher.connection.features:
+            self._outputs.notice(publisher, "resume", {"id": holding.id})
 
     def _close(self, holding: Holding) -> None:
         now = self._outputs.now

@@ -357,9 +357,13 @@ class RouteTable(SubscriptionIndex):
         """The lanes and groups that get a message on *topic*. Who has too many of them is noted (L-1)."""
         looked = self.looked
         lanes, groups = super().receivers(topic)
-        self._effort.spent += RESOLVE + LOOK * (self.looked - looked + len(lanes))
-        if len(lanes) > self.max_matches:
-            for peer, count in Counter(lane.peer for lane in lanes).items():
+        members = sum(len(group.members) for group in groups)
+        self._effort.spent += RESOLVE + LOOK * (self.looked - looked + len(lanes) + members)
+        if len(lanes) + members > self.max_matches:
+            matches = Counter(lane.peer for lane in lanes)
+            for group in groups:
+                matches.update(lane.peer for lane in group.members)
+            for peer, count in matches.items():
                 if count > self.max_matches:
                     self._crowded[peer] = topic, count
         return lanes, groups

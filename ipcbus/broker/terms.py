@@ -22,7 +22,14 @@ class Terms:
     seconds: float | None = None
 
     def resolve(self, limits: Limits) -> tuple[str, int, int, float]:
-        """Policy, soft, hard, seconds as they hold now. The hard limit is never below the soft one: what is stated holds."""
+        """Policy, soft, hard, seconds as they hold now. No limit is above half of what may wait for a peer, or it would never act: the peer
+        that pays for the queue, and in a group then the next one, would be closed first."""
+        policy, soft, hard, seconds = self._stated(limits)
+        most = limits.max_output_bytes // 2
+        return policy, min(soft, most), min(hard, most), seconds
+
+    def _stated(self, limits: Limits) -> tuple[str, int, int, float]:
+        """What it says, and where it says nothing the bus's. The hard limit is never below the soft one: what is stated holds."""
         hard = limits.lane_hard_bytes if self.hard is None else self.hard
         soft = limits.lane_soft_bytes if self.soft is None else self.soft
         if self.soft is None and self.hard is not None:
@@ -33,7 +40,7 @@ class Terms:
     def check_joins(self, opener: Terms, limits: Limits) -> None:
         """Raise ``bad_argument`` where these, of a later member of a group, say otherwise than those of the member that opened it."""
         for name, stated, of_group in zip(
-            ("policy", "soft", "hard", "seconds"), (self.policy, self.soft, self.hard, self.seconds), opener.resolve(limits), strict=True
+            ("policy", "soft", "hard", "seconds"), (self.policy, self.soft, self.hard, self.seconds), opener._stated(limits), strict=True
         ):
             if stated is not None and stated != of_group:
                 raise ProtocolError(

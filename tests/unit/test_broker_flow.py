@@ -407,3 +407,21 @@ def test_the_queues_of_a_peer_lose_before_the_peer_is_closed(policy: str) -> Non
     bus.broker.take_touched()
     assert not b.peer.closing
     assert b.peer.backlog_bytes <= 50_000 + 30 * 1_100
+
+
+@pytest.mark.parametrize("limits", [{}, {"soft": 1 << 40}, {"hard": 1 << 40}])
+@pytest.mark.parametrize("policy", [*DROPPING, "block"])
+def test_no_limit_of_a_group_closes_its_members(policy: str, limits: dict[str, int]) -> None:
+    """The first would be closed for what waits, then the next, who pays for it from then on."""
+    bus = Bus(max_output_bytes=100 * COST)
+    a, b, c = bus.peer(pid=1), bus.peer(pid=2), bus.peer(pid=3)
+    for member in (b, c):
+        member.subscribe("x", group="g", messages=0, policy=policy, limits=limits)
+    for text in (b"%02d" % (number % 100) for number in range(200)):
+        a.publish("x", text)
+    bus.broker.take_touched()
+    assert not b.peer.closing
+    assert b.peer.backlog_bytes <= 51 * COST
+    same = {"policy": policy, "limits": {"soft": 1 << 20, "hard": 8 << 20, **limits}}
+    same["limits"]["hard"] = max(same["limits"].values())
+    c.subscribe("x", 2, group="g", **same)  # who says the same still says the same

@@ -97,6 +97,39 @@ def test_what_held_publishers_publish_keeps_its_place_in_the_order() -> None:
     assert b.read_payloads() == [BODY] * 5 + [b"%d" % number for number in range(6)]
 
 
+@pytest.mark.parametrize("parked", [0, 1])
+def test_no_time_runs_once_the_last_publisher_that_was_held_has_gone(parked: int) -> None:
+    bus, a, b = scene()
+    fill(a, 5 + parked)
+    a.leave()
+    assert bus.broker.next_deadline() is None
+    bus.advance(10)
+    assert [each["dropping"] for each in b.notices()] == [False]
+    assert bus.broker.counters.lost == 0
+
+
+def test_a_held_publisher_is_told_when_its_end_of_file_ends_the_hold() -> None:
+    bus, a, b = scene()
+    b.serve("slow", "get")
+    fill(a)
+    a.request("slow/get")  # it stays for the answer
+    bus.broker.half_close(a.peer, bus.now)
+    assert names(a) == ["hold", "resume"]
+
+
+def test_who_joins_the_group_that_holds_it_goes_on() -> None:
+    """It may be the one that takes what waits there."""
+    bus = Bus(lane_soft_bytes=SOFT)
+    a, b, c = bus.peer(features=("hold",), pid=1), bus.peer(pid=2), bus.peer(features=("hold",), pid=3)
+    b.subscribe("x", group="g", messages=0)
+    fill(a, 6)
+    fill(c, 1)
+    a.subscribe("x", group="g", messages=0)
+    assert (a.held, a.peer.parked_bytes, c.held) == (0, 0, 1)
+    c.subscribe("x", group="g", messages=0)
+    assert (c.held, bus.broker.next_deadline()) == (0, None)
+
+
 def test_a_publisher_to_another_topic_is_not_held() -> None:
     bus, a, _b = scene()
     c = bus.peer(features=("hold",), pid=3)
@@ -260,11 +293,13 @@ def test_a_publisher_that_goes_leaves_what_it_parked_to_the_queue_s_payer() -> N
     assert bus.broker.queued_bytes() == 0
 
 
-def test_publishers_that_come_park_and_go_do_not_close_the_subscriber() -> None:
+@pytest.mark.parametrize("count", [1, 4])
+def test_publishers_that_come_publish_and_go_do_not_close_the_subscriber(count: int) -> None:
+    """The first message of each is not parked, for it is the one that holds it."""
     bus, _, b = scene(lane_hard_bytes=10 * SIZE, max_output_bytes=100 * SIZE)
-    for _ in range(60):
+    for _ in range(120):
         passing = bus.peer(pid=1)
-        fill(passing, 4)
+        fill(passing, count)
         passing.leave()
     bus.broker.take_touched()
     assert not b.peer.closing

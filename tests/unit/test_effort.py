@@ -317,6 +317,19 @@ def test_one_message_for_too_many_subscriptions_of_a_peer(lanes: int, closed: bo
     assert other.read_payloads() == [b"x", b"after"]
 
 
+@pytest.mark.parametrize(("lanes", "closed"), [(3, False), (4, True)])
+@pytest.mark.parametrize("names", ["gggg", "ghij"])
+def test_subscriptions_in_groups_count_like_others(lanes: int, closed: bool, names: str) -> None:
+    """One group with many members, or many groups: each publisher would pay for them."""
+    bus = Bus(max_matches=3)
+    a, b = bus.peer(), bus.peer("bomb")
+    for lane, group in zip(range(1, lanes + 1), names, strict=False):
+        b.subscribe(">", lane=lane, group=group)
+    a.publish("t")
+    bus.broker.take_touched()
+    assert b.peer.closing is closed
+
+
 def test_many_subscriptions_of_many_peers_are_no_bomb() -> None:
     bus = Bus(max_matches=3)
     a = bus.peer()
