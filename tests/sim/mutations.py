@@ -367,9 +367,9 @@ MUTATIONS = [
         "no_resume",
         "held publishers are not told that they may go on (L-12)",
         HOLDING,
-        """                self._outputs.notice(publisher, "resume", {"id": holding.id})
+        """            self._outputs.notice(publisher, "resume", {"id": holding.id})
 """,
-        """                str(publisher)
+        """            str(publisher)
 """,
     ),
     Mutation(
