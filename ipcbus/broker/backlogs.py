@@ -105,8 +105,9 @@ class Backlog:
         return peer.grouped is not None and self.group.has(peer)
 
     def add(self, piece: Piece, size: int, count: int, deadline: float | None, hold: Hold | None) -> None:
-        """Add frames at the end. What would pin a read many times its size is copied; small ones are gathered, where they wait equally long
-        and are charged alike."""
+        """Add frames at the end, which the caller charges for. What would pin a read many times its size is copied; small ones are
+        gathered, where they wait equally long and are charged alike."""
+        self.count += count
         pieces = self.pieces
         if size < GATHER_BYTES // 8:
             if pieces and self.last_gap is None:
@@ -118,19 +119,10 @@ class Backlog:
                     return
             entry = Waiting(bytearray(piece), count, deadline, hold)
         else:
-            entry = Waiting(bytes(piece) if pins(piece) else piece, count, deadline, hold)
+            entry = Waiting(bytes(piece) if piece.__class__ is memoryview and pins(piece) else piece, count, deadline, hold)
         if self.last_gap is not None:
             entry.gap, self.last_gap = self.last_gap, None
         pieces.append(entry)
-
-    def take(self) -> Waiting:
-        """Remove the first entry; what was lost before it is now lost before the first."""
-        entry = self.pieces.popleft()
-        if entry.topic is not None and self.by_topic is not None:
-            del self.by_topic[entry.topic]
-        if entry.gap is not None:
-            self.reach(entry)
-        return entry
 
     def reach(self, first: Waiting) -> None:
         """What was lost before the *first* entry was lost after nothing that waits any more."""

@@ -44,7 +44,7 @@ class Delivery(Flow):
         for lane in lanes:
             peer = lane.peer
             if lane.credit <= 0 or lane.backlog is not None or peer.out_bytes >= OUTPUT_HIGH_BYTES:
-                self._queue(lane, piece, size, count, sender, deadline)
+                self._wait(lane.backlog or self._open(lane), piece, size, count, sender, deadline)
                 continue
             if peer.lane is lane:
                 peer.out.append(piece)
@@ -67,9 +67,6 @@ class Delivery(Flow):
             self._emit(lane, frame, len(frame), 1)
         else:
             self._keep(self._open(lane), frame)
-
-    def _queue(self, lane: Lane, piece: Piece, size: int, count: int, sender: Peer | None, deadline: float | None) -> None:
-        self._wait(lane.backlog or self._open(lane), piece, size, count, sender, deadline)
 
     def offer_group(
         self, group: Group, piece: Piece, size: int, count: int, sender: Peer | None, deadline: float | None = None

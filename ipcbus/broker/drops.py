@@ -1,6 +1,6 @@
 """How what waits goes: out of a queue, off somebody's charge, and where it is lost, into the books and to whom it was for.
 
-Every loss of a message that waits goes through `Drops.record`, every change of what is charged for it through `Drops.charge`. When
+Every loss of a message that waits goes through `Losses.record`, every change of what is charged for it through `Drops.charge`. When
 something is to be lost is decided by `flow`.
 """
 
@@ -43,13 +43,6 @@ class Drops(Outputs):
             hold.bytes += size
             self.holds.park(hold.publisher, size)
 
-    def record(
-        self, why: str, backlog: Backlog, count: int, size: int, pieces: Piece | list[Piece], sender: Peer | None, about: str = ""
-    ) -> None:
-        """*count* messages for *backlog* are lost: *why* as in NOTICE ``lost``, or ``evicted``, which nobody is left to be told."""
-        backlog.lost += count
-        self.losses.record(why, backlog, count, size, pieces, sender, about)
-
     def _tell_lost(self, backlog: Backlog, lane: Lane) -> None:
         """NOTICE lost, at the place of the gap (L-7, L-11)."""
         if backlog.gap:
@@ -60,8 +53,12 @@ class Drops(Outputs):
     # --- one step ---------------------------------------------------------------------------------
 
     def _take(self, backlog: Backlog) -> Waiting:
-        """Take the first entry out of a queue."""
-        entry = backlog.take()
+        """Take the first entry out of a queue; what was lost before it is now lost before the first."""
+        entry = backlog.pieces.popleft()
+        if entry.topic is not None and backlog.by_topic is not None:
+            del backlog.by_topic[entry.topic]
+        if entry.gap is not None:
+            backlog.reach(entry)
         backlog.count -= entry.count
         self.charge(backlog, entry.hold, -len(entry.piece))
         return entry
@@ -81,7 +78,7 @@ class Drops(Outputs):
         entry = self._take(backlog)
         size = len(entry.piece)
         note(backlog.gap, why, entry.count, size)
-        self.record(why, backlog, entry.count, size, entry.piece, None, about)
+        self.losses.record(why, backlog, entry.count, size, entry.piece, None, about)
 
     def _lose_some(self, backlog: Backlog, size: int) -> None:
         """Lose frames of the first entry, until it is *size* bytes smaller or only its last frame stays."""
@@ -93,35 +90,35 @@ class Drops(Outputs):
         lost = memoryview(first.piece)[:at]
         self._take_some(backlog, at, count)
         note(backlog.gap, "too_slow", count, at)
-        self.record("too_slow", backlog, count, at, lost, None)
+        self.losses.record("too_slow", backlog, count, at, lost, None)
 
     def _lose_newest(self, backlog: Backlog, piece: Piece, size: int, count: int, sender: Peer | None) -> None:
         """Lose what has no place at the end of a queue."""
-        self.record("too_slow", backlog, count, size, piece, sender)
+        self.losses.record("too_slow", backlog, count, size, piece, sender)
         if backlog.last_gap is None:
             backlog.last_gap = {}
         note(backlog.last_gap, "too_slow", count, size)
 
     # --- until a limit ----------------------------------------------------------------------------
 
-    def _drop(self, backlog: Backlog, limit: int, most: int | None) -> None:
-        """Lose the oldest messages of a queue until it is within *limit*, and its payer within *most*; the newest stays. What came together
-        is lost together, unless less than half of what may wait would stay."""
-        pieces, payer = backlog.pieces, backlog.payer
-        while backlog.bytes > limit or (most is not None and payer.backlog_bytes > most):
+    def _drop(self, backlog: Backlog, limit: int) -> None:
+        """Lose the oldest messages of a queue until it is within *limit*; the newest stays. What came together is lost together, unless
+        less than half of what may wait would stay."""
+        pieces = backlog.pieces
+        while backlog.bytes > limit:
             first = pieces[0]
-            if first.count == 1 or backlog.bytes - len(first.piece) >= limit // 2:
-                if len(pieces) == 1:
-                    return
+            if len(pieces) > 1 and (first.count == 1 or backlog.bytes - len(first.piece) >= limit // 2):
                 self._lose(backlog, "too_slow")
+            elif first.count > 1:
+                self._lose_some(backlog, backlog.bytes - limit)
             else:
-                self._lose_some(backlog, max(backlog.bytes - limit, 1))
+                return
 
     def _drop_own(self, backlog: Backlog) -> None:
         """Lose the oldest messages until what the payer is charged for is within the hard limit; the newest stays."""
         while backlog.bytes - backlog.parked > backlog.hard:
             before = backlog.bytes
-            self._drop(backlog, max(backlog.hard + backlog.parked, before - len(backlog.pieces[0].piece)), None)
+            self._drop(backlog, max(backlog.hard + backlog.parked, before - len(backlog.pieces[0].piece)))
             if backlog.bytes == before:
                 return
 

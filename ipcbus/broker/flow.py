@@ -12,7 +12,7 @@ from .backlogs import Backlog, Waiting, note, pins
 from .deadlines import Deadlines
 from .drops import Drops
 from .effort import ENDS_AT_ONCE, REPLACE, WAIT, Effort
-from .holding import Hold, Holding
+from .holding import Holding
 from .lanes import Group, Lane
 from .losses import Losses
 from .peers import Peer, Piece
@@ -44,7 +44,8 @@ class Flow(Drops):
         if backlog.by_topic is not None:
             self._replace(backlog, frame, size, 1, None, None)
         else:
-            self._add(backlog, frame, size, 1, None, None)
+            backlog.add(frame, size, 1, None, None)
+            self.charge(backlog, None, size)
         if backlog.bytes > backlog.soft:
             self._lag(backlog)
 
@@ -52,7 +53,7 @@ class Flow(Drops):
         """Add frames to the queue of a lane, within its limits and those of who pays for it (L-7)."""
         payer = backlog.payer
         if payer.ending or payer.backlog_bytes > self.limits.max_output_bytes:
-            self.record("evicted", backlog, count, size, piece, sender)  # the payer is closed at the end of the round
+            self.losses.record("evicted", backlog, count, size, piece, sender)  # the payer is closed at the end of the round
             self.touch(payer)
             return
         self._put(backlog, piece, size, count, sender, deadline)
@@ -72,12 +73,8 @@ class Flow(Drops):
         elif backlog.policy == "drop_newest" and backlog.pieces:
             self._add_what_fits(backlog, piece, size, count, sender, deadline)
         else:
-            self._add(backlog, piece, size, count, deadline, hold)
-
-    def _add(self, backlog: Backlog, piece: Piece, size: int, count: int, deadline: float | None, hold: Hold | None) -> None:
-        backlog.add(piece, size, count, deadline, hold)
-        backlog.count += count
-        self.charge(backlog, hold, size)
+            backlog.add(piece, size, count, deadline, hold)
+            self.charge(backlog, hold, size)
 
     def _replace(self, backlog: Backlog, piece: Piece, size: int, count: int, sender: Peer | None, deadline: float | None) -> None:
         """latest: each frame takes the place of the one of its topic that waits."""
@@ -106,14 +103,15 @@ class Flow(Drops):
         if replaced:  # told at once: it can be all of a run
             lost = sum(map(len, replaced))
             note(backlog.gap, "replaced", len(replaced), lost)
-            self.record("replaced", backlog, len(replaced), lost, replaced, sender)
+            self.losses.record("replaced", backlog, len(replaced), lost, replaced, sender)
 
     def _add_what_fits(self, backlog: Backlog, piece: Piece, size: int, count: int, sender: Peer | None, deadline: float | None) -> None:
         """drop_newest: what does not fit is lost, after what waits."""
         room = self._limit(backlog) - backlog.bytes
         fits, frames = (size, count) if size <= room else frames_within(piece, room) if room > 0 else (0, 0)
         if frames:
-            self._add(backlog, piece if fits == size else memoryview(piece)[:fits], fits, frames, deadline, None)
+            backlog.add(piece if fits == size else memoryview(piece)[:fits], fits, frames, deadline, None)
+            self.charge(backlog, None, fits)
         if fits < size:
             self._lag(backlog)  # before the first loss, also where what waits is within the limits and what comes is too large
             self._lose_newest(backlog, memoryview(piece)[fits:] if fits else piece, size - fits, count - frames, sender)
@@ -163,8 +161,12 @@ class Flow(Drops):
             if backlog.bytes > backlog.hard and not backlog.dropping and len(backlog.pieces) == 1:
                 self._drop_newest(backlog, backlog.hard)  # `_put` looks only at what comes behind something
         else:
-            most = self.limits.max_output_bytes // 2 if backlog.group is None else None
-            self._drop(backlog, backlog.soft if backlog.dropping else backlog.hard, most)
+            limit = backlog.soft if backlog.dropping else backlog.hard
+            if backlog.group is None:
+                limit = min(limit, backlog.bytes - backlog.payer.backlog_bytes + self.limits.max_output_bytes // 2)
+            self._drop(backlog, limit)
+            if backlog.bytes <= backlog.soft // 2:
+                self.late.stop(backlog)
 
     def _cut(self, backlog: Backlog) -> None:
         """A queue was over its soft limit for too long, its program has no time left to hold, or it may lose nothing."""

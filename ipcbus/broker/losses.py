@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import Any
+from typing import Any, Protocol
 
 from ..protocol.errors import ProtocolError
 from ..protocol.limits import EPISODE_PAUSE_S, LOSS_EPISODES, LOSS_WALK_MAX, LOSS_WALK_S
@@ -22,7 +22,7 @@ from .lanes import Group, Lane
 from .peers import Peer, Piece
 from .requests import Pending
 
-Place = Backlog | Lane | Group | Peer
+Place = Backlog | Peer
 
 #: Why a message was lost: the word on the wire, and the counter of B-4.
 COUNTER_OF = {
@@ -92,10 +92,17 @@ _NOWHERE = dict.fromkeys(("pattern", "group", "lane", "peer", "program", "pid", 
 _NOBODY = dict.fromkeys(("sender", "sender_program", "sender_pid"))
 
 
+class Clock(Protocol):
+    """Knows the time. An attribute, for it is looked at for each loss."""
+
+    @property
+    def now(self) -> float: ...
+
+
 class Losses:
     """Counts and remembers how messages end that do not arrive."""
 
-    def __init__(self, counters: Counters, topics: TopicCounters, clock: Callable[[], float], log: Callable[[int, str], None]) -> None:
+    def __init__(self, counters: Counters, topics: TopicCounters, clock: Clock, log: Callable[[int, str], None]) -> None:
         self.counters = counters
         self._topics = topics
         self._clock = clock
@@ -123,7 +130,7 @@ class Losses:
         sender: Peer | None = None,
         about: str = "",
     ) -> None:
-        """*count* messages of *size* bytes that were for *where* have ended by *why* (`COUNTER_OF`).
+        """*count* messages of *size* bytes that were for *where*, a queue or the output of a peer, have ended by *why* (`COUNTER_OF`).
 
         *pieces*, their frames, say on which topics, and *about* what there is to say beyond it, such as the account and its option.
         """
@@ -132,15 +139,19 @@ class Losses:
             return
         name = COUNTER_OF[why]
         setattr(self.counters, name, getattr(self.counters, name) + count)
-        peer, lane, group, backlog = _place(where)
-        if peer is not None:
-            if peer.lost is None:
-                peer.lost = {}
-            peer.lost[name] = peer.lost.get(name, 0) + count
+        if where.__class__ is Backlog:
+            where.lost += count
+            peer, lane, group, backlog = where.payer, where.lane, where.group, where
+        else:
+            assert isinstance(where, Peer)
+            peer, lane, group, backlog = where, None, None, None
+        if peer.lost is None:
+            peer.lost = {}
+        peer.lost[name] = peer.lost.get(name, 0) + count
         if why != "unknown":
             self._count_topics(why, frames, count)
         place = (group.pattern, group.name) if group is not None else lane.number if lane is not None else 0
-        episode = self._episode(why, peer.id if peer is not None else 0, place)
+        episode = self._episode(why, peer.id, place)
         begins = not episode.count
         episode.count += count
         episode.bytes += size
@@ -159,7 +170,7 @@ class Losses:
     def _count_topics(self, why: str, pieces: list[Piece], count: int) -> None:
         """Say at the topics what was lost of them, looking at a bounded number of frames; the rest is the others'."""
         name = "expired" if why == "expired" else "lost"
-        now = self._clock()
+        now = self._clock.now
         self._walk = min(self._walk + (now - self._walk_at) * LOSS_WALK_S, LOSS_WALK_MAX)
         self._walk_at = now
         for piece in pieces:
@@ -215,7 +226,7 @@ class Losses:
 
     def _episode(self, why: str, peer: int, place: Hashable) -> Episode:
         """The episode at a place that something is to be added to; a new one has counted nothing yet."""
-        now = self._clock()
+        now = self._clock.now
         of_peer = why, peer
         key = (why, peer, place)
         episode = self._current.get(key)
@@ -241,22 +252,6 @@ class Losses:
         self._places[of_peer] -= 1
         if not self._places[of_peer]:
             del self._places[of_peer]
-
-
-def _place(where: Place) -> tuple[Peer | None, Lane | None, Group | None, Backlog | None]:
-    """Whose loss it is: the peer that is charged for what waits, the lane or the group, and its queue."""
-    if isinstance(where, Peer):
-        return where, None, None, None
-    backlog = where if isinstance(where, Backlog) else where.backlog
-    lane = where if isinstance(where, Lane) else where.lane if isinstance(where, Backlog) else None
-    group = where if isinstance(where, Group) else where.group
-    if lane is not None and lane.group is None:
-        return lane.peer, lane, None, backlog
-    group = group if group is not None else lane.group if lane is not None else None
-    if backlog is not None:
-        return backlog.payer, None, group, backlog
-    member = next(iter(group.members), None) if group is not None else None
-    return (member.peer if member is not None else None), None, group, None
 
 
 def _describe(peer: Peer | None, lane: Lane | None, group: Group | None, backlog: Backlog | None) -> dict[str, Any]:

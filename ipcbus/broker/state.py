@@ -40,9 +40,10 @@ class State:
         gauges: Callable[[], dict[str, int]],
     ) -> None:
         self.limits = limits
+        self.now = now
         self.counters = Counters()
         self.topics = TopicCounters(self.limits.max_topic_counters, lambda: self.now)
-        self.losses = Losses(self.counters, self.topics, lambda: self.now, log)
+        self.losses = Losses(self.counters, self.topics, self, log)
         self.effort = Effort()
         self.routes = RouteTable(self.topics, self.effort, self.limits.max_matches)
         self.accounts = Accounts(self.limits, log, owners=owners)
@@ -50,7 +51,6 @@ class State:
         self.requests = Requests(self.accounts)
         self.peers: dict[int, Peer] = {}
         self.started_at = now
-        self.now = now
         self.software = software
         self.pid = pid
         self.gauges = gauges  #: what else the daemon knows of itself (B-4)

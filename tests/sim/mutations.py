@@ -314,9 +314,9 @@ MUTATIONS = [
     Mutation(
         "uncounted_loss",
         "one loss in the books is one message, however many were lost (B-4)",
-        DROPS,
-        "        self.losses.record(why, backlog, count, size, pieces, sender, about)\n",
-        "        self.losses.record(why, backlog, min(count, 1), size, pieces, sender, about)\n",
+        LOSSES,
+        "        setattr(self.counters, name, getattr(self.counters, name) + count)\n",
+        "        setattr(self.counters, name, getattr(self.counters, name) + min(count, 1))\n",
     ),
     Mutation(
         "late_notice",
@@ -338,8 +338,8 @@ MUTATIONS = [
         "soft_is_hard",
         "drop_oldest begins to lose at the soft limit (L-7)",
         FLOW,
-        "            self._drop(backlog, backlog.soft if backlog.dropping else backlog.hard, most)\n",
-        "            self._drop(backlog, backlog.soft, most)\n",
+        "            limit = backlog.soft if backlog.dropping else backlog.hard\n",
+        "            limit = backlog.soft\n",
     ),
     Mutation(
         "never_cut",

@@ -164,6 +164,29 @@ def test_what_came_together_is_lost_together_but_never_more_than_half() -> None:
     assert bus.broker.counters.dropped == 4000 - backlog.count
 
 
+def test_so_it_is_where_all_that_waits_for_the_peer_is_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    bus = Bus(max_output_bytes=8_000 * COST)
+    a, b = bus.peer(pid=1), bus.peer(pid=2)
+    for lane in range(1, 6):
+        b.subscribe("x", lane, credit=0, policy="drop_oldest")
+    steps: list[int] = []
+    record = bus.broker.losses.record
+    monkeypatch.setattr(bus.broker.losses, "record", lambda *about: (steps.append(about[2]), record(*about)))
+    for _ in range(30):
+        a.publish("x", *texts(100))
+    assert 3_500 * COST <= b.peer.backlog_bytes <= 4_000 * COST + 5 * 100 * COST
+    assert sum(steps) == bus.broker.counters.dropped > 10_000
+    assert len(steps) <= 30 * 5 * 2
+
+
+@pytest.mark.parametrize("policy", DROPPING)
+@pytest.mark.parametrize("limit", [1, 2, COST])
+def test_of_a_run_one_message_stays_where_the_limit_is_smaller(policy: str, limit: int) -> None:
+    _, a, b = pair(policy, soft=1, hard=limit)
+    a.publish("x", *texts(5))
+    assert [each for each in everything(b) if isinstance(each, bytes)] == ([b"04"] if policy == "drop_oldest" else [b"00"])
+
+
 # --- time -----------------------------------------------------------------------------------------
 
 
@@ -200,6 +223,18 @@ def test_only_half_of_the_soft_limit_begins_the_time_anew(frees: int, again: boo
     a.publish("x", body)
     bus.advance(0.6)
     assert ("lagging", True) not in told(b) if again else ("lagging", True) in told(b)
+
+
+def test_half_of_the_soft_limit_is_half_also_where_a_loss_brought_it_there() -> None:
+    body = bytes(5_000)
+    size = len(publication(1, "x", body))
+    bus, a, b = pair("drop_oldest", soft=4 * size, hard=7 * size, seconds=2)
+    for each in (bytes(30_000), body):
+        a.publish("x", each)
+    bus.advance(1.5)
+    a.publish("x", body)  # over the hard limit: the large one goes
+    bus.advance(1)
+    assert told(b) == [("lagging", False)]
 
 
 def test_after_the_cut_the_soft_limit_holds_until_it_has_caught_up() -> None:
