@@ -264,8 +264,7 @@ class Broker(State):
             if peer.out_bytes >= CHECKPOINT_BYTES:
                 peer.mark()
             if peer.queued_bytes > self.limits.max_output_bytes and not peer.ending:
-                wait = f"{peer.queued_bytes} bytes wait for this peer"
-                peer.ending = f"{wait}: it does not read, or gives no credit (limits.max_output_bytes)"
+                peer.ending = peer.too_much()
             if peer.ending and not peer.closing:
                 self._expel(peer, ProtocolError(Code.SLOW_READER, peer.ending))
         self._delivery.touched = []

@@ -11,7 +11,7 @@ from ..protocol.walking import frame_end, frames_within, topic_of
 from .backlogs import Backlog, Waiting, note, pins
 from .deadlines import Deadlines
 from .drops import Drops
-from .effort import ENDS_AT_ONCE, REPLACE, WAIT, Effort
+from .effort import ENDS_AT_ONCE, REPLACE, TOLD, WAIT, Effort
 from .holding import Holding
 from .lanes import Group, Lane
 from .losses import Losses
@@ -53,7 +53,8 @@ class Flow(Drops):
         """Add frames to the queue of a lane, within its limits and those of who pays for it (L-7)."""
         payer = backlog.payer
         if payer.ending or payer.backlog_bytes > self.limits.max_output_bytes:
-            self.losses.record("evicted", backlog, count, size, piece, sender)  # the payer is closed at the end of the round
+            payer.ending = payer.ending or payer.too_much()  # it is closed at the end of the round, also if less waits then
+            self.losses.record("evicted", backlog, count, size, piece, sender)
             self.touch(payer)
             return
         self._put(backlog, piece, size, count, sender, deadline)
@@ -210,8 +211,7 @@ class Flow(Drops):
     def _caught_up(self, backlog: Backlog) -> None:
         self._forget(backlog)
         if backlog.lagging:
-            for lane in backlog.members():
-                self.notice(lane.peer, "caught_up", {"lane": lane.number, "lost": backlog.lost})
+            self._tell(backlog, "caught_up", {"lost": backlog.lost})
             self._log(logging.INFO, f"{backlog} has caught up; {backlog.lost} messages were lost meanwhile")
 
     def _forget(self, backlog: Backlog) -> None:
@@ -242,7 +242,7 @@ class Flow(Drops):
         self._log(logging.INFO, f"{backlog} lags: {backlog.bytes} bytes wait ({terms})")
 
     def _tell_lagging(self, backlog: Backlog) -> None:
-        content = {
+        content: dict[str, object] = {
             "bytes": backlog.bytes,
             "count": backlog.count,
             "policy": backlog.policy,
@@ -251,8 +251,14 @@ class Flow(Drops):
             "seconds": backlog.seconds,
             "dropping": backlog.dropping,
         }
-        for lane in backlog.members():
-            self.notice(lane.peer, "lagging", {"lane": lane.number, **content})
+        self._tell(backlog, "lagging", content)
+
+    def _tell(self, backlog: Backlog, name: str, content: dict[str, object]) -> None:
+        """Send a notice to all that take from a queue, to each with its own lane."""
+        lanes = backlog.members()
+        self._effort.spent += TOLD * len(lanes)
+        for lane in lanes:
+            self.notice(lane.peer, name, {"lane": lane.number, **content})
 
     def shed(self, peer: Peer, size: int, about: str) -> None:
         """Lose *size* bytes, as far as there are so many, of what waits in the queues that *peer* pays for, the oldest of the largest

@@ -104,6 +104,7 @@ class Holds:
     def begin(self, backlog: Backlog, first: Peer) -> bool:
         """Hold *first*, and from now on whoever publishes to *backlog*; False where its program has no time left for that."""
         now = self._outputs.now
+        self._forget_budgets(now)
         budget = max((self._budget(member.peer) for member in backlog.members()), key=lambda budget: budget.look(self.limits, now))
         if not budget.holdings and budget.left_s < BUDGET_START * self.limits.lane_stall_s:
             return False
@@ -201,15 +202,16 @@ class Holds:
         key = program_key(peer)
         budget = self._budgets.get(key)
         if budget is None:
-            now = self._outputs.now
-            if len(self._budgets) >= self._budgets_max:
-                full = [key for key, other in self._budgets.items() if other.look(self.limits, now) >= self.limits.lane_stall_s]
-                for each in full:
-                    if not self._budgets[each].holdings:
-                        del self._budgets[each]
-                self._budgets_max = max(2 * len(self._budgets), _BUDGETS_MIN)
-            budget = self._budgets[key] = Budget(self.limits.lane_stall_s, now)
+            budget = self._budgets[key] = Budget(self.limits.lane_stall_s, self._outputs.now)
         return budget
+
+    def _forget_budgets(self, now: float) -> None:
+        """Those that are full again are as good as new ones. Not while one is chosen: it would be a program's second."""
+        if len(self._budgets) < self._budgets_max:
+            return
+        full = self.limits.lane_stall_s
+        self._budgets = {key: budget for key, budget in self._budgets.items() if budget.look(self.limits, now) < full or budget.holdings}
+        self._budgets_max = max(2 * len(self._budgets), _BUDGETS_MIN)
 
     def due(self, now: float, most: int) -> list[Backlog]:
         """The queues, up to *most*, of programs that have used up their budget: they are to hold nobody any more."""

@@ -162,6 +162,10 @@ class Peer:
         """All that waits for this peer: output, and the backlogs that it pays for."""
         return self.out_bytes + self.backlog_bytes
 
+    def too_much(self) -> str:
+        """Why it is closed where more waits for it than may (E-2)."""
+        return f"{self.queued_bytes} bytes wait for this peer: it does not read, or gives no credit (limits.max_output_bytes)"
+
     @property
     def waiting_bytes(self) -> int:
         """What its account is charged for (Q-3): that, what it has parked, and the part of a frame that it has sent."""

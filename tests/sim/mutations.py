@@ -329,10 +329,9 @@ MUTATIONS = [
         "never_caught_up",
         "the end of an episode is not told (L-7)",
         FLOW,
-        """                self.notice(lane.peer, "caught_up", {"lane": lane.number, "lost": backlog.lost})
+        """            self._tell(backlog, "caught_up", {"lost": backlog.lost})
 """,
-        """                str(lane)
-""",
+        "",
     ),
     Mutation(
         "soft_is_hard",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgpack
 import pytest
 
 from ipcbus.protocol.errors import Code
@@ -457,6 +458,23 @@ def test_no_limit_of_a_group_closes_its_members(policy: str, limits: dict[str, i
     bus.broker.take_touched()
     assert not b.peer.closing
     assert b.peer.backlog_bytes <= 51 * COST
-    same = {"policy": policy, "limits": {"soft": 1 << 20, "hard": 8 << 20, **limits}}
+    same = {"policy": policy, "limits": {"soft": Limits().lane_soft_bytes, "hard": Limits().lane_hard_bytes, **limits}}
     same["limits"]["hard"] = max(same["limits"].values())
     c.subscribe("x", 2, group="g", **same)  # who says the same still says the same
+
+
+def test_who_has_lost_something_for_being_closed_is_closed() -> None:
+    """Also where less waits at the end of the round: a loss without its notice is only for who is not there any more."""
+    bus = Bus(max_output_bytes=100_000)
+    a, b = bus.peer(pid=1), bus.peer(pid=2)
+    a.publish("x", bytes(60_000), kind=Kind.RETAIN)
+    bus.broker.take_touched()
+    for lane in (1, 2):
+        b.request("bus/subscribe", msgpack.packb({"pattern": "x", "lane": lane, "credit": 0}))
+    a.publish("x", b"lost")
+    assert bus.broker.counters.evicted == 2
+    b.credit(1, 1 << 20)
+    b.read()
+    assert b.peer.queued_bytes < 100_000
+    bus.broker.take_touched()
+    assert b.peer.closing

@@ -6,7 +6,7 @@ import msgpack
 import pytest
 
 from ipcbus.broker import Broker
-from ipcbus.broker.effort import CLAIM_WORK, ENDS_AT_ONCE, FRAME, LITERAL_CHANGE, RUN, WILDCARD_CHANGE
+from ipcbus.broker.effort import CLAIM_WORK, ENDS_AT_ONCE, FRAME, LITERAL_CHANGE, RUN, TOLD, WILDCARD_CHANGE
 from ipcbus.broker.quotas import LANES, REQUESTS
 from ipcbus.protocol.errors import Code
 from ipcbus.protocol.limits import ARGUMENTS_MAX_ELEMENTS
@@ -285,6 +285,20 @@ def test_taking_out_what_left_makes_no_route_void() -> None:
     bus.broker.tick(bus.now)
     assert bus.broker.routes.leaving
     assert resolved(bus, a, "t.1", "t.2") == 0
+
+
+def test_notices_to_a_group_are_work_of_who_causes_them() -> None:
+    bus = Bus()
+    a = bus.peer()
+    members = [bus.peer() for _ in range(50)]
+    for member in members:
+        member.subscribe("t", group="g", messages=0, policy="drop_oldest", limits={"soft": 1})
+    before = bus.broker.effort.spent
+    a.publish("t")
+    assert bus.broker.effort.spent - before >= 50 * TOLD
+    before = bus.broker.effort.spent
+    members[7].credit(1, 0, 1)
+    assert bus.broker.effort.spent - before >= 50 * TOLD
 
 
 # --- max_matches ------------------------------------------------------------------------------------------------------------------------
