@@ -343,3 +343,5 @@ class Flow(Drops):
                     if backlog in self.late:
                         self.late.hasten(backlog, now + backlog.seconds)
                     self._eased(backlog)
+                    if backlog.bytes > backlog.soft and (backlog.policy != "block" or backlog.dropping):
+                        self._over(backlog, None)  # block waits for a publication: it holds whose that is

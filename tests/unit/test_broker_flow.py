@@ -432,6 +432,22 @@ def test_the_bus_s_own_limits_hold_where_nothing_is_said_and_change_while_someth
     assert bus.broker.counters.dropped == 2
 
 
+@pytest.mark.parametrize(
+    ("policy", "lost", "closed"), [("drop_oldest", 2, False), ("drop_newest", 2, False), ("disconnect", 0, True), ("block", 0, False)]
+)
+def test_a_smaller_limit_holds_at_once(policy: str, lost: int, closed: bool) -> None:
+    bus, a, b = pair(policy)
+    a.publish("x", *texts(4))
+    assert told(b) == []
+    bus.broker.reconfigure(Limits(lane_soft_bytes=COST, lane_hard_bytes=2 * COST, lane_stall_s=1), bus.now)
+    bus.broker.take_touched()
+    assert (bus.broker.counters.dropped, b.peer.closing) == (lost, closed)
+    if lost:
+        assert told(b) == [("lagging", False)]
+        bus.advance(1)
+        assert told(b) == [("lagging", True)]
+
+
 @pytest.mark.parametrize("policy", DROPPING)
 def test_the_queues_of_a_peer_lose_before_the_peer_is_closed(policy: str) -> None:
     bus = Bus(max_output_bytes=100_000)
