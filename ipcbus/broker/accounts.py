@@ -9,11 +9,15 @@ from then on.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 from ..protocol.errors import Code
 from ..protocol.limits import Limits
 from .quotas import BYTES, PEERS, RESOURCES, RETAINED, RETAINED_BYTES, Cap, OverQuota, caps, fair_share, may_add, reserve
+
+if TYPE_CHECKING:
+    from .peers import Peer
 
 _COUNT = len(RESOURCES)
 
@@ -43,11 +47,15 @@ class User:
     def __str__(self) -> str:
         return f"uid {self.uid}" if self.uid != "tcp" else "the clients on TCP"
 
+    def under(self) -> Iterable[Program]:
+        """The programs whose use is use of this level."""
+        return self.programs.values()
+
 
 class Program:
     """All connections of one process."""
 
-    __slots__ = ("direct", "gone", "key", "leaving", "logged", "pid", "used", "user")
+    __slots__ = ("direct", "gone", "key", "leaving", "logged", "pid", "used", "user", "waiting")
 
     def __init__(self, user: User, key: int, pid: int) -> None:
         self.user = user
@@ -58,9 +66,14 @@ class Program:
         self.leaving = 0
         self.direct: dict[Program | User, int] = {}
         self.logged: dict[int, int] = {}
+        self.waiting: dict[Peer, None] = {}  #: its connections for which bytes are charged
 
     def __str__(self) -> str:
         return f"pid {self.pid} of {self.user}" if self.pid else f"one connection of {self.user}"
+
+    def under(self) -> Iterable[Program]:
+        """Itself."""
+        return (self,)
 
 
 class Accounts:
@@ -216,12 +229,16 @@ class Accounts:
             self.used[BYTES] - self.leaving - cap.bus,
         )
 
-    def share_a_full_level(self, one: Program, other: Program) -> bool:
-        """Whether room that *one* gives up is room at the highest level that is full for *other*."""
-        full = self._full(other, BYTES, 0)
-        if full is None or full[0] == "bus":
-            return True
-        return one.user is other.user and (full[0] == "user" or one is other)
+    def full_level(self, program: Program) -> Level | None:
+        """The highest level of *program* at which more bytes wait than may; None: none."""
+        full = self._full(program, BYTES, 0)
+        if full is None:
+            return None
+        return self if full[0] == "bus" else program.user if full[0] == "user" else program
+
+    def under(self) -> Iterable[Program]:
+        """All programs."""
+        return (program for user in self.users.values() for program in user.programs.values())
 
     def leave_soon(self, program: Program, amount: int) -> None:
         """*amount* of the bytes charged to *program* are on their way out (below 0: have left): they stand in nobody's way."""
@@ -323,6 +340,9 @@ class Accounts:
             kind.name: {"used": program.used[at], "limit": self.caps[at].program, "share": self.share(program, at)}
             for at, kind in enumerate(RESOURCES)
         }
+
+
+Level = Accounts | User | Program  #: the bus, a user, a program
 
 
 def _passing(figures: list[int]) -> list[int]:

@@ -56,7 +56,7 @@ class Broker(State):
         self._secret = secret
         self._offer = self._delivery.offer
         self._refusals = Refusals(self.losses, self._delivery, log)
-        self._charges = Charges(self.limits, self.accounts, shed=self._delivery.shed, expel=self._expel)
+        self._charges = Charges(self.limits, self.accounts, shed=self._delivery.shed, expel=self._evict)
         self._inflows = Inflows(self.limits, self.accounts)
         self._leaving: Timeouts[Peer] = Timeouts(self.limits.half_close_linger_s)
         self._last_peer = 0
@@ -116,15 +116,16 @@ class Broker(State):
         except ProtocolError as error:  # of a frame that is a whole read: it is judged at once
             self._expel(peer, error)
             return 0
-        return self._work_off(peer, events, work)
+        return self._work_off(peer, events, work, len(data))
 
     def resume(self, peer: Peer, now: float, work: int = UNLIMITED) -> int:
         """Go on with what `receive` left of a read."""
         self.now = self._delivery.now = now
         rest, peer.unread = peer.unread, None
-        return 0 if peer.closing or rest is None else self._work_off(peer, rest, work)
+        size, peer.unread_bytes = peer.unread_bytes, 0
+        return 0 if peer.closing or rest is None else self._work_off(peer, rest, work, size)
 
-    def _work_off(self, peer: Peer, events: Iterable[Run | Frame], work: int) -> int:
+    def _work_off(self, peer: Peer, events: Iterable[Run | Frame], work: int, size: int) -> int:
         effort = self.effort
         begin = effort.spent
         end = begin + work
@@ -140,9 +141,9 @@ class Broker(State):
                 if peer.closing:
                     break
                 if effort.spent >= end and not (effort.spent < begin + CLAIM_WORK and _is_claim(event)):
-                    peer.unread = events
+                    peer.unread, peer.unread_bytes = events, size
                     break
-            if peer.connection.scanner.held_bytes > self._charges.free_bytes or peer.charged:
+            if peer.unread_bytes + peer.connection.scanner.held_bytes > self._charges.free_bytes or peer.charged:
                 self._charges.settle(peer, self.now)
         except ProtocolError as error:
             self._expel(peer, error)
@@ -268,6 +269,7 @@ class Broker(State):
             if peer.ending and not peer.closing:
                 self._expel(peer, ProtocolError(Code.SLOW_READER, peer.ending))
         self._delivery.touched = []
+        self._charges.round_over()
         return touched
 
     def shut_down(self, now: float) -> None:
@@ -294,8 +296,8 @@ class Broker(State):
         self._strangers.set_delay(limits.handshake_timeout_s, now)
         self._leaving.set_delay(limits.half_close_linger_s, now)
         self.routes.max_matches = limits.max_matches
-        self._charges.beyond.set_delay(limits.quota_grace_s, now)
         self.accounts.reconfigure(limits)
+        self._charges.reconfigure(limits, now)
         self._calls.limits = self._inflows.limits = limits
         self.names.limits = limits
         self.publications.limits = self.retained.limits = limits
@@ -408,7 +410,7 @@ class Broker(State):
         if peer.closing:
             return
         peer.closing = True
-        peer.unread = None
+        peer.unread, peer.unread_bytes = None, 0
         peer.connection.close()
         session = peer.connection.info.get("session")
         if session and self._sessions.get(session) is peer:
@@ -433,17 +435,16 @@ class Broker(State):
         self.losses.closed(peer, error)
         self._log(logging.WARNING, f"{peer} closed: {error}")
         self._end(peer)
-        if (error.code is Code.SLOW_READER or isinstance(error, OverQuota)) and len(peer.out) > 1:
-            self._drop_output(peer)
+        if error.code is Code.SLOW_READER or isinstance(error, OverQuota):
+            self._delivery.drop_output(peer)
         self._delivery.put(peer, encode(Kind.BYE, 0, error.code.value, clip_text(error.text)))
 
-    def _drop_output(self, peer: Peer) -> None:
-        """Who is closed for what waits takes none of it along, or the cap of all that waits would be none while it is closing. The first
-        piece stays, for a part of it may be on its way: BYE follows whole frames."""
-        self.losses.record("unknown", peer, peer.given - peer.delivered, peer.given_bytes - peer.delivered_bytes)
-        peer.given, peer.given_bytes, peer.marks = peer.delivered, peer.delivered_bytes, None
-        del peer.out[1:]
-        peer.out_bytes = len(peer.out[0])
+    def _evict(self, peer: Peer, error: OverQuota) -> None:
+        """A peer has to go for what waits; one that is going already, and does not read what is left for it, loses that."""
+        if peer.closing:
+            self._delivery.drop_output(peer)
+        else:
+            self._expel(peer, error)
 
     def expel(self, peer: Peer, code: Code, text: str, now: float) -> None:
         """End a connection from outside, for instance after a fault in its work (``internal``)."""

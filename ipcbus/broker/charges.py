@@ -11,26 +11,32 @@ last: a burst to somebody who reads does not cost that one its connection.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable
 
 from ..protocol.limits import Limits
-from .accounts import Accounts
+from .accounts import Accounts, Level
 from .peers import BYTES_FREE, Peer
 from .quotas import BYTES, OverQuota
 from .timeouts import Timeouts
 
+#: What is compared where a level is full: what its user, its program and the peer have (below 0, for a heap), and a number, for order.
+Rank = tuple[int, int, int, int, Peer]
+
 
 class Charges:
-    """Charges for what waits. *shed* takes so many bytes from a peer's queues, for a reason in words; *expel* ends a connection."""
+    """Charges for what waits. *shed* takes so many bytes from a peer's queues, for a reason in words; *expel* ends a connection, or where
+    it is ending takes away what waits for it."""
 
     def __init__(
         self, limits: Limits, accounts: Accounts, *, shed: Callable[[Peer, int, str], None], expel: Callable[[Peer, OverQuota], None]
     ) -> None:
         self.beyond: Timeouts[Peer] = Timeouts(limits.quota_grace_s)  #: peers of programs that have more than their share
         self._moved: dict[Peer, int] = {}  #: of these: how far they were when their time began
-        self._charged: dict[Peer, None] = {}  #: peers for which something is charged
         self._leaving: dict[Peer, int] = {}  #: those that were closed for it: what is still charged for them
         self.free_bytes = BYTES_FREE
+        self._ranks: dict[Level, list[Rank]] = {}  #: in this round, for each full level: who has most (a heap)
+        self._ranked = 0
         self._accounts = accounts
         self._shed = shed
         self._expel = expel
@@ -48,18 +54,41 @@ class Charges:
             if peer in self._moved and self._accounts.is_fair(peer.account, BYTES):
                 self._stop(peer)
         elif not peer.closing:
-            if self._accounts.is_full(peer.account, BYTES):
-                self._make_room(peer)
-            elif peer not in self._moved and not self._accounts.is_fair(peer.account, BYTES):
-                self._start(peer, now)
+            for level in (self._accounts, peer.account.user, peer.account) if self._ranks else ():
+                if level in self._ranks:
+                    heapq.heappush(self._ranks[level], self._rank(peer))
+            self._judge(peer, now)
+
+    def _judge(self, peer: Peer, now: float) -> None:
+        """What is charged for *peer* has grown, or may be less than before."""
+        if self._accounts.is_full(peer.account, BYTES):
+            self._make_room(peer)
+        elif peer not in self._moved and not self._accounts.is_fair(peer.account, BYTES):
+            for one in peer.account.waiting:  # it is not for the one that came last that the program has too much
+                if one not in self._moved and not one.closing:
+                    self._start(one, now)
+
+    def round_over(self) -> None:
+        """Who has most is looked for anew where that is asked again."""
+        if self._ranks:
+            self._ranks = {}
+
+    def reconfigure(self, limits: Limits, now: float) -> None:
+        """Other limits, which hold for what waits, too."""
+        self.beyond.set_delay(limits.quota_grace_s, now)
+        for program in [program for user in self._accounts.users.values() for program in user.programs.values()]:
+            for peer in tuple(program.waiting):
+                if not peer.closing:
+                    self._judge(peer, now)
+        self.round_over()
 
     def due(self, now: float) -> None:
-        """Look at those whose time beyond their share is over."""
-        for peer in self.beyond.due(now):
+        """Look at those whose time beyond their share is over, those for whom most waits first."""
+        for peer in sorted(self.beyond.due(now), key=lambda peer: -peer.charged):
             before = self._moved.pop(peer)
             if peer.closing or self._accounts.is_fair(peer.account, BYTES):
                 continue
-            if before != _progress(peer):
+            if before != _progress(peer) or peer.unread is not None:  # the bus itself has not worked off what it sent
                 self._start(peer, now)
             else:
                 error = self._accounts.refusal(peer.account, BYTES)
@@ -79,9 +108,9 @@ class Charges:
     def _charge(self, peer: Peer, more: int) -> None:
         peer.charged += more
         if not peer.charged:
-            self._charged.pop(peer, None)
+            peer.account.waiting.pop(peer, None)
         elif peer.charged == more:
-            self._charged[peer] = None
+            peer.account.waiting[peer] = None
         if more > 0:
             self._accounts.add(peer.account, BYTES, more)
         elif more:
@@ -103,15 +132,34 @@ class Charges:
     def _make_room(self, peer: Peer) -> None:
         """A level that *peer* belongs to is full: the peer with most of the program with most, of the user with most there, loses it."""
         accounts = self._accounts
-        while (excess := accounts.overdraft(peer.account)) > 0:
-            there = [one for one in self._charged if not one.closing and accounts.share_a_full_level(one.account, peer.account)]
-            if not there:
-                break  # all of them are being closed
-            worst = max(there, key=_most)
+        while (level := accounts.full_level(peer.account)) is not None and (worst := self._worst(level)) is not None:
             error = accounts.refusal(worst.account, BYTES)
-            self._cut(worst, excess, error)
-            if accounts.overdraft(peer.account) > 0 and not worst.closing:
+            self._cut(worst, accounts.overdraft(peer.account), error)
+            if accounts.overdraft(peer.account) > 0:
                 self._close(worst, error)
+
+    def _worst(self, level: Level) -> Peer | None:
+        """Who has most at *level*, of those who are not leaving. Looks at all once a round, and then at those that changed."""
+        ranks = self._ranks.get(level)
+        if ranks is None:
+            ranks = self._ranks[level] = [self._rank(peer) for program in level.under() for peer in program.waiting]
+            heapq.heapify(ranks)
+        while ranks:
+            peer = ranks[0][-1]
+            if peer in self._leaving or not peer.charged:
+                heapq.heappop(ranks)
+                continue
+            rank = self._rank(peer)
+            if rank[:3] == ranks[0][:3]:
+                return peer
+            heapq.heapreplace(ranks, rank)
+        return None
+
+    def _rank(self, peer: Peer) -> Rank:
+        program = peer.account
+        user = program.user
+        self._ranked += 1
+        return user.leaving - user.used[BYTES], program.leaving - program.used[BYTES], -peer.charged, self._ranked, peer
 
     def _cut(self, peer: Peer, size: int, error: OverQuota) -> None:
         """Take *size* bytes from a peer's queues, as far as they have so much."""
@@ -129,13 +177,6 @@ class Charges:
         if peer.charged:
             self._leaving[peer] = peer.charged
             self._accounts.leave_soon(peer.account, peer.charged)
-
-
-def _most(peer: Peer) -> tuple[int, int, int]:
-    """What is compared where a level is full."""
-    program = peer.account
-    user = program.user
-    return user.used[BYTES] - user.leaving, program.used[BYTES] - program.leaving, peer.charged
 
 
 def _progress(peer: Peer) -> int:

@@ -50,6 +50,16 @@ class Drops(Outputs):
                 self.notice(lane.peer, "lost", {"lane": lane.number, "count": count, "bytes": size, "why": why})
             backlog.gap = {}
 
+    def drop_output(self, peer: Peer) -> None:
+        """Who is closed for what waits takes none of it along, or the cap of all that waits would be none while it is closing. The first
+        piece stays, for a part of it may be on its way: BYE follows whole frames."""
+        if len(peer.out) > 1:
+            self.losses.record("unknown", peer, peer.given - peer.delivered, peer.given_bytes - peer.delivered_bytes)
+            peer.given, peer.given_bytes, peer.marks = peer.delivered, peer.delivered_bytes, None
+            del peer.out[1:]
+            peer.out_bytes = len(peer.out[0])
+            self.touch(peer)
+
     # --- one step ---------------------------------------------------------------------------------
 
     def _take(self, backlog: Backlog) -> Waiting:

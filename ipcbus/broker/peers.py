@@ -81,6 +81,7 @@ class Peer:
         "touched",
         "transport",
         "unread",
+        "unread_bytes",
         "waiting",
         "wills",
         "written_bytes",
@@ -112,6 +113,7 @@ class Peer:
         self.closed = False  #: gone; nothing refers to it any more
         self.half_closed = False  #: H-11
         self.unread: Iterator[Any] | None = None  #: the rest of a read, when its slice was used up; it is read no more until then
+        self.unread_bytes = 0  #: the size of that read, all of which it keeps
 
         self.lane: Lane | None = None  #: the lane that was announced last (L-3)
         self.lanes: dict[int, Lane] | None = None
@@ -168,8 +170,8 @@ class Peer:
 
     @property
     def waiting_bytes(self) -> int:
-        """What its account is charged for (Q-3): that, what it has parked, and the part of a frame that it has sent."""
-        return self.out_bytes + self.backlog_bytes + self.parked_bytes + self.connection.scanner.held_bytes
+        """What its account is charged for (Q-3): that, what it has parked, and what it has sent that is not worked off."""
+        return self.out_bytes + self.backlog_bytes + self.parked_bytes + self.unread_bytes + self.connection.scanner.held_bytes
 
     def __str__(self) -> str:
         who = f"pid {self.credentials.pid} uid {self.credentials.uid}" if self.credentials else self.transport
