@@ -319,10 +319,6 @@ class Accounts:
 
     # --- lists ------------------------------------------------------------------------------------
 
-    def in_order(self) -> list[User]:
-        """All users, by uid."""
-        return sorted(self.users.values(), key=lambda user: (isinstance(user.uid, str), user.uid))
-
     def of_bus(self) -> dict[str, dict[str, int]]:
         """By resource: what is in use, and its limit."""
         return {kind.name: {"used": self.used[at], "limit": self.caps[at].bus} for at, kind in enumerate(RESOURCES)}

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..protocol.errors import Code, ProtocolError
-from ..protocol.limits import HOLDING_ITEMS, MEMBERS_MAX, PAGE_BYTES, PAGE_ITEMS
+from ..protocol.limits import HOLDING_ITEMS, MAX_ID, MEMBERS_MAX, PAGE_BYTES, PAGE_ITEMS
 from ..protocol.messages import brief, pack
 from ..protocol.topics import check_topic
 from .accounts import Program, User
@@ -56,13 +56,15 @@ class Lists:
         names: dict[Program, set[str]] = {}
         for one in self._broker.peers.values():
             names.setdefault(one.account, set()).add(one.program)
-        listed: list[User | Program | None] = [None]  # the bus
-        for user in accounts.in_order():
-            programs: list[Program] = sorted(user.programs.values(), key=lambda program: program.key)
-            listed += [user, *programs]
+        self._broker.effort.spent += LOOK * len(self._broker.peers)
+        listed: dict[str, User | Program | None] = {"": None}  #: the bus; by what sorts them, whoever comes and goes between two pages
+        for user in accounts.users.values():
+            under = f"{user.uid:010d}" if isinstance(user.uid, int) else user.uid
+            listed[under] = user
+            listed |= {f"{under}.{program.key + MAX_ID:017d}": program for program in user.programs.values()}
 
-        def item(number: int) -> dict[str, Any]:
-            account = listed[number - 1]
+        def item(key: str) -> dict[str, Any]:
+            account = listed[key]
             if account is None:
                 return {"level": "bus", "uid": None, "pid": None, "programs": [], "resources": accounts.of_bus()}
             if isinstance(account, User):
@@ -70,7 +72,7 @@ class Lists:
             who = {"level": "program", "uid": account.user.uid, "pid": account.pid, "programs": sorted(names.get(account, ()))}
             return {**who, "resources": accounts.of_program(account)}
 
-        return self._page(list(range(1, len(listed) + 1)), item, arguments, int)
+        return self._page(sorted(listed), item, arguments, str)
 
     def topics(self, peer: Peer, arguments: Arguments) -> dict[str, Any]:
         """A page of the topics that have a counter."""
@@ -98,15 +100,17 @@ class Lists:
 
     def patterns(self, peer: Peer, arguments: Arguments) -> dict[str, Any]:
         """A page of the patterns that somebody subscribes to."""
-        patterns = {}
-        for pattern, subscribers in self._broker.routes.patterns():
-            lanes = sum(lane.peer.lanes is not None for lane in subscribers.lanes)  # those of a peer that went are taken out later
-            if lanes or subscribers.groups:
-                patterns[pattern] = lanes, sorted(subscribers.groups or ())
+        patterns = {
+            pattern: subscribers
+            for pattern, subscribers in self._broker.routes.patterns()
+            if subscribers.groups or any(lane.peer.lanes is not None for lane in subscribers.lanes)
+        }
 
         def item(pattern: str) -> dict[str, Any]:
-            lanes, groups = patterns[pattern]
-            return {"pattern": pattern, "lanes": lanes, "groups": groups}
+            subscribers = patterns[pattern]
+            self._broker.effort.spent += LOOK * len(subscribers.lanes)
+            lanes = sum(lane.peer.lanes is not None for lane in subscribers.lanes)  # those of a peer that went are taken out later
+            return {"pattern": pattern, "lanes": lanes, "groups": sorted(subscribers.groups or ())}
 
         return self._page(sorted(patterns), item, arguments, str)
 

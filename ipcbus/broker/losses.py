@@ -2,7 +2,8 @@
 
 All ways in which a message can end but arrive come through `Losses`, which counts each at the bus, at the peer and at its topic, so that
 the books balance (B-4). An *episode* is what was lost at one place for one reason with no long pause in between: it is logged when it
-begins, and `bus/losses` lists the recent ones. Nothing here is called for a message that arrives.
+begins (a place that has one after the other: now and then), and `bus/losses` lists the recent ones. Nothing here is called for a message
+that arrives.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable, Hashable
 from typing import Any, Protocol
 
 from ..protocol.errors import ProtocolError
-from ..protocol.limits import EPISODE_PAUSE_S, LOSS_EPISODES, LOSS_WALK_MAX, LOSS_WALK_S
+from ..protocol.limits import EPISODE_PAUSE_S, LOSS_EPISODES, LOSS_LOG_S, LOSS_WALK_MAX, LOSS_WALK_S
 from ..protocol.messages import Kind, clip_text
 from ..protocol.walking import frame_end, topic_of
 from .backlogs import Backlog
@@ -52,13 +53,14 @@ _SAID = {
 class Episode:
     """What was lost at one place for one reason, without a long pause."""
 
-    __slots__ = ("about", "bytes", "code", "count", "first", "key", "kind", "last", "number", "place", "sender", "topic", "why")
+    __slots__ = ("about", "bytes", "code", "count", "first", "key", "kind", "last", "logged", "number", "place", "sender", "topic", "why")
 
     def __init__(self, number: int, why: str, key: tuple[str, int, Hashable], now: float) -> None:
         self.number = number
         self.why = why
         self.key = key
         self.first = self.last = now
+        self.logged: float | None = None  #: when the log told of this place last
         self.count = 0
         self.bytes = 0
         self.place: dict[str, Any] = {}  #: who lost it, and by which terms
@@ -163,7 +165,7 @@ class Losses:
             if sender is not None:
                 episode.sender = _describe_sender(sender)
             level, said = _SAID[why]
-            self._log(level, f"{where} {said}{_details(episode)}")
+            self._log_first(episode, level, f"{where} {said}{_details(episode)}")
         elif lane is not None and episode.place["lane"] not in (lane.number, None):
             episode.place["pattern"] = episode.place["lane"] = None  # several of them
 
@@ -206,7 +208,8 @@ class Losses:
         if episode.count == 1:
             episode.sender = _describe_sender(pending.requester)
             said = "did not answer in time" if why == "timed_out" else "went before it answered"
-            self._log(logging.INFO, f"{pending.callee} {said}: {pending.to!r} of {pending.requester} (further ones are only counted)")
+            text = f"{pending.callee} {said}: {pending.to!r} of {pending.requester} (further ones are only counted)"
+            self._log_first(episode, logging.INFO, text)
 
     def closed(self, peer: Peer, error: ProtocolError) -> None:
         """The bus ended a connection (E-2)."""
@@ -235,8 +238,12 @@ class Losses:
             episode = self._current.get(key)
         ring = self._rings.setdefault(why, OrderedDict())
         if episode is None or now - episode.last > EPISODE_PAUSE_S:
+            before = episode
+            if before is not None and self._places[of_peer] >= _PLACES_MAX:
+                self._forget(ring.pop(before.number))  # what trickles must not push out what was lost elsewhere
             self._number += 1
             episode = ring[self._number] = self._current[key] = Episode(self._number, why, key, now)
+            episode.logged = before.logged if before is not None else None
             self._places[of_peer] = self._places.get(of_peer, 0) + 1
             if len(ring) > LOSS_EPISODES:
                 self._forget(ring.popitem(last=False)[1])
@@ -244,6 +251,12 @@ class Losses:
             ring.move_to_end(episode.number)
             episode.last = now
         return episode
+
+    def _log_first(self, episode: Episode, level: int, text: str) -> None:
+        """One line for an episode, but not again and again where a trickle is an episode each time."""
+        if episode.logged is None or episode.first - episode.logged >= LOSS_LOG_S:
+            episode.logged = episode.first
+            self._log(level, text)
 
     def _forget(self, episode: Episode) -> None:
         if self._current.get(episode.key) is episode:

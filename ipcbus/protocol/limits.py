@@ -45,6 +45,7 @@ ABOUT_PEER_MAX_BYTES = 1_048_576  #: B-3 serve: what it says in all, and what in
 
 CHECKPOINT_BYTES = 65_536  #: B-4: how exactly the bus knows, at the end of a connection, which messages of its output had gone
 EPISODE_PAUSE_S = 10.0  #: B-3 losses: what is lost at one place for one reason is one episode while no pause is longer
+LOSS_LOG_S = 300.0  #: the log tells of losses at one place for one reason again after so long, however many episodes they are
 LOSS_EPISODES = 50  #: B-3 losses: episodes of each kind that are remembered
 LOSS_WALK_S = 10_000  #: B-3 topics: lost frames a second whose topics are looked at, so that a flood of losses costs little …
 LOSS_WALK_MAX = 1_000  #: … and so many at once: all of a second's would be 10 ms for which everybody waits

@@ -99,7 +99,10 @@ FILLS: dict[str, Callable[[Client, int], list[Any]]] = {"lanes": fill_lanes, "na
 
 
 @pytest.mark.parametrize("what", FILLS)
-@pytest.mark.parametrize(("level", "limit", "admitted"), [("program", 3, 3), ("user", 6, 3), ("bus", 6, 3)])
+@pytest.mark.parametrize(
+    ("level", "limit", "admitted"),
+    [*(("program", most, most) for most in (2, 3, 4)), *((level, most, most // 2) for level in ("user", "bus") for most in (5, 6, 7, 8))],
+)
 def test_the_limits_of_lanes_and_names(what: str, level: str, limit: int, admitted: int) -> None:
     """At each level one below, at and above it. A program alone may have half of its user's."""
     option = f"max_{level}_{what}"
@@ -180,14 +183,17 @@ def test_an_owner_that_is_replaced_while_it_would_wait_keeps_its_charge() -> Non
     assert bus.broker.accounts.is_empty
 
 
-@pytest.mark.parametrize(("level", "limit"), [("program", 5), ("user", 10), ("bus", 10)])
-def test_the_limit_of_requests_in_flight(level: str, limit: int) -> None:
+@pytest.mark.parametrize(
+    ("level", "limit", "admitted"),
+    [*(("program", most, most) for most in (4, 5, 6)), *((level, most, most // 2) for level in ("user", "bus") for most in (9, 10, 11))],
+)
+def test_the_limit_of_requests_in_flight(level: str, limit: int, admitted: int) -> None:
     bus = Bus(**{f"max_{level}_requests": limit})
     service, client = bus.peer(pid=1), bus.peer()
     service.serve("svc", "m")
-    ids = [client.request("svc/m") for _ in range(CALLS_FREE + 5)]
+    ids = [client.request("svc/m") for _ in range(CALLS_FREE + admitted)]
     assert client.read() == []
-    assert used(client, REQUESTS) == 5
+    assert used(client, REQUESTS) == admitted
     client.request("svc/m")
     refused = client.read()
     assert [envelope[4] for envelope in refused] == [Code.OVER_LIMIT]
@@ -721,6 +727,14 @@ def test_the_list_of_accounts() -> None:
     while pages[-1]["next"] is not None:
         pages.append(one.ask("accounts", limit=3, after=pages[-1]["next"]))
     assert [item for page in pages for item in page["items"]] == items
+    first = one.ask("accounts", limit=3)
+    other.leave()  # what the next page begins with is not moved by who goes, nor by who comes
+    newer = bus.peer("newer", pid=3, uid=4)
+    rest = one.ask("accounts", after=first["next"])["items"]
+    assert [(item["level"], item["uid"]) for item in rest] == [(item["level"], item["uid"]) for item in items[3:]]
+    newer.leave()
+    other = bus.peer("other", pid=7, uid=5)
+    assert one.ask("accounts", after=5)[0] == Code.BAD_ARGUMENT
     bus.broker.disconnect(tcp, bus.now)
     retain(other, "t")
     other.leave()

@@ -11,7 +11,7 @@ import pytest
 
 from ipcbus.broker.counters import ENDS, TURN_S, TopicCounters
 from ipcbus.protocol.errors import Code
-from ipcbus.protocol.limits import CHECKPOINT_BYTES, EPISODE_PAUSE_S, LOSS_EPISODES, LOSS_WALK_MAX, LOSS_WALK_S, Limits
+from ipcbus.protocol.limits import CHECKPOINT_BYTES, EPISODE_PAUSE_S, LOSS_EPISODES, LOSS_LOG_S, LOSS_WALK_MAX, LOSS_WALK_S, Limits
 from ipcbus.protocol.messages import Kind, encode, encode_with_payload
 from tests.unit.harness import Bus, Client, publication
 
@@ -357,7 +357,43 @@ def test_an_episode_ends_with_a_pause(pause_s: float, episodes: int) -> None:
     items = losses(a)
     assert [item["count"] for item in items] == ([2] if episodes == 1 else [1, 1])
     assert (items[0]["first_s"], items[-1]["last_s"]) == (pause_s, 0)
-    assert len([text for _, text in bus.log if "ended while messages waited" in text]) == episodes
+
+
+@pytest.mark.parametrize(("pause_s", "lines"), [(LOSS_LOG_S - 1, 1), (LOSS_LOG_S, 2), (LOSS_LOG_S + 1, 2)])
+def test_the_log_tells_of_a_place_again_after_a_while(pause_s: float, lines: int) -> None:
+    bus = Bus()
+    a, b = bus.peer(), bus.peer()
+    lose(bus, a, b)
+    bus.advance(pause_s)
+    lose(bus, a, b)
+    assert len([text for _, text in bus.log if "ended while messages waited" in text]) == lines
+
+
+def test_a_trickle_neither_fills_the_log_nor_pushes_out_what_was_lost_elsewhere() -> None:
+    """One message now and then is an episode each time."""
+    bus = Bus()
+    a, b, other = bus.peer(), bus.peer(), bus.peer("other")
+    lose(bus, a, other)
+    times = LOSS_EPISODES + 10
+    for _ in range(times):
+        bus.advance(EPISODE_PAUSE_S + 1)
+        lose(bus, a, b)
+    assert bus.broker.counters.evicted == times + 1
+    assert "other" in {item["program"] for item in losses(a)}
+    lines = [text for _, text in bus.log if "ended while messages waited" in text]
+    assert len(lines) == 1 + 1 + int(times * (EPISODE_PAUSE_S + 1) // LOSS_LOG_S)
+
+
+def test_requests_without_an_answer_now_and_then_are_not_logged_each_time() -> None:
+    bus = Bus()
+    a, b = bus.peer(), bus.peer()
+    b.serve("svc", "m")
+    for _ in range(5):
+        bus.advance(EPISODE_PAUSE_S + 1)
+        a.request("svc/m", timeout_ms=1)
+        bus.advance(0.1)
+    assert len([text for _, text in bus.log if "did not answer in time" in text]) == 1
+    assert [item["count"] for item in losses(a) if item["why"] == "timed_out"] == [1] * 5
 
 
 def test_the_log_says_who_whom_what_and_why() -> None:
@@ -501,3 +537,20 @@ def test_patterns_are_those_that_somebody_subscribes_to() -> None:
         a.ask("unsubscribe", lane=lane)
         b.ask("unsubscribe", lane=lane)
     assert a.ask("patterns")["items"] == []
+
+
+def test_a_page_of_a_long_list_is_paid_for_by_who_asks() -> None:
+    """What is sorted and left out is work, too; and lanes are counted only for what is on the page."""
+    bus = Bus()
+    a = bus.peer()
+    for lane in range(1, 501):
+        a.subscribe(f"t.{lane}", lane, credit=0)
+        a.ask("own", name=f"n{lane}")
+        bus.peer(pid=100 + lane)
+    for method in ("patterns", "names", "peers", "accounts"):
+        before = bus.broker.effort.spent
+        a.ask(method, limit=1)
+        assert bus.broker.effort.spent - before > 500, method
+    before = bus.broker.effort.spent
+    a.ask("stats")
+    assert bus.broker.effort.spent - before > 500
