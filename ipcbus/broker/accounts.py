@@ -186,6 +186,10 @@ class Accounts:
         if user.logged and user.used[resource] < user.logged.get(resource, 0):
             del user.logged[resource]
 
+    def admits(self, program: Program, resource: int, amount: int) -> bool:
+        """Whether `charge` would take so much."""
+        return self._full(program, resource, amount) is None and self._unfair(program, resource, amount) is None
+
     def _full(self, program: Program, resource: int, amount: int) -> tuple[str, int, str] | None:
         """Which level has not so much left: its name, limit and option; None: each has."""
         cap, user = self.caps[resource], program.user
@@ -291,17 +295,19 @@ class Accounts:
         elif level == "bus":
             text = f"there are {self.used[resource]} of {limit} {words}, {program.used[resource]} of them of {program}"
         elif level == "share":
+            may = self.share(program, resource) if amount else program.used[resource] - self.excess(program, resource)
             text = (
-                f"{program} has {program.used[resource]} {words}, and its share is {self.share(program, resource)} of the {limit} that"
+                f"{program} has {program.used[resource]} {words}, and its share is {may} of the {limit} that"
                 f" {user} may have: {user.used[resource]} are in use"
             )
         else:
+            may = self.user_share(user, resource) if amount else user.used[resource] - self.excess(program, resource)
             text = (
-                f"{user} has {user.used[resource]} {words}, and its share is {self.user_share(user, resource)} of the bus's {limit}:"
+                f"{user} has {user.used[resource]} {words}, and its share is {may} of the bus's {limit}:"
                 f" {self.used[resource]} are in use"
             )
         text += f"; {amount} more are not admitted ({option})" if amount else f" ({option})"
-        of_bus = option == self.caps[resource].bus_option
+        of_bus = level == "bus"
         if resource != BYTES and (resource != PEERS or not of_bus):  # those two are logged by who ends a connection, or admits none
             self._log_first(program if level in ("program", "share") else user, resource, text)
         return OverQuota(_CODES[resource], text, of_bus=of_bus)

@@ -7,7 +7,7 @@ import heapq
 from ..protocol.errors import Code, ProtocolError
 from .accounts import Accounts, Program
 from .peers import CALLS_FREE, Peer
-from .quotas import REQUESTS, OverQuota, may_add
+from .quotas import REQUESTS, may_add
 
 #: Settled requests may stay in the heap of deadlines until they are more than the ones in flight, and more than this.
 _STALE_MIN = 1_000
@@ -104,14 +104,9 @@ class Requests:
     def more_room(self, requester: Peer) -> None:
         """Charge for further requests of a peer that has as many in flight as it is charged for; `settle` gives them back as they become
         few, and `orphan` does. Raises ``over_limit``."""
-        account = requester.account
-        try:
-            self._accounts.charge(account, REQUESTS, _CALLS_STEP)
-        except OverQuota:
-            self._accounts.charge(account, REQUESTS, 1)  # the last ones, one by one
-            requester.calls_room += 1
-        else:
-            requester.calls_room += _CALLS_STEP
+        step = _CALLS_STEP if self._accounts.admits(requester.account, REQUESTS, _CALLS_STEP) else 1  # the last ones one by one
+        self._accounts.charge(requester.account, REQUESTS, step)
+        requester.calls_room += step
 
     def _less_room(self, requester: Peer, calls: int) -> None:
         if calls and calls + 2 * _CALLS_STEP > requester.calls_room:

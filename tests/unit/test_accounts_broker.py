@@ -78,8 +78,11 @@ def test_one_user_s_storm_leaves_room_for_another() -> None:
     bus = Bus(owners=frozenset({20}), max_peers=100)
     for _ in range(50):
         bus.broker.connect(bus.now, transport="tcp", addresses=None)
-    with pytest.raises(OverQuota, match="the clients on TCP"):
-        bus.broker.connect(bus.now, transport="tcp", addresses=None)
+    for _ in range(3):
+        with pytest.raises(OverQuota, match="the clients on TCP") as caught:
+            bus.broker.connect(bus.now, transport="tcp", addresses=None)
+        assert not caught.value.of_bus, "there is room for others"
+    assert sum("over quota: the clients on TCP has 50 connections" in text for _, text in bus.log) == 1
     own = [bus.peer(pid=pid) for pid in range(1, 26)]
     assert len(own) == 25
 
@@ -198,6 +201,10 @@ def test_the_limit_of_requests_in_flight(level: str, limit: int, admitted: int) 
     refused = client.read()
     assert [envelope[4] for envelope in refused] == [Code.OVER_LIMIT]
     assert f"limits.max_{level}_requests" in refused[0][5]
+    logged = [text for _, text in bus.log if "over quota" in text]
+    assert len(logged) == 1, "what was refused, and not that there was no room for a whole step"
+    assert f"{limit} of {limit} requests in flight" in logged[0] or f"{limit // 2} requests in flight" in logged[0]
+    assert "; 1 more are not admitted" in logged[0]
     service.reply(client, ids[0])
     client.read()
     client.request("svc/m")
@@ -584,7 +591,7 @@ def test_more_than_a_share_is_for_who_reads() -> None:
     assert receiver.peer.closing
     code, text = told_to_go(receiver) or (Code.OK, "")
     assert code is Code.OVER_QUOTA
-    assert "its share is" in text
+    assert "has 799000 bytes that wait, and its share is 500000 of the 1000000" in text
     assert "limits.max_user_bytes" in text
 
 
