@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any, Protocol
 
-from ..protocol.errors import ProtocolError
+from ..protocol.errors import Code, ProtocolError
 from ..protocol.limits import EPISODE_PAUSE_S, LOSS_EPISODES, LOSS_LOG_S, LOSS_WALK_MAX, LOSS_WALK_S
 from ..protocol.messages import Kind, clip_text
 from ..protocol.walking import frame_end, topic_of
@@ -194,6 +194,8 @@ class Losses:
         """The bus answered frames of *peer* with an error (E-3, E-4)."""
         self.counters.refused += count
         peer.refused += count
+        if kind in (Kind.RETAIN, Kind.POST) and error.code is Code.OVER_LIMIT:
+            return  # it was delivered: `not_kept` tells it
         self._tell("refused", peer, (error.code, to), count, topic=to, kind=kind.name, code=error.code.label, about=error.text)
 
     def not_kept(self, topic: str, peer: Peer, error: ProtocolError) -> None:

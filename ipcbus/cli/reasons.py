@@ -18,7 +18,7 @@ _ALIKE = 0.75  #: how alike two topics have to be (0 to 1) for one to be taken f
 
 _RAISE = "raise limits.lane_soft_bytes, limits.lane_hard_bytes or limits.lane_stall_s"
 _SLOW = {
-    "block": "its publishers were held until its time was over, and then the oldest went",
+    "block": "its publishers are held until its time is over, and then, or beyond hard when they have gone, the oldest go",
     "drop_oldest": "beyond these the oldest went",
     "drop_newest": "beyond these the newest went",
     "latest": "one message of each topic waits, and beyond these the oldest went",
@@ -47,7 +47,7 @@ _REFUSED = {
     "overloaded": "it does not read, or has too many requests: let it answer faster, start another with --mode shared",
     "no_such_request": "the answer came after its requester had gone, given up or waited too long",
     "over_limit": "raise the limit that is named",
-    "over_quota": "let it read faster, or raise the limit that is named",
+    "over_quota": "let it read faster and end the frames that it begins, or raise the limit that is named",
     "slow_reader": "let it read faster, or subscribe with a policy that drops instead (drop_oldest, latest)",
 }
 
@@ -92,6 +92,8 @@ def explain_loss(item: Item, names: Iterable[str] = ()) -> Reason:
     more = []
     if about:
         more.append(about)
+    if why == "unknown":
+        more.append("on which topics is not known")
     if topic and why in ("too_slow", "replaced", "expired", "evicted", "over_quota"):
         more.append(f"the first was on {topic!r}{_from(item)}")
     elif item.get("sender"):
@@ -113,7 +115,9 @@ def explain_unwanted(item: Item, patterns: Iterable[str]) -> Reason:
     else:
         near = nearest(topic, patterns)
         now = f" (did you mean {_listed(near)}?)" if near else ""
-        do = "" if near else "publish with retain, if it is for those who subscribe later"
+        kept = item["retained"]
+        now += "; the last is kept for those who subscribe later" if kept else ""
+        do = "" if near or kept else "publish with retain, if it is for those who subscribe later"
     what = f"{_messages(count)} on {topic!r} went to nobody: nobody subscribed to it{now}"
     return Reason(item["no_subscriber_s"], what, [], do)
 
@@ -144,7 +148,8 @@ def explain_topic(topic: str, counted: Item | None, receivers: Sequence[Item], n
             for key, words in (("no_subscriber", "wanted by nobody"), ("lost", "lost"), ("expired", "expired"), ("not_kept", "not kept"))
             if counted[key]
         ]
-        lines = [f"{sent} published to {topic!r}: {', '.join(ends) or 'none lost'}" + ("; the last is kept" if counted["retained"] else "")]
+        kept = "; the last is kept" if counted["retained"] else ""
+        lines = [f"{sent} published to {topic!r}: {', '.join(ends) or 'none is known to be lost'}{kept}"]
     if receivers:
         return [*lines, "who gets it now:", *(f"    {explain_receiver(item)}" for item in receivers)]
     return [*lines, "nobody subscribes to it" + (f"; did you mean {_listed(near)}?" if near else "")]
@@ -230,6 +235,8 @@ def concerns(item: Item, what: str, peers: set[int]) -> bool:
     topic, pattern = item.get("topic") or "", item.get("pattern") or ""
     if what in (topic, pattern) or topic.startswith(f"{what}/"):
         return True
+    if topic.startswith("bus/") and repr(what) in item["about"]:
+        return True  # a request to the bus: what it was about is in the words of its answer
     if what.startswith(":") or "/" in topic or topic.startswith(":"):
         return False
     return (bool(topic) and matches(what, topic)) or (bool(pattern) and matches(pattern, what))
@@ -271,7 +278,8 @@ def _advice(item: Item, topic: str, names: Iterable[str]) -> str:
     if item["why"] not in ("refused", "closed"):
         return _ADVICE.get(item["why"], "")
     if code == "no_such_name":
-        near = nearest(topic.partition("/")[0], names)
+        name = topic.partition("/")[0]
+        near = nearest(item["about"].partition("'")[2].partition("'")[0] if name == "bus" else name, names)
         if near:
             return f"did you mean {_listed(near)}?"
     return _REFUSED.get(code, "")

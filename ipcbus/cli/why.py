@@ -67,6 +67,7 @@ class _Findings:
         owners = {owner for item in bus.names() if item["name"] == what for owner in item["owners"]}
         self.peers = [item for item in bus.peers() if item["peer"] == peer or item["peer"] in owners or item["program"] == what]
         ids = {item["peer"] for item in self.peers} | ({peer} if peer is not None else set())
+        may_be = [item for item in self.losses if item["why"] == "unknown" and not concerns(item, what, ids)]
         self.losses = [item for item in self.losses if concerns(item, what, ids)]
         self.holding = [item for item in self.holding if concerns(item, what, ids)]
         self.unwanted = [item for item in self.unwanted if concerns({"topic": item["topic"]}, what, set())]
@@ -75,6 +76,8 @@ class _Findings:
         self.topic = next((item for item in self.topics if item["topic"] == what), None)
         self.receivers = _list(bus, "receivers", topic=what)
         self.about_topic = bool(self.topic or self.receivers or not (self.peers or self.losses))
+        if self.topic is not None:  # some of these may have been on it
+            self.losses = sorted([*self.losses, *may_be], key=lambda item: item["last_s"])
         if self.about_topic and self.topic is None:
             self.near = nearest(what, [*(item["topic"] for item in self.topics), *self.names])
 

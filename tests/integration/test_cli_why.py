@@ -87,7 +87,7 @@ def test_who_gets_a_topic(cli: Cli, bus: ipcbus_client.Bus) -> None:
 @pytest.mark.parametrize(
     ("policy", "words"),
     [
-        ("block", "its publishers were held until its time was over, and then the oldest went"),
+        ("block", "its publishers are held until its time is over, and then"),
         ("drop_oldest", "beyond these the oldest went"),
         ("drop_newest", "beyond these the newest went"),
         ("latest", "newer ones of the same topic took their place"),
@@ -135,6 +135,9 @@ def test_a_subscriber_that_was_killed(cli: Cli, daemon: RunningDaemon, bus: ipcb
     assert f"went with {stats['unknown']} message" in said
     assert "whether they arrived is not known" in said
     assert f"ended while {stats['evicted']} message" in said
+    assert f"went with {stats['unknown']} message" in cli.ok("why", "stuck.x"), "some of these may have been on it"
+    assert "nothing was published to 'other'" in (other := cli.ok("why", "other"))
+    assert "went with" not in other
 
 
 def test_requests_that_got_no_answer(cli: Cli, daemon: RunningDaemon, bus: ipcbus_client.Bus) -> None:
@@ -152,6 +155,14 @@ def test_requests_that_got_no_answer(cli: Cli, daemon: RunningDaemon, bus: ipcbu
         assert "heater (peer 2, pid " in asked.splitlines()[0]
         assert "had no answer in time" in asked
         assert "no_such_name" not in asked
+
+
+def test_a_call_of_a_name_that_was_mistyped(cli: Cli, bus: ipcbus_client.Bus) -> None:
+    bus.respond("thermostat/set", print)
+    assert cli("call", "thermostt/set", "1").returncode == 5
+    said = cli.ok("why", "thermostt")
+    assert "nobody owns the name 'thermostt'" in said
+    assert "→ did you mean 'thermostat'?" in said
 
 
 def test_a_message_that_expired(cli: Cli, daemon: RunningDaemon, bus: ipcbus_client.Bus) -> None:
@@ -178,6 +189,7 @@ def test_what_is_refused_for_want_of_room(daemon_factory: DaemonFactory) -> None
     assert "1 message of keeper (peer 1, pid " in said
     assert "but not kept for those who subscribe later" in said
     assert "limits.max_retained_topics" in said
+    assert "was refused" not in said, "it was delivered, and that is told once"
 
 
 def test_peers_topics_and_stats_have_columns_for_it(cli: Cli, bus: ipcbus_client.Bus) -> None:

@@ -88,9 +88,14 @@ def test_writes_and_reads_at_once(polled: RunningDaemon) -> None:
         frame = encode_with_payload(bytes(60_000), Kind.PUBLISH, wire.peer, "echo", 1)
         sender = threading.Thread(target=wire.send, args=(frame * 200,))
         sender.start()
-        wire.expect(Kind.LANE)
-        for _ in range(200):
-            assert len(wire.expect(Kind.PUBLISH).payload) == 60_000
+        got = 0
+        while got < 200:
+            frame_got = wire.receive()
+            assert frame_got is not None, "the connection ended"
+            assert frame_got.kind in (Kind.LANE, Kind.NOTICE, Kind.PUBLISH), frame_got  # where it reads slowly it is told that it lags
+            if frame_got.kind is Kind.PUBLISH:
+                assert len(frame_got.payload) == 60_000
+                got += 1
         sender.join()
 
 

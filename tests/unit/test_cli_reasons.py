@@ -58,7 +58,7 @@ def test_a_group_and_a_peer_from_tcp() -> None:
     nobody = {"pattern": None, "lane": None, "policy": None, "limits": None, "topic": "", "sender": None, "pid": None, "program": ""}
     gone = explain_loss(episode("unknown", **nobody, count=1, bytes=0, first_s=4.0))
     assert gone.what == "a program (peer 7) went with 1 message in its output: whether they arrived is not known"
-    assert gone.more == []
+    assert gone.more == ["on which topics is not known"]
 
 
 @pytest.mark.parametrize(
@@ -78,12 +78,15 @@ def test_what_to_do_about_a_refusal(code: str, topic: str, advice: str) -> None:
 
 
 def test_nobody_subscribed() -> None:
-    item = {"topic": "romo.kitchen", "no_subscriber": 1, "no_subscriber_s": 2.0, "lanes": 0}
+    item = {"topic": "romo.kitchen", "no_subscriber": 1, "no_subscriber_s": 2.0, "lanes": 0, "retained": False}
     meant = explain_unwanted(item, ["room.*", "hall", "room.kitchen"])
     assert meant.lines() == [
         "2.0 s ago: 1 message on 'romo.kitchen' went to nobody: nobody subscribed to it (did you mean 'room.*' or 'room.kitchen'?)"
     ]
     assert "retain" in explain_unwanted(item, []).do
+    kept = explain_unwanted({**item, "retained": True}, [])
+    assert kept.what.endswith("nobody subscribed to it; the last is kept for those who subscribe later")
+    assert kept.do == "", "it was published with retain"
     late = explain_unwanted({**item, "lanes": 1}, ["room.*"])
     assert late.what.endswith("nobody subscribed to it then; now somebody does")
     assert "retain" in late.do
@@ -187,3 +190,11 @@ def test_a_request_is_no_topic() -> None:
     refused = episode("refused", topic="room.kitchen/set", pattern=None, program="a", sender_program="b")
     assert concerns(refused, "room.kitchen", set())
     assert not concerns(refused, "room.*", set())
+
+
+def test_a_request_to_the_bus_is_about_what_its_answer_names() -> None:
+    said = "nobody owns the name 'thermostt'"
+    asked = episode("refused", topic="bus/introspect", code="no_such_name", kind="REQUEST", about=said, pattern=None)
+    assert concerns(asked, "thermostt", set())
+    assert not concerns(asked, "thermost", set())
+    assert explain_loss(asked, ["thermostat"]).do == "did you mean 'thermostat'?"
