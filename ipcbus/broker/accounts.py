@@ -55,12 +55,13 @@ class User:
 class Program:
     """All connections of one process."""
 
-    __slots__ = ("direct", "gone", "key", "leaving", "logged", "pid", "used", "user", "waiting")
+    __slots__ = ("direct", "gone", "key", "leaving", "logged", "name", "pid", "used", "user", "waiting")
 
     def __init__(self, user: User, key: int, pid: int) -> None:
         self.user = user
         self.key = key
         self.pid = pid  #: 0 where it is not known
+        self.name = "one connection"  #: what it is called where its pid is not known
         self.used = [0] * _COUNT
         self.gone = False  #: its last connection has ended
         self.leaving = 0
@@ -69,7 +70,7 @@ class Program:
         self.waiting: dict[Peer, None] = {}  #: its connections for which bytes are charged
 
     def __str__(self) -> str:
-        return f"pid {self.pid} of {self.user}" if self.pid else f"one connection of {self.user}"
+        return f"pid {self.pid} of {self.user}" if self.pid else f"{self.name} of {self.user}"
 
     def under(self) -> Iterable[Program]:
         """Itself."""

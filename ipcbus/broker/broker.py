@@ -366,6 +366,8 @@ class Broker(State):
                 self._end(before)
             self._sessions[session] = peer
         self.peers[peer.id] = peer
+        if not peer.account.pid:
+            peer.account.name = f"peer {peer.id} ({peer.program!r})"
         self._delivery.put(peer, peer.connection.welcome(peer.id, self._incarnation, self.software))
         self._log(logging.DEBUG, f"{peer} connected")
 

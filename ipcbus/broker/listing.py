@@ -54,9 +54,11 @@ class Lists:
         accounts = self._broker.accounts
         self._broker.effort.spent += LOOK * len(self._broker.peers)
         names: dict[Program, set[str]] = {}
+        alone: dict[Program, int] = {}  #: the one connection of those without a pid
         for one in self._broker.peers.values():
             names.setdefault(one.account, set()).add(one.program)
-        self._broker.effort.spent += LOOK * len(self._broker.peers)
+            if not one.account.pid:
+                alone[one.account] = one.id
         listed: dict[str, User | Program | None] = {"": None}  #: the bus; by what sorts them, whoever comes and goes between two pages
         for user in accounts.users.values():
             under = f"{user.uid:010d}" if isinstance(user.uid, int) else user.uid
@@ -66,11 +68,12 @@ class Lists:
         def item(key: str) -> dict[str, Any]:
             account = listed[key]
             if account is None:
-                return {"level": "bus", "uid": None, "pid": None, "programs": [], "resources": accounts.of_bus()}
+                return {"level": "bus", "uid": None, "pid": None, "programs": [], "peer": None, "resources": accounts.of_bus()}
             if isinstance(account, User):
-                return {"level": "user", "uid": account.uid, "pid": None, "programs": [], "resources": accounts.of_user(account)}
+                who = {"level": "user", "uid": account.uid, "pid": None, "programs": [], "peer": None}
+                return {**who, "resources": accounts.of_user(account)}
             who = {"level": "program", "uid": account.user.uid, "pid": account.pid, "programs": sorted(names.get(account, ()))}
-            return {**who, "resources": accounts.of_program(account)}
+            return {**who, "peer": alone.get(account), "resources": accounts.of_program(account)}
 
         return self._page(sorted(listed), item, arguments, str)
 

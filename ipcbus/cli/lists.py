@@ -99,7 +99,9 @@ def quota_rows(items: Iterable[Row]) -> Iterable[Sequence[object]]:
 
 def _program(item: Row) -> str:
     names = ", ".join(filter(None, item.get("programs", ()))) or "-"
-    return f"{names} (pid {item['pid']})" if item.get("pid") else names
+    if item.get("pid"):
+        return f"{names} (pid {item['pid']})"
+    return f"{names} (peer {item['peer']})" if item.get("peer") else names
 
 
 def stats(arguments: argparse.Namespace) -> int:

@@ -93,7 +93,7 @@ def explain_loss(item: Item, names: Iterable[str] = ()) -> Reason:
     if about:
         more.append(about)
     if why == "unknown":
-        more.append("on which topics is not known")
+        more.append("which ones they were is not known")
     if topic and why in ("too_slow", "replaced", "expired", "evicted", "over_quota"):
         more.append(f"the first was on {topic!r}{_from(item)}")
     elif item.get("sender"):
@@ -198,7 +198,7 @@ def summary(stats: Item) -> str:
     )
     parts = [f"{stats['delivered']} delivered", *(f"{stats[key]} {words}" for key, words in ends if stats.get(key))]
     beside = [f"{stats[key]} {words}" for key, words in (("no_subscriber", "for nobody"), ("refused", "refused")) if stats.get(key)]
-    line = f"since the bus started, {duration(stats['uptime_s'])} ago: {stats['offered']} offered to subscriptions = {' + '.join(parts)}"
+    line = f"since the bus started, {duration(stats['uptime_s'])} ago: {stats['offered']} offered to receivers = {' + '.join(parts)}"
     return f"{line}; besides {', '.join(beside)}" if beside else line
 
 

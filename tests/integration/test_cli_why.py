@@ -59,7 +59,7 @@ def test_nothing_was_lost(cli: Cli, bus: ipcbus_client.Bus) -> None:
         next(iter(sub))
         lines = cli.ok("why").splitlines()
     assert lines[0] == "nothing is known to have been lost"
-    assert lines[-1].endswith("1 offered to subscriptions = 1 delivered")
+    assert lines[-1].endswith("1 offered to receivers = 1 delivered")
 
 
 def test_a_topic_that_was_mistyped(cli: Cli, bus: ipcbus_client.Bus) -> None:

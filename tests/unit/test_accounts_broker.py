@@ -470,6 +470,21 @@ def test_what_was_written_is_taken_off_a_sender_s_books() -> None:
     assert len(receiver.peer.inflow.marks) <= 60  # type: ignore[union-attr]
 
 
+def test_nobody_is_said_to_have_more_than_there_is() -> None:
+    """What was written of a message that is not gone yet is still on its sender's books."""
+    bus = Bus(max_output_bytes=1_000_000)
+    receiver, stranger = bus.peer(pid=1), bus.peer(pid=2)
+    assert send(stranger, receiver, DIRECT_FREE_BYTES)
+    assert send(stranger, receiver, 400_000)
+    bus.broker.wrote(receiver.peer, 300_000, bus.now)
+    waits = receiver.peer.queued_bytes
+    size = len(frame := encode_with_payload(bytes(400_000), Kind.SEND, stranger.id, f":{receiver.id}", None))
+    stranger.write(frame)
+    (refused,) = stranger.read()
+    assert f"{waits} bytes wait for ':{receiver.id}' or with it, {waits} of them" in refused[5]
+    assert f"{size} more" in refused[5]
+
+
 def test_small_messages_of_many_senders_take_few_marks() -> None:
     bus = Bus()
     receiver, a, b = bus.peer(pid=1), bus.peer(pid=2), bus.peer(pid=3)
@@ -710,6 +725,16 @@ def test_limits_change_while_all_is_in_use() -> None:
     assert bus.broker.accounts.is_empty
 
 
+def test_who_has_no_pid_is_named_by_its_peer() -> None:
+    bus = Bus(max_program_lanes=1)
+    a, b = bus.peer("outside", pid=0), bus.peer("outside", pid=0)
+    code, text = b.ask("subscribe", pattern="a", lane=1, credit=0), fill_lanes(b, 3)[-1][1]
+    assert isinstance(code, dict)
+    assert text.startswith(f"peer {b.id} ('outside') of uid 20 has 1 of 1 subscriptions")
+    assert any(f"over quota: peer {b.id} ('outside') of uid 20" in text for _, text in bus.log)
+    assert {item["peer"] for item in a.ask("accounts")["items"]} == {None, a.id, b.id}
+
+
 def test_the_list_of_accounts() -> None:
     bus = Bus()
     one, two = bus.peer("one"), bus.peer("two")
@@ -726,6 +751,7 @@ def test_the_list_of_accounts() -> None:
         ("user", "unix", None, []),
         ("program", "unix", 0, []),
     ]
+    assert [item["peer"] for item in items] == [None] * 7, "the last has not said hello"
     lanes = [item["resources"]["lanes"] for item in items]
     assert lanes[0] == {"used": 2, "limit": Limits().max_bus_lanes}
     assert lanes[4] == {"used": 2, "limit": Limits().max_program_lanes, "share": 500_000}

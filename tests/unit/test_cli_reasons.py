@@ -58,7 +58,7 @@ def test_a_group_and_a_peer_from_tcp() -> None:
     nobody = {"pattern": None, "lane": None, "policy": None, "limits": None, "topic": "", "sender": None, "pid": None, "program": ""}
     gone = explain_loss(episode("unknown", **nobody, count=1, bytes=0, first_s=4.0))
     assert gone.what == "a program (peer 7) went with 1 message in its output: whether they arrived is not known"
-    assert gone.more == ["on which topics is not known"]
+    assert gone.more == ["which ones they were is not known"]
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_the_books_of_a_peer_and_of_the_bus() -> None:
     assert explain_peer(idle) == "dash (peer 7, pid 42) was offered no messages"
     line = summary({**ends, "offered": 6, "uptime_s": 3.0, "no_subscriber": 4, "refused": 0})
     assert line == (
-        "since the bus started, 3.0 s ago: 6 offered to subscriptions = 3 delivered + 1 lost by slow subscribers + 2 waiting; "
+        "since the bus started, 3.0 s ago: 6 offered to receivers = 3 delivered + 1 lost by slow subscribers + 2 waiting; "
         "besides 4 for nobody"
     )
 
