@@ -123,8 +123,8 @@ def _admit(
     if not may_add(limit, used, users, share, size):
         raise ProtocolError(
             Code.OVERLOADED,
-            f"{used} bytes wait for {to!r} or with it, {min(share, used)} of them of {key}, which is as much as its share of {limit} allows:"
-            f" {size} more of {actor} are not admitted ({option})",
+            f"{used} bytes wait for {to!r} or with it, {min(share, used)} of them of {key}, which is as much as its share of {limit}"
+            f" allows: {size} more of {actor} are not admitted ({option})",
         )
 
 

@@ -70,7 +70,7 @@ class Lists:
             if account is None:
                 return {"level": "bus", "uid": None, "pid": None, "programs": [], "peer": None, "resources": accounts.of_bus()}
             if isinstance(account, User):
-                who = {"level": "user", "uid": account.uid, "pid": None, "programs": [], "peer": None}
+                who: dict[str, Any] = {"level": "user", "uid": account.uid, "pid": None, "programs": [], "peer": None}
                 return {**who, "resources": accounts.of_user(account)}
             who = {"level": "program", "uid": account.user.uid, "pid": account.pid, "programs": sorted(names.get(account, ()))}
             return {**who, "peer": alone.get(account), "resources": accounts.of_program(account)}
