@@ -51,8 +51,11 @@ class _Node:
         self.rest: Subscribers | None = None  #: `>`
         self.here: Subscribers | None = None
 
-    def __bool__(self) -> bool:
-        return bool(self.children or self.any or self.rest or self.here)
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is under it. What is empty is pruned, so that it looks no deeper than one step: a chain of `*` would be gone
+        through again and again."""
+        return not self.children and self.any is None and self.rest is None and self.here is None
 
 
 class SubscriptionIndex:
@@ -182,11 +185,11 @@ class SubscriptionIndex:
         elif token == "*":
             if node.any is not None:
                 self._prune(node.any, tokens, depth + 1)
-                if not node.any:
+                if node.any.empty:
                     node.any = None
         elif node.children is not None and token in node.children:
             self._prune(node.children[token], tokens, depth + 1)
-            if not node.children[token]:
+            if node.children[token].empty:
                 del node.children[token]
 
     def match(self, topic: str) -> list[Subscribers]:
@@ -196,7 +199,7 @@ class SubscriptionIndex:
         root = self._root
         if tokens[0].startswith("$"):  # T-3: not matched by a leading wildcard
             node = root.children.get(tokens[0]) if root.children else None
-            level, tokens = ([node] if node else []), tokens[1:]
+            level, tokens = ([node] if node is not None else []), tokens[1:]
         else:
             level = [root]
         for token in tokens:
@@ -204,7 +207,7 @@ class SubscriptionIndex:
             for node in level:
                 if node.rest:
                     found.append(node.rest)
-                if node.any:
+                if node.any is not None:
                     following.append(node.any)
                 if node.children and token in node.children:
                     following.append(node.children[token])
@@ -225,7 +228,7 @@ class SubscriptionIndex:
                 yield path[:-1], node.here
             if node.rest:
                 yield f"{path}>", node.rest
-            if node.any:
+            if node.any is not None:
                 nodes.append((f"{path}*.", node.any))
             nodes.extend((f"{path}{token}.", child) for token, child in (node.children or {}).items())
 

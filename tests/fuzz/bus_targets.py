@@ -166,7 +166,7 @@ def check_empty(broker: Broker) -> None:
     assert not broker._sessions
     assert (len(broker.names), broker.lane_count, len(broker.requests)) == (0, 0, 0)
     assert not broker.routes._literal
-    assert not broker.routes._root
+    assert broker.routes._root.empty
     assert broker.queued_bytes() == 0
     assert broker.accounts.is_empty, f"somebody who left is still charged: {broker.accounts.used}"
     assert broker.next_deadline() is None, "a timer of somebody who left"

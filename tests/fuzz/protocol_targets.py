@@ -292,7 +292,7 @@ def match_topics(data: bytes) -> None:
         assert groups == ()
     for lane in lanes:
         index.remove(lane)
-    assert (index.lanes, index._literal, bool(index._root)) == (0, {}, False)
+    assert (index.lanes, index._literal, index._root.empty) == (0, {}, True)
 
 
 def _expression(pattern: str) -> re.Pattern[str]:

@@ -12,6 +12,7 @@ from ipcbus.broker.lanes import Lane
 from ipcbus.broker.routing import RouteTable, SubscriptionIndex
 from ipcbus.protocol.errors import Code, ProtocolError
 from ipcbus.protocol.framing import Prefix
+from ipcbus.protocol.limits import TOPIC_MAX_TOKENS
 from ipcbus.protocol.messages import Kind
 from ipcbus.protocol.topics import matches
 from tests.unit.harness import Bus
@@ -44,7 +45,7 @@ def test_the_index_agrees_with_the_reference_through_changes() -> None:
         for lane in lanes:
             index.remove(lane)
         assert not index._literal
-        assert not index._root
+        assert index._root.empty
 
 
 def test_every_change_is_a_generation() -> None:
@@ -92,3 +93,17 @@ def test_the_set_of_remembered_routes_is_bounded(monkeypatch: pytest.MonkeyPatch
     for number in range(4):
         table.resolve(Prefix(Kind.PUBLISH, 1, f"t{number}", None))
     assert len(table._routes) <= 2
+
+
+@pytest.mark.parametrize("last", ["*", ">", "x"])
+def test_the_deepest_pattern_of_wildcards_costs_its_depth(last: str) -> None:
+    """A chain of `*` was gone through anew from each of its nodes, twice: the bus stood still for hours."""
+    index = SubscriptionIndex()
+    lane = Lane(Bus().peer().peer, 1, ".".join(["*"] * (TOPIC_MAX_TOKENS - 1) + [last]), 1)
+    index.add(lane, None)
+    topic = ".".join(["x"] * TOPIC_MAX_TOKENS)
+    assert [list(found.lanes) for found in index.match(topic)] == [[lane]]
+    assert [pattern for pattern, _ in index.patterns()] == [lane.pattern]
+    index.remove(lane)
+    assert index.match(topic) == []
+    assert list(index.patterns()) == []

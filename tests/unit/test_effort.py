@@ -272,7 +272,7 @@ def test_many_subscriptions_end_at_once_and_are_taken_out_bit_by_bit(extra: int)
     assert (rounds > 0) == (extra > 0)
     other.leave()
     assert not routes._literal
-    assert not routes._root
+    assert routes._root.empty
 
 
 def test_taking_out_what_left_makes_no_route_void() -> None:
