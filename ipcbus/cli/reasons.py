@@ -137,14 +137,17 @@ def explain_receiver(item: Item) -> str:
     return line + ("; it has not kept up, and loses messages" if item["dropping"] else "")
 
 
-def explain_topic(topic: str, counted: Item | None, receivers: Sequence[Item], near: Sequence[str], published: Sequence[str]) -> list[str]:
-    """What is known of one topic. *near* are patterns, and *published* topics, that are spelled much like it."""
+def explain_topic(
+    topic: str, counted: Item | None, others: Item | None, receivers: Sequence[Item], near: Sequence[str], published: Sequence[str]
+) -> list[str]:
+    """What is known of one topic. *others* is the item that topics share, among whose losses some of this one's may be (B-3); *near* are
+    patterns, and *published* topics, that are spelled much like it."""
     if counted is None:
         lines = [f"nothing was published to {topic!r}" + (f"; did you mean {_listed(published)}?" if published else "")]
     else:
         sent = f"{_messages(counted['messages'])} ({size(counted['bytes'])})"
         ends = [
-            f"{counted[key]} {words}"
+            f"{'at least ' if key in ('lost', 'expired') and others and others[key] else ''}{counted[key]} {words}"
             for key, words in (("no_subscriber", "wanted by nobody"), ("lost", "lost"), ("expired", "expired"), ("not_kept", "not kept"))
             if counted[key]
         ]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 #: How many receivers are looked at, or patterns compared with a topic that nobody subscribes to.
 _COMPARED = 20_000
+_OTHERS = "(all others)"  #: the item of `bus/topics` for what is not counted by name (B-3)
 
 
 def why(arguments: argparse.Namespace) -> int:
@@ -50,6 +51,7 @@ class _Findings:
         self.unwanted = [item for item in self.topics if item["no_subscriber"]]
         self.peers: list[dict[str, Any]] = []  #: those that were asked for: by id, by name, by what the program calls itself
         self.topic: dict[str, Any] | None = None  #: that was asked for, where it is counted by name
+        self.others = next((item for item in self.topics if item["topic"] == _OTHERS), None)
         self.receivers: list[dict[str, Any]] = []  #: of that topic
         self.about_topic = False
         self.near: list[str] = []  #: what may have been meant instead
@@ -91,7 +93,8 @@ class _Findings:
         """For a person."""
         lines: list[str] = []
         if self.what is not None and self.about_topic:
-            lines += [*explain_topic(self.what, self.topic, self.receivers, nearest(self.what, self.wanted), self.near), ""]
+            near = nearest(self.what, self.wanted)
+            lines += [*explain_topic(self.what, self.topic, self.others, self.receivers, near, self.near), ""]
         if self.peers:
             lines += [*map(explain_peer, self.peers), ""]
         elif self.what is not None and self.what.startswith(":"):

@@ -124,15 +124,29 @@ def test_who_gets_a_topic() -> None:
 
 def test_one_topic() -> None:
     counted = {"messages": 5, "bytes": 100, "no_subscriber": 1, "lost": 2, "expired": 0, "not_kept": 0, "retained": True}
-    assert explain_topic("x", counted, [receiver()], [], []) == [
+    assert explain_topic("x", counted, None, [receiver()], [], []) == [
         "5 messages (100 B) published to 'x': 1 wanted by nobody, 2 lost; the last is kept",
         "who gets it now:",
         "    'x' of dash (peer 7, pid 42), policy block: nothing waits",
     ]
-    assert explain_topic("y", None, [], ["x"], ["z", "w"]) == [
+    assert explain_topic("y", None, None, [], ["x"], ["z", "w"]) == [
         "nothing was published to 'y'; did you mean 'z' or 'w'?",
         "nobody subscribes to it; did you mean 'x'?",
     ]
+
+
+@pytest.mark.parametrize(
+    ("lost", "expired", "said"),
+    [
+        (0, 0, "1 wanted by nobody, 2 lost, 3 expired"),
+        (1, 0, "1 wanted by nobody, at least 2 lost, 3 expired"),
+        (0, 1, "1 wanted by nobody, 2 lost, at least 3 expired"),
+    ],
+)
+def test_what_is_counted_among_the_others_may_have_been_of_this_topic(lost: int, expired: int, said: str) -> None:
+    counted = {"messages": 9, "bytes": 100, "no_subscriber": 1, "lost": 2, "expired": 3, "not_kept": 0, "retained": False}
+    others = {**counted, "lost": lost, "expired": expired}
+    assert explain_topic("x", counted, others, [receiver()], [], [])[0] == f"9 messages (100 B) published to 'x': {said}"
 
 
 def test_the_books_of_a_peer_and_of_the_bus() -> None:
