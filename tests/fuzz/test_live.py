@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import random
 import socket
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 
 import msgpack
 
@@ -119,16 +120,18 @@ def _descriptors(daemon: RunningDaemon) -> int:
     return len(os.listdir(f"/proc/{daemon.pid}/fd"))
 
 
-def _together(known: list[bytes], daemon: RunningDaemon, chance: random.Random) -> Iterator[list[Wire]]:
-    """Up to six attackers at a time, of which most never read."""
+def _together(known: list[bytes], daemon: RunningDaemon, chance: random.Random) -> Generator[list[Wire]]:
+    """Up to six attackers at a time, of which most never read. Closes them at its end."""
     attackers: list[Wire] = []
-    for _ in range(ROUNDS):
-        attackers.append(_attack(chance.choice(daemon.addresses), known, chance))
-        if len(attackers) > 6:
-            attackers.pop(chance.randrange(len(attackers))).sock.close()
-        yield attackers
-    for wire in attackers:
-        wire.sock.close()
+    try:
+        for _ in range(ROUNDS):
+            attackers.append(_attack(chance.choice(daemon.addresses), known, chance))
+            if len(attackers) > 6:
+                attackers.pop(chance.randrange(len(attackers))).sock.close()
+            yield attackers
+    finally:
+        for wire in attackers:
+            wire.sock.close()
 
 
 def test_mutated_vectors_harm_nobody_but_their_senders(daemon_factory: DaemonFactory, short_dir: os.PathLike[str]) -> None:
@@ -141,8 +144,9 @@ def test_mutated_vectors_harm_nobody_but_their_senders(daemon_factory: DaemonFac
     try:
         innocents.talk()
         before = _descriptors(daemon)
-        for _ in _together(known, daemon, chance):
-            innocents.talk()
+        with closing(_together(known, daemon, chance)) as rounds:  # also where one fails, or their sockets warn in a later test
+            for _ in rounds:
+                innocents.talk()
         wait_until(lambda: _descriptors(daemon) == before, "a descriptor of an attacker is left")
         innocents.talk()
         stats = innocents.one.call("stats")
