@@ -20,6 +20,8 @@ from .peers import Peer
 
 #: A program that used up its budget holds nobody before this part of it has come back, or it would hold for a moment again and again.
 BUDGET_START = 0.1
+#: So often the log says of a program that it holds others. A fast publisher and a busy subscriber are in step by many short holds.
+HOLD_LOG_S = 60.0
 #: Budgets that are full again are forgotten when there are more than this, and twice what was left the last time.
 _BUDGETS_MIN = 1_000
 
@@ -39,7 +41,7 @@ class Hold:
 class Holding:
     """One queue that holds its publishers, from the first of them until it lets all go."""
 
-    __slots__ = ("backlog", "budget", "holds", "id", "since", "told")
+    __slots__ = ("backlog", "budget", "holds", "id", "logged", "since", "told")
 
     def __init__(self, number: int, backlog: Backlog, budget: Budget, since: float) -> None:
         self.id = number
@@ -48,17 +50,19 @@ class Holding:
         self.since = since
         self.holds: dict[Peer, Hold] = {}
         self.told = 0  #: how many publishers it has held
+        self.logged = False  #: the log says that it began, and will say that it is over
 
 
 class Budget:
     """Seconds for which a program may hold its publishers; it drains while it holds at least one, and refills while it holds none."""
 
-    __slots__ = ("at", "holdings", "left_s")
+    __slots__ = ("at", "holdings", "left_s", "logged_at")
 
     def __init__(self, left_s: float, now: float) -> None:
         self.left_s = left_s
         self.at = now
         self.holdings: dict[Holding, None] = {}
+        self.logged_at: float | None = None  #: when the log said last that it holds others
 
     def look(self, limits: Limits, now: float) -> float:
         """Bring it up to *now*; what is left."""
@@ -114,8 +118,11 @@ class Holds:
             self.exhausted.start(budget, now + budget.left_s)
         budget.holdings[holding] = None
         self._holdings[holding] = None
+        holding.logged = budget.logged_at is None or now - budget.logged_at >= HOLD_LOG_S
+        if holding.logged:
+            budget.logged_at = now
         self._log(
-            logging.WARNING,
+            logging.WARNING if holding.logged else logging.DEBUG,
             f"{backlog} does not keep up and holds its publishers, first {first}: {backlog.bytes} bytes wait, {backlog.soft} may"
             " (L-12; limits.lane_soft_bytes, limits.lane_stall_s; policy block)",
         )
@@ -176,7 +183,7 @@ class Holds:
             self.exhausted.stop(budget)
         holding.backlog.holding = None
         self._log(
-            logging.INFO,
+            logging.INFO if holding.logged else logging.DEBUG,
             f"{holding.backlog} held {holding.told} publisher{'s' * (holding.told != 1)} for {now - holding.since:.1f} s and lets them go",
         )
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import msgpack
 import pytest
 
+from ipcbus.broker.holding import HOLD_LOG_S
 from ipcbus.protocol.limits import Limits
 from ipcbus.protocol.messages import Kind, encode, encode_with_payload
 from tests.unit.harness import Bus, Client, publication
@@ -533,6 +535,20 @@ def test_the_log_says_who_holds_whom_and_for_how_long() -> None:
     for word in ("'slow'", f"peer {b.id} ", "'x'", "'pub'", f"{5 * SIZE} bytes", "limits.lane_soft_bytes", "limits.lane_stall_s"):
         assert word in began[0]
     assert sum("held 1 publisher for 1.0 s" in text for _, text in bus.log) == 1
+
+
+@pytest.mark.parametrize(("pause_s", "lines"), [(HOLD_LOG_S - 1.0, 1), (HOLD_LOG_S, 2), (HOLD_LOG_S + 1.0, 2)])
+def test_who_holds_others_again_and_again_is_logged_once_a_minute(pause_s: float, lines: int) -> None:
+    """Short holds are how a fast publisher and a busy subscriber keep in step."""
+    bus, a, b = scene()
+    began = bus.now
+    fill(a, 6)
+    take(b, 6)
+    bus.advance(began + pause_s - bus.now)
+    fill(a, 6)
+    take(b, 6)
+    assert len([text for level, text in bus.log if level == logging.WARNING and "holds its publishers" in text]) == lines
+    assert len([text for level, text in bus.log if level == logging.INFO and "lets them go" in text]) == lines
 
 
 def test_a_will_of_a_held_publisher_comes_after_what_it_parked() -> None:
