@@ -21,7 +21,7 @@ from .charges import Charges
 from .effort import CLAIM_WORK, CLAIMS, ENDS_AT_ONCE, FRAME, UNLIMITED
 from .inflow import Inflows
 from .lanes import OUTPUT_HIGH_BYTES
-from .peers import Credentials, Peer, Piece
+from .peers import BUS_SECRET, Credentials, Peer, Piece
 from .quotas import LANES, OverQuota
 from .refusals import Refusals
 from .routing import AnyRoute, PublishRoute, Refusal, RetainRoute
@@ -352,6 +352,7 @@ class Broker(State):
 
     def _on_proof(self, peer: Peer, frame: Frame) -> None:
         peer.connection.prove(frame)
+        peer.identity = BUS_SECRET
         self._welcome(peer)
 
     def _welcome(self, peer: Peer) -> None:

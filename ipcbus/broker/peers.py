@@ -26,13 +26,19 @@ CALLS_FREE = 8
 BYTES_FREE = 65_536
 
 
+BUS_SECRET = "default"  #: what the bus's own secret is called, among others that it may have
+
+
 @dataclass(frozen=True, slots=True)
 class Credentials:
     """Who is at the other end of a Unix socket, as the kernel says."""
 
-    pid: int
+    pid: int  #: 0: in another pid namespace
     uid: int
     gid: int
+    groups: tuple[int, ...] = ()  #: supplementary ones, sorted
+    unit: str = ""  #: the systemd service or scope of the system; "": none, or not known
+    user_unit: str = ""  #: the same of the user's own service manager
 
 
 class Peer:
@@ -63,6 +69,7 @@ class Peer:
         "held",
         "holds",
         "id",
+        "identity",
         "in_bytes",
         "in_messages",
         "inflow",
@@ -94,6 +101,7 @@ class Peer:
         self.account = account  #: who is charged for it (Q-1)
         self.transport = transport  #: "unix" or "tcp"
         self.credentials = credentials
+        self.identity = ""  #: TCP: the name of the secret that its proof was made with; "" until then, and on a Unix socket
         self.connected_at = now
         self.id = 0  #: H-7; 0 until WELCOME
         self.link: Any = None  #: the daemon's own record of the socket; the broker never looks at it
