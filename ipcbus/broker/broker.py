@@ -99,6 +99,7 @@ class Broker(State):
         account = self.accounts.enter(credentials.uid, credentials.pid) if credentials else self.accounts.enter(transport, 0)
         connection = Connection(self.routes, self.limits, secret=self._secret, addresses=addresses)
         peer = Peer(connection, transport, credentials, now, account)
+        connection.scanner.owner = peer
         self._strangers.start(peer, now)
         return peer
 
@@ -171,6 +172,7 @@ class Broker(State):
         if peer.lanes or peer.claims or peer.holds or peer.serving or peer.calls:
             self._let_go(peer)
         peer.closed = True
+        peer.connection.scanner.owner = None  # its memory is free at once
         self.counters.add(peer)
         self.peers.pop(peer.id, None)
         peer.out.clear()

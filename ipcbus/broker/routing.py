@@ -322,12 +322,12 @@ class RouteTable(SubscriptionIndex):
     def _forget_counters(self) -> None:
         self.generation += 1
 
-    def resolve(self, prefix: Prefix) -> AnyRoute:
-        """The route of a prefix in the present generation."""
-        prefix.route = route = self._find(prefix)
+    def resolve(self, prefix: Prefix, owner: Peer) -> AnyRoute:
+        """The route of a prefix that *owner* uses, in the present generation."""
+        prefix.route = route = self._find(prefix, owner)
         return route
 
-    def _find(self, prefix: Prefix) -> AnyRoute:
+    def _find(self, prefix: Prefix, owner: Peer) -> AnyRoute:
         if prefix.kind is Kind.SEND:
             prefix.counter = self.uncounted
             self._effort.spent += RESOLVE

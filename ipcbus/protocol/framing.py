@@ -59,8 +59,8 @@ class Router(Protocol):
     @property
     def generation(self) -> int: ...
 
-    def resolve(self, prefix: Prefix) -> Route:
-        """The route of *prefix*, in the present generation; sets ``prefix.route`` and ``prefix.counter``."""
+    def resolve(self, prefix: Prefix, owner: Any) -> Route:
+        """The route of *prefix*, which *owner* uses, in the present generation; sets ``prefix.route`` and ``prefix.counter``."""
         ...
 
 
@@ -90,10 +90,11 @@ class Scanner:
     """The receiving half of one connection. Not thread-safe; `scan` is used to its end before it is called again, unless the connection
     ends."""
 
-    __slots__ = ("_chunks", "_limit", "_prefixes", "_prefixes_max", "_router", "_sender", "_to_at", "held_bytes")
+    __slots__ = ("_chunks", "_limit", "_prefixes", "_prefixes_max", "_router", "_sender", "_to_at", "held_bytes", "owner")
 
     def __init__(self, router: Router, *, prefixes_max: int) -> None:
         self._router = router
+        self.owner: Any = None  #: whose connection it is: opaque here, for the router
         self._prefixes_max = prefixes_max
         self._prefixes: dict[bytes, Prefix] | None = None
         self._chunks: list[bytes | bytearray] | None = None
@@ -164,20 +165,20 @@ class Scanner:
                     continue
                 prefix = self._learn(frame)
                 prefixes = self._prefixes
-                route = router.resolve(prefix)
+                route = router.resolve(prefix, self.owner)
                 prefix.counter.messages += 1
                 prefix.counter.bytes += len(raw)
                 yield route, raw, 0, len(raw), 0, 1
                 continue
             route = prefix.route
             if route.generation != router.generation:
-                route = router.resolve(prefix)
+                route = router.resolve(prefix, self.owner)
             if route is not run:
                 if count:
                     yield run, data, start, at, last, count
                     route = prefix.route  # whoever took the run may have changed subscriptions
                     if route.generation != router.generation:
-                        route = router.resolve(prefix)
+                        route = router.resolve(prefix, self.owner)
                 run, count, start = route, 0, at
             begin, before = at, count
             key, span, lengths = prefix.key, prefix.span, prefix.lengths

@@ -95,7 +95,7 @@ class Router:
         self.counters: dict[str, Traffic] = {}
         self._routes: dict[tuple[str, int], Route] = {}
 
-    def resolve(self, prefix: Prefix) -> Route:
+    def resolve(self, prefix: Prefix, owner: Any) -> Route:
         key = prefix.to[:1], self.generation
         prefix.route = self._routes.setdefault(key, Route(*key))
         prefix.counter = self.counters.setdefault(prefix.to, Traffic())

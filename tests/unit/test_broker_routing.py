@@ -75,12 +75,13 @@ def test_topics_with_the_same_receivers_share_a_route() -> None:
     table = route_table()
     table.add(Lane(Bus().peer().peer, 1, "a.*", 0), None)
     prefixes = [Prefix(Kind.PUBLISH, 1, to, None) for to in ("a.1", "a.2", "b", "c")]
-    routes = [table.resolve(prefix) for prefix in prefixes]
+    publisher = Bus().peer().peer
+    routes = [table.resolve(prefix, publisher) for prefix in prefixes]
     assert routes[0] is routes[1]
     assert routes[2] is routes[3]
     assert routes[0] is not routes[2]
     assert prefixes[2].counter is prefixes[3].counter  # beyond two topics they are counted together
-    retained = [table.resolve(Prefix(Kind.RETAIN, 1, to, None)) for to in ("a.1", "a.2")]
+    retained = [table.resolve(Prefix(Kind.RETAIN, 1, to, None), publisher) for to in ("a.1", "a.2")]
     assert retained[0] is not retained[1]
 
 
@@ -91,7 +92,7 @@ def test_the_set_of_remembered_routes_is_bounded(monkeypatch: pytest.MonkeyPatch
     for number in range(4):
         table.add(Lane(peer, number + 1, f"t{number}", 0), None)
     for number in range(4):
-        table.resolve(Prefix(Kind.PUBLISH, 1, f"t{number}", None))
+        table.resolve(Prefix(Kind.PUBLISH, 1, f"t{number}", None), peer)
     assert len(table._routes) <= 2
 
 

@@ -156,7 +156,7 @@ def resolved(bus: Bus, client: Client, *topics: str) -> int:
     routes = bus.broker.routes
     with pytest.MonkeyPatch.context() as patch:
         found: list[str] = []
-        patch.setattr(routes, "_find", lambda prefix, find=routes._find: found.append(prefix.to) or find(prefix))
+        patch.setattr(routes, "_find", lambda prefix, owner, find=routes._find: found.append(prefix.to) or find(prefix, owner))
         for topic in topics:
             client.publish(topic)
     return len(found)

@@ -33,9 +33,11 @@ class Router:
         self.routes: dict[tuple[int, str], Route] = {}
         self.counters: dict[str, Counter] = {}
         self.resolved: list[str] = []
+        self.owners: list[Any] = []
 
-    def resolve(self, prefix: Prefix) -> Route:
+    def resolve(self, prefix: Prefix, owner: Any) -> Route:
         self.resolved.append(prefix.to)
+        self.owners.append(owner)
         first = prefix.to.split(".")[0]
         prefix.route = self.routes.setdefault((self.generation, first), Route(self.generation, first))
         prefix.counter = self.counters.setdefault(prefix.to, Counter())
@@ -105,6 +107,7 @@ def test_a_change_of_generation_resolves_again() -> None:
 
 def test_a_change_of_generation_between_two_items_is_seen() -> None:
     scanner, router = make()
+    scanner.owner = "whose"
     a, z = publication(7, "a"), publication(7, "z")
     seen(scanner, a + z)
     generations = []
@@ -113,6 +116,7 @@ def test_a_change_of_generation_between_two_items_is_seen() -> None:
         generations.append(item[0].generation)
         router.generation += 1
     assert generations == [1, 2, 3]
+    assert set(router.owners) == {"whose"}  # wherever a route is asked for
 
 
 @pytest.mark.parametrize("to", ["x", "x" * 31, "x" * 32, "x" * 255, "x" * 256, "ä.ö.ü"])
