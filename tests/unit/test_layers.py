@@ -17,16 +17,17 @@ PACKAGES = {"ipcbus": ROOT / "ipcbus", "ipcbus_client": ROOT / "clients" / "pyth
 MAY_IMPORT: dict[str, frozenset[str]] = {
     "ipcbus": frozenset(),
     "ipcbus.protocol": frozenset({"ipcbus"}),
-    "ipcbus.broker": frozenset({"ipcbus", "ipcbus.protocol"}),
-    "ipcbus.daemon": frozenset({"ipcbus", "ipcbus.protocol", "ipcbus.broker"}),
+    "ipcbus.policy": frozenset({"ipcbus", "ipcbus.protocol"}),
+    "ipcbus.broker": frozenset({"ipcbus", "ipcbus.protocol", "ipcbus.policy"}),
+    "ipcbus.daemon": frozenset({"ipcbus", "ipcbus.protocol", "ipcbus.policy", "ipcbus.broker"}),
     "ipcbus_client": frozenset({"ipcbus", "ipcbus.protocol"}),
-    "ipcbus_client.testing": frozenset({"ipcbus", "ipcbus.protocol", "ipcbus.broker", "ipcbus_client"}),
-    "ipcbus.cli": frozenset({"ipcbus", "ipcbus.protocol", "ipcbus.daemon", "ipcbus_client"}),
+    "ipcbus_client.testing": frozenset({"ipcbus", "ipcbus.protocol", "ipcbus.policy", "ipcbus.broker", "ipcbus_client"}),
+    "ipcbus.cli": frozenset({"ipcbus", "ipcbus.protocol", "ipcbus.policy", "ipcbus.daemon", "ipcbus_client"}),
     "ipcbus.__main__": frozenset({"ipcbus.cli"}),
 }
 
 #: All of these packages, and this module with everything of its own package that it imports, do no I/O.
-PURE_PACKAGES = ("ipcbus.protocol", "ipcbus.broker")
+PURE_PACKAGES = ("ipcbus.protocol", "ipcbus.policy", "ipcbus.broker")
 PURE_CORE = "ipcbus_client._session"
 
 #: What would bring sockets, clocks, threads, randomness or the operating system in.
