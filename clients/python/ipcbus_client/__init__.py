@@ -40,6 +40,7 @@ from ._holds import Hold
 from ._message import Message
 from ._notices import CaughtUp, Lagging, Lost, Reconnected
 from ._policies import Limits
+from ._senders import Credentials, Sender
 from ._waiting import Undelivered
 from ._watching import Change
 
@@ -58,6 +59,7 @@ __all__ = [
     "Closed",
     "ConnectError",
     "ConnectionLost",
+    "Credentials",
     "Denied",
     "Expired",
     "Hold",
@@ -81,6 +83,7 @@ __all__ = [
     "RequestError",
     "Responder",
     "ResponderDied",
+    "Sender",
     "Service",
     "ServiceError",
     "StateChanges",

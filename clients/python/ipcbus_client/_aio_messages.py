@@ -50,7 +50,9 @@ class BusMessages(BusRequests):
         """The retained message of *topic*, as the bus has it now, or None. As ipcbus_client.Bus.get()."""
         _names.check_topic(topic, "get")
         make = None if type is None else typed_message(converter(type))
-        return kept_message(await self.request("bus/get", {"topic": topic}, timeout=self._patience(), idempotent=True), make)
+        senders = self._session.told.senders
+        found = await self.request("bus/get", {"topic": topic}, timeout=self._patience(), idempotent=True)
+        return kept_message(found, make, self._session.told.still(senders))
 
     async def will(self, topic: str, data: Any = None, *, retain: bool = False, headers: Mapping[str, Any] | None = None) -> None:
         """Have the bus publish *data* to *topic* when this program's connection goes without close(). As ipcbus_client.Bus.will()."""

@@ -19,6 +19,7 @@ from ._errors import BusError, Timeout
 from ._holds import Hold
 from ._keeper import ORPHAN_S
 from ._log import log_exception
+from ._senders import Credentials, credentials_of
 from ._state import State
 from ._waiting import OUTBOX_BYTES, OUTBOX_MESSAGES, Undelivered, Waiting
 from ._wire import Wire
@@ -144,6 +145,15 @@ class Bus(BusMessages):
     def peers(self) -> list[dict[str, Any]]:
         """Everybody who is connected, with pid, uid, counters and more (B-3)."""
         return self._list("peers")
+
+    def identity(self, peer: int) -> Credentials:
+        """Who the peer with this id is, as the bus says. Where the id is a message's or a request's, ``sender.credentials`` says it without
+        asking.
+
+        Raises NoSuchPeer, also for one that has gone, Expired, ConnectionLost, Closed; TypeError for what is no int.
+        """
+        _names.check_peer(peer)
+        return credentials_of(self.request("bus/identity", {"peer": peer}, timeout=self._patience(), idempotent=True))
 
     def topics(self) -> list[dict[str, Any]]:
         """The topics that the bus counts: ``topic``, ``messages``, ``bytes``, ``lanes``, ``retained`` (B-3)."""

@@ -68,7 +68,9 @@ class BusMessages(BusRequests):
         """
         _names.check_topic(topic, "get")
         make = None if type is None else typed_message(converter(type))
-        return kept_message(self.request("bus/get", {"topic": topic}, timeout=self._patience(), idempotent=True), make)
+        senders = self._session.told.senders
+        found = self.request("bus/get", {"topic": topic}, timeout=self._patience(), idempotent=True)
+        return kept_message(found, make, self._session.told.still(senders))
 
     def will(self, topic: str, data: Any = None, *, retain: bool = False, headers: Mapping[str, Any] | None = None) -> None:
         """Have the bus publish *data* to *topic* when this program's connection goes without close(): when it crashes, is killed, or is

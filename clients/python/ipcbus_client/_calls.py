@@ -15,6 +15,7 @@ from ipcbus.protocol.payloads import RAW, PayloadError, decode_value
 
 from ._errors import BusError
 from ._lanes import Lane
+from ._senders import Sender
 
 
 class Call:
@@ -24,7 +25,7 @@ class Call:
     declaration: Declaration | None = None
     operation = "request"  #: for an exception
     mark: int | None = None  #: of a fence, to the bus itself (Outbox.mark); its answer takes the long way through Session.settle()
-    sender = 0  #: who answered a call with a mark; 0: the bus, or nobody
+    sender = Sender(0)  #: who answered a call with a mark; 0: the bus, or nobody
     done = False
     error: BusError | None = None
     meta: Meta = None

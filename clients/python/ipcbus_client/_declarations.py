@@ -140,6 +140,7 @@ class Declarations:
         try:
             self._all[key] = declaration
             if lane is not None:
+                self._session.told.meet(lane)
                 self._session.lanes[lane.number] = lane
             if self._session.outbox.peer:
                 self._say(declaration)

@@ -12,6 +12,7 @@ from ipcbus.protocol.topics import matches, peer_address
 
 from ._calls import Call
 from ._errors import BusError, Expired, NoSuchMethod, NoSuchName, NoSuchPeer, Refused
+from ._senders import Sender
 from ._session import Session
 
 _MAX_REQUESTS = Limits().max_requests
@@ -19,11 +20,11 @@ _MAX_REQUESTS = Limits().max_requests
 
 class Answer(NamedTuple):
     """What one of those who were asked said: ``data``, or the ``error``; ``to`` is the name and method, ``peer`` who it was (0: unknown,
-    nobody answered).
+    nobody answered), with ``credentials`` where it answered.
     """
 
     to: str
-    peer: int
+    peer: Sender
     data: Any
     error: BusError | None
 
@@ -115,7 +116,7 @@ class Gathering:
             except BusError as failure:
                 error = failure.about(who=asked.to, what="request_all")
             if self._by_name or not isinstance(error, (NoSuchName, NoSuchMethod, NoSuchPeer)):
-                answers.append(Answer(asked.to, call.sender or asked.peer, data, error))
+                answers.append(Answer(asked.to, call.sender or Sender(asked.peer), data, error))
         return answers
 
 

@@ -16,13 +16,14 @@ from ._calls import WARNING
 from ._errors import ConnectError
 from ._holds import FEATURE as HOLD
 from ._parts import FEATURE as PARTS
+from ._senders import FEATURE as IDENTITY
 from ._state import State
 
 if TYPE_CHECKING:
     from ._session import Session
 
 #: H-3: what this client can use beyond version 1's base.
-FEATURES = ("post", "wills", PARTS, HOLD)
+FEATURES = ("post", "wills", PARTS, HOLD, IDENTITY)
 #: The frames of a handshake are small: whoever has not said WELCOME has no more of this program's memory.
 GREETING_MAX_BYTES = ENVELOPE_MAX_BYTES
 

@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ._errors import BusError, Closed
-from ._message import LargeMessage, Message, converter, typed_message
+from ._message import LargeMessage, Message, converter, of_senders, typed_message
 from ._notices import STANDINGS, CaughtUp, Lagging, Lost, Notice, Reconnected, Snapshot, merged
+from ._senders import Senders
 
 #: A member of a group that was busy for longer tells the bus at once what it has handled: the others' shares depend on it.
 GRANT_S = 0.01
@@ -25,7 +26,7 @@ class Lane:
     """One subscription of this peer, or its inbox."""
 
     __slots__ = (
-        "_batches", "_came", "_handled", "_lost_before", "_notices", "_taken", "_unhandled",
+        "_batches", "_came", "_handled", "_lost_before", "_notices", "_taken", "_typed", "_unhandled",
         "closed", "error", "gaps", "group", "held_bytes", "lagged", "lags", "limits", "lost", "make", "make_large", "messages", "notices",
         "notify", "number", "parked_bytes", "pattern", "policy", "prefetch", "retained", "snapshots", "window_bytes",
     )  # fmt: skip
@@ -53,7 +54,8 @@ class Lane:
         self.policy = policy  #: what becomes of messages when too many wait; None: as the bus does by itself
         self.limits = limits  #: when that is
         self.snapshots = False  #: its stream also has a Snapshot for each time it was subscribed: for a Watch
-        self.make: type[Message] = Message  #: the class of its messages
+        self._typed: type[Message] | None = None  #: the class of its messages where their ``data`` has a type
+        self.make: type[Message] = Message  #: the class of its messages, of those who are known to this bus
         self.make_large: type[Message] = LargeMessage  #: the class of those that come in reads of over MAX_ELEMENTS bytes
         #: consumers take from its left, without a lock; with ``notices`` there are a few among the messages
         self.messages: deque[Message] = deque()
@@ -88,7 +90,14 @@ class Lane:
 
     def has_type(self, hint: Any) -> None:
         """``data`` of the messages that come from now on is what *hint* says. Raises TypeError for a hint that no payload can become."""
-        self.make = self.make_large = typed_message(converter(hint))
+        self.make = self.make_large = self._typed = typed_message(converter(hint))
+
+    def meet(self, senders: Senders, make: type[Message], make_large: type[Message]) -> None:
+        """Messages that come from now on are of *senders*: those without a type of these classes."""
+        if self._typed is None:
+            self.make, self.make_large = make, make_large
+        else:
+            self.make = self.make_large = of_senders(self._typed, senders)
 
     def missed(self, count: int, why: str) -> None:
         """*count* messages were dropped that would have come next."""

@@ -1,21 +1,24 @@
 """What a program receives: messages and requests. A message is the envelope itself, so making one costs a tenth of a microsecond; all
-else is done on access.
+else is done on access. Who its sender is, is known to its class: there is one for each incarnation of the bus (of_senders()).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import msgpack
 
 from ipcbus.protocol.messages import Kind, Meta
 from ipcbus.protocol.payloads import MAX_ELEMENTS, RAW, PayloadError, decode_value, encoding_of
 
+from ._senders import NOBODY, Sender, Senders
+
 if TYPE_CHECKING:
     from ._parts import Production
 
+_Received = TypeVar("_Received")
 _unpack = msgpack.unpackb
 _RETAIN = Kind.RETAIN.value
 
@@ -24,11 +27,16 @@ class Message(tuple[Any, ...]):
     """One publication or direct message: the envelope ``[kind, sender, to, meta, payload]`` as it came. Immutable."""
 
     __slots__ = ()
+    _senders: ClassVar[Senders] = NOBODY
 
-    sender: int = property(itemgetter(1))  # type: ignore[assignment]  # a property in C: the fastest field there is
-    topic: str = property(itemgetter(2))  # type: ignore[assignment]
+    topic: str = property(itemgetter(2))  # type: ignore[assignment]  # a property in C: the fastest field there is
     meta: Meta = property(itemgetter(3))  # type: ignore[assignment]
     payload: bytes = property(itemgetter(4))  # type: ignore[assignment]
+
+    @property
+    def sender(self) -> Sender:
+        """Who sent it: a peer id, with ``credentials``. 0 is the bus."""
+        return self._senders[self[1]]
 
     @property
     def data(self) -> Any:
@@ -65,8 +73,11 @@ class Message(tuple[Any, ...]):
         """
         return _decoded(self, converter(hint))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return message_class(len(self[4])), (tuple(self),)  # in another process it is a plain one: its class is of this one's bus
+
     def __repr__(self) -> str:
-        return f"<Message {self.topic!r} from :{self.sender}, {len(self.payload)} B>"
+        return f"<Message {self[2]!r} from :{self[1]}, {len(self[4])} B>"
 
 
 class LargeMessage(Message):
@@ -117,18 +128,21 @@ def typed_message(convert: Callable[[Any], Any]) -> type[Message]:
     def data(self: Message) -> Any:
         return _decoded(self, convert)
 
-    def reduce(self: Message) -> tuple[Any, ...]:
-        return Message, (tuple(self),)  # in another process it is a plain one: this class is of one subscription
-
-    return type("Message", (Message,), {"__slots__": (), "__doc__": Message.__doc__, "data": property(data), "__reduce__": reduce})
+    return type("Message", (Message,), {"__slots__": (), "__doc__": Message.__doc__, "data": property(data)})
 
 
-def kept_message(found: Mapping[str, Any] | None, make: type[Message] | None) -> Message | None:
+def of_senders(cls: type[_Received], senders: Senders) -> type[_Received]:
+    """*cls*, of messages or requests, with *senders* to look theirs up in."""
+    return type(cls.__name__, (cls,), {"__slots__": (), "__doc__": cls.__doc__, "_senders": senders})
+
+
+def kept_message(found: Mapping[str, Any] | None, make: type[Message] | None, senders: Senders) -> Message | None:
     """The message that `bus/get` gave (B-3), of the class *make* where it has a type."""
     if found is None:
         return None
     payload = found["payload"]
-    return (make or message_class(len(payload)))((_RETAIN, found["sender"], found["topic"], found["meta"], payload))
+    cls = of_senders(make or message_class(len(payload)), senders)
+    return cls((_RETAIN, found["sender"], found["topic"], found["meta"], payload))
 
 
 def headers_of(meta: Meta) -> dict[str, Any]:
@@ -141,16 +155,22 @@ def headers_of(meta: Meta) -> dict[str, Any]:
 class Request:
     """A request to be answered by a handler."""
 
-    __slots__ = ("cancelled", "epoch", "id", "meta", "notify", "payload", "production", "sender", "timeout", "to", "trace")
+    __slots__ = ("cancelled", "epoch", "id", "meta", "notify", "payload", "peer", "production", "timeout", "to", "trace")
+    _senders: ClassVar[Senders] = NOBODY
 
     def __init__(self, envelope: tuple[Any, ...], epoch: int) -> None:
-        _, self.sender, self.to, self.id, timeout_ms, self.meta, self.payload = envelope
+        _, self.peer, self.to, self.id, timeout_ms, self.meta, self.payload = envelope
         self.timeout: float = timeout_ms / 1000  #: seconds that the requester gave, counted by the bus from when it read the request
         self.cancelled = False  #: the requester gave up, died, or the time passed: the answer would go nowhere
         self.epoch = epoch  #: the connection that it came on; an answer on another one means nothing
         self.notify: Callable[[], object] | None = None  #: told when it is cancelled
         self.production: Production | None = None  #: of a generator's values, from the first credit for them on
         self.trace: Callable[[BaseException], str] | None = None  #: where the requester shall see the traceback of what its handler raises
+
+    @property
+    def sender(self) -> Sender:
+        """Who asks: a peer id, with ``credentials``."""
+        return self._senders[self.peer]
 
     @property
     def method(self) -> str:
@@ -186,4 +206,4 @@ class Request:
                 self.production.wake()
 
     def __repr__(self) -> str:
-        return f"<Request {self.to!r} from :{self.sender}{', cancelled' if self.cancelled else ''}>"
+        return f"<Request {self.to!r} from :{self.peer}{', cancelled' if self.cancelled else ''}>"

@@ -140,6 +140,12 @@ def check_name(name: str, what: str = "own") -> str:
     return name
 
 
+def check_peer(peer: int) -> None:
+    """Raise TypeError unless *peer* can be the id of one."""
+    if not isinstance(peer, int) or isinstance(peer, bool):
+        raise TypeError(f"a peer of {peer!r:.50}: it is an int, as `sender` of a message, or `peer_id`")
+
+
 def check_topic(topic: str, what: str) -> None:
     """Raise BadName unless *topic* is one, of a client or of the bus (T-1)."""
     _check(topics.check_topic, topic, "topic", what)

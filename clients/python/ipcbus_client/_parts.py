@@ -158,7 +158,7 @@ class Production:
             return False
         outbox = session.outbox
         meta, payload = outbox.encode(value, None, request.to, "reply")
-        frame = encode_with_payload(payload, Kind.PART, session.peer, peer_address(request.sender), request.id, self._sequence, meta)
+        frame = encode_with_payload(payload, Kind.PART, session.peer, peer_address(request.peer), request.id, self._sequence, meta)
         self._sequence += 1
         self.credit -= len(frame)
         outbox.put(frame)

@@ -18,9 +18,10 @@ from ipcbus.protocol.topics import is_name, peer_address
 from ._calls import WARNING, Call
 from ._errors import ServiceError
 from ._heads import HEADS_MAX, Head, call_head
-from ._message import Request
+from ._message import Request, of_senders
 from ._parts import Production, is_generator
 from ._refusal import Refusal
+from ._senders import Senders
 from ._state import State
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Services:
     def __init__(self, session: Session) -> None:
         self._session = session
         self.request_class: type[Any] = Request  #: a shell has one of its own, which can wait
+        self._make: type[Any] = Request  #: that, of those who are known to this bus
         #: for the shell; bounded by the bus's limit of requests in flight at one callee
         self.requests: deque[tuple[Any, Any]] = deque()
         self._handlers: dict[str, dict[str, Any]] = {}
@@ -48,6 +50,10 @@ class Services:
         self.max_bytes = REQUESTS_MAX_BYTES
         #: for the shell: a handler returned a generator as its answer
         self.on_generator: Callable[[Request, Any], None] = _nobody
+
+    def meet(self, senders: Senders) -> None:
+        """Requests that come from now on are of *senders*."""
+        self._make = of_senders(self.request_class, senders)
 
     def add(self, name: str, method: str, handler: Any) -> None:
         """Requests to ``name/method`` are for *handler* from now on."""
@@ -101,8 +107,8 @@ class Services:
 
     def take(self, envelope: tuple[Any, ...]) -> None:
         """A REQUEST came."""
-        request = self.request_class(envelope, self._session.epoch)
-        self._active[request.sender, request.id] = request
+        request = self._make(envelope, self._session.epoch)
+        self._active[request.peer, request.id] = request
         self._came_bytes += len(request.payload)
         if self._came_bytes > self.max_bytes and self._overloaded(request):
             return
@@ -190,19 +196,19 @@ class Services:
         """The answer of a handler. Does nothing where nobody waits for it. Raises PayloadError where *value* cannot be sent."""
         session = self._session
         outbox = session.outbox
-        key = request.sender, request.id
+        key = request.peer, request.id
         if request.cancelled or request.epoch != session.epoch or self._active.get(key) is not request:
             return
         meta, payload = (1, value) if type(value) is bytes else outbox.encode(value, None, request.to, "reply")
         size = len(payload)
         if size > outbox.max_payload_bytes:
             outbox.check_size(size, request.to, "reply")
-        sender, identity = key
-        head = self._heads.get(sender)
+        peer, identity = key
+        head = self._heads.get(peer)
         if head is None or not head[2] <= identity <= head[3]:
             if len(self._heads) >= HEADS_MAX:
                 self._heads.clear()
-            head = self._heads[sender] = call_head(identity, Kind.REPLY, session.peer, peer_address(sender))
+            head = self._heads[peer] = call_head(identity, Kind.REPLY, session.peer, peer_address(peer))
         pack, before, _, _, base, after, after_raw, _ = head
         del self._active[key]
         self._came_bytes += size
@@ -244,13 +250,13 @@ class Services:
 
     def wants(self, request: Request) -> bool:
         """Whether somebody still waits for the answer."""
-        return not request.cancelled and request.epoch == self._session.epoch and self._active.get((request.sender, request.id)) is request
+        return not request.cancelled and request.epoch == self._session.epoch and self._active.get((request.peer, request.id)) is request
 
     def _put(self, request: Request, payload: bytes, kind: Kind, *rest: Any) -> None:
-        del self._active[request.sender, request.id]
+        del self._active[request.peer, request.id]
         self._came_bytes += len(payload)
         session = self._session
-        session.outbox.put(encode_with_payload(payload, kind, session.peer, peer_address(request.sender), request.id, *rest))
+        session.outbox.put(encode_with_payload(payload, kind, session.peer, peer_address(request.peer), request.id, *rest))
 
 
 def _nobody(request: Request, generator: Any) -> None:

@@ -196,6 +196,8 @@ class Session:
         before, last_peer = self.incarnation, self.peer
         self.peer, self.incarnation, self.limits, self.features = peer, incarnation, limits, features
         self.request_heads.clear()
+        if incarnation != before:
+            self.told.another_bus()
         self.incoming.max_frame = limits.get("max_frame_bytes", _DEFAULTS.max_frame_bytes)
         self.outbox.peer = peer
         self.declarations.replay()  # TCP: all of them; Unix: what was declared since HELLO
@@ -412,7 +414,7 @@ class Session:
             self.counters["late_replies"] += 1
             return
         if call.mark is not None:
-            call.sender = sender
+            call.sender = self.told.senders[sender]
             self.outbox.confirm(call.mark)
         if call.declaration is not None:
             self.declarations.answered(call, meta, payload, error)

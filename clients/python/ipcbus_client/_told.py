@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ipcbus.protocol.errors import Code, code_label
+from ipcbus.protocol.payloads import MAX_ELEMENTS
 
 from ._calls import WARNING, map_of
-from ._message import message_class
+from ._message import LargeMessage, Message, of_senders
+from ._senders import NOBODY, Senders
 
 if TYPE_CHECKING:
     from ._lanes import Lane
@@ -22,6 +24,26 @@ class Told:
 
     def __init__(self, session: Session) -> None:
         self._session = session
+        self.senders = NOBODY  #: who was introduced (I-1), of the bus that is there
+        self._classes = Message, LargeMessage  #: of what they send
+
+    def another_bus(self) -> None:
+        """WELCOME of another incarnation, which knows others by the same ids: what comes from now on is of those; what is here stays as it
+        came.
+        """
+        self.senders = senders = Senders()
+        self._classes = of_senders(Message, senders), of_senders(LargeMessage, senders)
+        self._session.services.meet(senders)
+        for lane in self._session.lanes.values():
+            self.meet(lane)
+
+    def meet(self, lane: Lane) -> None:
+        """What comes on *lane* is of those who are known."""
+        lane.meet(self.senders, *self._classes)
+
+    def still(self, senders: Senders) -> Senders:
+        """*senders* where they are of the bus that is there now. Else nobody: which bus gave an answer meanwhile, is not known."""
+        return senders if senders is self.senders else NOBODY
 
     def message(self, envelope: tuple[Any, ...]) -> None:
         """A SEND: for the inbox, which is bounded here, for it has no credit."""
@@ -41,7 +63,8 @@ class Told:
             inbox.missed(1, "inbox_full")
             session.counters["lost"] += 1
             return
-        inbox.messages.append(message_class(size)(envelope))
+        make, make_large = self._classes
+        inbox.messages.append((make if size <= MAX_ELEMENTS else make_large)(envelope))
         inbox.arrived(1, size)
 
     def refused(self, envelope: tuple[Any, ...]) -> None:
@@ -68,6 +91,8 @@ class Told:
                     text = f"subscription {lane.pattern!r} lost {count} messages: {about.get('why')}; its `lost` counts on"
                     session.remark(WARNING, text)
                 lane.missed(count, str(about.get("why")))
+        elif name == "identity":
+            self.senders.introduce(about)
         elif name in ("name_lost", "name_acquired"):
             session.declarations.ownership(about.get("name", ""), name == "name_acquired")
         elif name == "hold":

@@ -53,6 +53,7 @@ from ._loop_wire import LoopToBe, LoopWire
 from ._message import Message
 from ._notices import CaughtUp, Lagging, Lost, Reconnected
 from ._policies import Limits
+from ._senders import Credentials, Sender, credentials_of
 from ._state import State
 from ._waiting import OUTBOX_BYTES, OUTBOX_MESSAGES, Undelivered, Waiting
 from ._watching import Change
@@ -70,6 +71,7 @@ __all__ = [
     "Closed",
     "ConnectError",
     "ConnectionLost",
+    "Credentials",
     "Denied",
     "Expired",
     "Hold",
@@ -93,6 +95,7 @@ __all__ = [
     "RequestError",
     "Responder",
     "ResponderDied",
+    "Sender",
     "Service",
     "ServiceError",
     "StateChanges",
@@ -214,6 +217,15 @@ class Bus(BusMessages):
     async def peers(self) -> list[dict[str, Any]]:
         """Everybody who is connected, with pid, uid, counters and more (B-3)."""
         return await self._list("peers")
+
+    async def identity(self, peer: int) -> Credentials:
+        """Who the peer with this id is, as the bus says. Where the id is a message's or a request's, ``sender.credentials`` says it without
+        asking.
+
+        Raises NoSuchPeer, also for one that has gone, Expired, ConnectionLost, Closed; TypeError for what is no int.
+        """
+        _names.check_peer(peer)
+        return credentials_of(await self.request("bus/identity", {"peer": peer}, timeout=self._patience(), idempotent=True))
 
     async def topics(self) -> list[dict[str, Any]]:
         """The topics that the bus counts: ``topic``, ``messages``, ``bytes``, ``lanes``, ``retained`` (B-3)."""
