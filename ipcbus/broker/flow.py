@@ -262,10 +262,10 @@ class Flow(Drops):
 
     def shed(self, peer: Peer, size: int, about: str) -> None:
         """Lose *size* bytes, as far as there are so many, of what waits in the queues that *peer* pays for, the oldest of the largest
-        first (Q-3). *about* says which account has no room."""
-        backlogs = {lane.backlog for lane in peer.waiting or () if lane.backlog is not None}
-        groups = {lane.group for lane in peer.grouped or () if lane.group is not None}
-        backlogs |= {group.backlog for group in groups if group.backlog is not None and group.backlog.payer is peer}
+        first (Q-3); of equal ones its lanes' as they began to wait, then its groups'. *about* says which account has no room."""
+        backlogs = {lane.backlog: None for lane in peer.waiting or () if lane.backlog is not None}
+        groups = [lane.group.backlog for lane in peer.grouped or () if lane.group is not None]
+        backlogs |= {backlog: None for backlog in groups if backlog is not None and backlog.payer is peer}
         largest = [(backlog.parked - backlog.bytes, number, backlog) for number, backlog in enumerate(backlogs)]
         heapq.heapify(largest)
         while size > 0 and largest:

@@ -235,7 +235,7 @@ def describe_peer(peer: Peer, now: float) -> dict[str, Any]:
 
 def queued_of(peer: Peer) -> int:
     """Messages that wait for a peer: in its output, for the credit of its lanes, and of the groups that it pays for."""
-    groups = {lane.group.backlog for lane in peer.grouped or () if lane.group is not None}
+    groups = dict.fromkeys(lane.group.backlog for lane in peer.grouped or () if lane.group is not None)
     backlogs = [lane.backlog for lane in peer.waiting or ()] + [backlog for backlog in groups if backlog and backlog.payer is peer]
     return peer.given - peer.delivered + sum(backlog.count for backlog in backlogs if backlog is not None)
 

@@ -177,20 +177,21 @@ class Names:
         ``bad_name``, ``over_limit``.
         """
         claim = self._claim(peer, name)
-        new = set(methods) - claim.methods
-        under_name = len(self._names[name].methods() | new)
+        new = {method: None for method in methods if method not in claim.methods}  # in order: an error names the first
+        under_name = len(self._names[name].methods() | new.keys())
         of_peer = sum(len(one.methods) for one in (peer.claims or {}).values()) + len(new)
         if max(under_name, of_peer) > self.limits.max_methods:
             raise ProtocolError(
                 Code.OVER_LIMIT,
                 f"{under_name} methods under {name!r}, {of_peer} of this peer: at most {self.limits.max_methods} (limits.max_methods)",
             )
-        for method in new - {ANY_METHOD}:
-            check_method(method)
+        for method in new:
+            if method != ANY_METHOD:
+                check_method(method)
         others = sum(len(text) for one in (peer.claims or {}).values() if one is not claim for text in one.about.values())
         if others + sum(map(len, (claim.about | about).values())) > ABOUT_PEER_MAX_BYTES:
             raise ProtocolError(Code.OVER_LIMIT, f"this peer says more than {ABOUT_PEER_MAX_BYTES} bytes about its methods (B-3)")
-        claim.methods |= new
+        claim.methods |= new.keys()
         claim.about |= about
 
     def unserve(self, peer: Peer, name: str, methods: Iterable[str]) -> None:

@@ -82,11 +82,11 @@ class State:
     def queued(self) -> int:
         """Messages that wait in outputs, and for credit; walks over them, at the expense of who asks."""
         count = 0
-        groups: set[Group | None] = set()
+        groups: dict[Group | None, None] = {}
         for peer in self.peers.values():
             count += peer.given - peer.delivered
             count += sum(lane.backlog.count for lane in peer.waiting or () if lane.backlog is not None)
-            groups.update(lane.group for lane in peer.grouped or ())
+            groups.update((lane.group, None) for lane in peer.grouped or ())
             self.effort.spent += LOOK * (1 + len(peer.waiting or ()) + len(peer.grouped or ()))
         return count + sum(group.backlog.count for group in groups if group is not None and group.backlog is not None)
 

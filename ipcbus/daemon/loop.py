@@ -78,7 +78,7 @@ class Loop:
         self._selector = kind()
         self._broker = broker
         self._clock = clock
-        self._links: set[Link] = set()
+        self._links: dict[Link, None] = {}
         self.empty_since: float | None = clock()  #: when the last link was closed; None while there are some
         self._dead: list[Link] = []  #: to be closed at the end of the round
         self._turns: deque[Link] = deque()  #: whose last read cost much, in the order of their turns
@@ -106,11 +106,11 @@ class Loop:
     def adopt(self, sock: socket.socket, peer: Peer) -> None:
         """Serve a connection that admission let in. *sock* is non-blocking and below max_fd. Raises OSError where the poller is full."""
         link = Link(sock, peer)
-        self._links.add(link)
+        self._links[link] = None
         try:
             self._watch(link, READ)
         except BaseException:
-            self._links.discard(link)
+            self._links.pop(link, None)
             raise
         peer.link = link
         self.empty_since = None
@@ -387,7 +387,7 @@ class Loop:
         peer = link.peer
         self._dead.append(link)  # first: whatever fails below, its socket is closed
         link.gone = True
-        self._links.discard(link)
+        self._links.pop(link, None)
         if not self._links:
             self.empty_since = now
         try:

@@ -105,7 +105,6 @@ class BusModel:
         assert number not in peer.lanes, "simulated clients do not use a lane number twice"
         terms = terms_of(arguments, self._oracle.limits)
         self._oracle.checked[terms.policy] += 1
-        self._oracle.expire_kept()
         group = None
         if name is not None:
             group = self._oracle.groups.get((pattern, name))
@@ -114,6 +113,7 @@ class BusModel:
             else:
                 group.check_joins(arguments)
             terms = group.terms
+        self._oracle.expire_kept()  # not for one whose terms were refused
         self._admit_lane(peer)
         if group is not None:
             self._oracle.groups[pattern, name] = group

@@ -106,7 +106,8 @@ class Auditor:
         self._held = held
         parked, self._parked = self._parked, {}
         for peer in self.broker.peers.values():
-            most = limits.max_parked_bytes + len(peer.holds or ()) * ONE_READ_BYTES
+            one_read = len(peer.holds or ()) * ONE_READ_BYTES  # what it brings may be parked in each queue
+            most = max(limits.max_parked_bytes, one_read) + one_read  # the first may be more, and is nothing to mute it for
             if peer.parked_bytes > most or peer.parked_bytes < 0:
                 raise ViolationError(f"{peer} has parked {peer.parked_bytes} bytes, at most {most} may be")
             if peer.held:

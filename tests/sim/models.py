@@ -43,6 +43,7 @@ class PeerModel:
         self.came_bytes = 0  #: of all frames of it that were processed
         self.buffer_in = bytearray()
         self.buffer_out = bytearray()
+        self.unread_bytes = 0  #: Q-1: of a read of it that is not worked off, until all of it is
         self.lanes: dict[int, LaneModel] = {}  #: the closed ones too: their frames may still be on the way
         self.session = ""  #: H-13
         self.lane: LaneModel | None = None  #: L-3
@@ -71,4 +72,4 @@ class PeerModel:
         size = sum(map(len, waits)) + sum(ANSWER_BYTES + sum(len(part) for part in one if isinstance(part, bytes)) for one in answers)
         parts = sum(len(part) for request in self.requests.values() for part in request.parts)
         few = ANSWER_BYTES * (self.refusals.total() + len(self.notices) + len(self.pings) + len(self.lanes))
-        return size + parts + few + len(self.buffer_in) + len(self.buffer_out)
+        return size + parts + few + len(self.buffer_in) + self.unread_bytes + len(self.buffer_out)

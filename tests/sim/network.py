@@ -246,6 +246,7 @@ class Link:
         self._work = self._dice.choice([UNLIMITED, UNLIMITED, 1, 200])  #: what the bus does for it in one go
         self._tap = Tap(peer.connection.scanner)
         self._judged = 0  #: bytes that the oracle has seen
+        self._read_bytes = 0  #: the size of the last read
         self._eof = False  #: the client is done sending
         self._stalled_until = {"up": 0.0, "down": 0.0}
         self._moving = {"up": False, "down": False}
@@ -313,6 +314,7 @@ class Link:
             del self.up[: len(data)]
             world.trace = crc32(data, world.trace)
             self.rest += data
+            self._read_bytes = len(data)
             self.broker.receive(self.peer, data, world.now, self._work)
             self._judge()
         elif self._eof and isinstance(self.endpoint, _Nobody):
@@ -332,6 +334,7 @@ class Link:
         done = max(self._tap.taken - self._judged, 0) if ended or self.peer.unread is not None else len(self.rest)
         data = bytes(self.rest[:done])
         del self.rest[:done]
+        self.model.unread_bytes = self._read_bytes if self.rest else 0
         self._judged += done
         self.world.oracle.came(self.model, self.peer.id, data, self._tap.ends, self.world.now)
         self._tap.ends.clear()

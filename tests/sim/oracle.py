@@ -263,8 +263,9 @@ class Oracle:
         if number is not None:
             peer.requests[number].outcome = outcome
 
-    def route(self, frame: Frame, deadline: float | None = None) -> int:
-        """A publication takes its place in the order; how many lanes and groups it goes to."""
+    def route(self, frame: Frame, deadline: float | None = None, *, of_bus: bool = False) -> int:
+        """A publication takes its place in the order; how many lanes and groups it goes to. *of_bus*: it holds nobody (L-12), whoever its
+        sender is."""
         topic = frame.elements[2]
         before = self.offered
         if deadline is not None:
@@ -274,7 +275,7 @@ class Oracle:
         for other in self.by_id.values():
             for lane in other.lanes.values():
                 if lane.open and lane.group is None and matches(lane.pattern, topic):
-                    lane.offer(frame.raw, nobody_to_hold=frame.elements[1] == lane.owner or not self._is_here(frame.elements[1]))
+                    lane.offer(frame.raw, nobody_to_hold=of_bus or frame.elements[1] == lane.owner)
                     self.offered += 1
         for (pattern, _), group in self.groups.items():
             if matches(pattern, topic):
@@ -302,7 +303,7 @@ class Oracle:
         """L-11, W-2: the bus removes what is kept, and says so in the name of who had published it."""
         sender = frame_of(self.retained.frames[topic]).elements[1]
         self.retained.forget(topic)
-        self.route(frame_of(encode_with_payload(b"", Kind.RETAIN, sender, topic, None)))
+        self.route(frame_of(encode_with_payload(b"", Kind.RETAIN, sender, topic, None)), of_bus=True)
 
     def _send(self, peer: PeerModel, frame: Frame) -> None:
         to = frame.elements[2]
@@ -410,7 +411,7 @@ class Oracle:
                 self.close_lane(lane)
         for lane in [lane for other in self.by_id.values() for lane in other.lanes.values() if lane.terms.policy == "block"]:
             # L-12: what it had parked counts as the subscriber's own from now on, and may be too much
-            lane.excused |= any(frame_of(raw).elements[1] == peer.id for raw in lane.expected)
+            lane.excuse(any(frame_of(raw).elements[1] == peer.id for raw in lane.expected))
         if peer.bound:
             self.expire_kept()
         for topic in peer.bound:
@@ -419,7 +420,7 @@ class Oracle:
                 self._remove_kept(topic)
         for will in peer.wills.values():
             self.checked["will"] += 1
-            self.route(frame_of(will))
+            self.route(frame_of(will), of_bus=True)
             if frame_of(will).kind is Kind.RETAIN:
                 self.keep(frame_of(will), peer.program)
         peer.bound.clear()

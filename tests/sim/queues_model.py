@@ -71,7 +71,7 @@ class LaneModel:
     lagging: bool = False
     dropping: bool = False
     episode_lost: int = 0  #: told since there was no episode
-    excused: bool = False  #: it may lose something though its policy is block: nobody was there to be held
+    excused: bool = False  #: it may lose something though its policy is block: it was over hard, and nobody was there to be held
     vague: bool = False  #: latest: something was lost from the middle; what, shows only at the end
     last_place: int = -1  #: in a group: of the last message
     live: bool = False  #: something came after what was retained
@@ -85,7 +85,11 @@ class LaneModel:
         """A message for it."""
         self.expected.append(raw)
         self.live |= not retained
-        self.excused |= nobody_to_hold
+        self.excuse(nobody_to_hold)
+
+    def excuse(self, nobody_to_hold: bool) -> None:
+        """L-12: where nobody is there to be held the oldest messages go, and only when more than ``hard`` can wait."""
+        self.excused |= nobody_to_hold and sum(map(len, self.expected)) > self.terms.hard
 
     # --- what it is told ----------------------------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 from ipcbus.protocol.errors import Code, code_label
 from ipcbus.protocol.limits import Limits
@@ -83,7 +83,7 @@ class Session:
         self.inbox: Lane | None = None
         self.remarks: deque[Remark] = deque(maxlen=_REMARKS_MAX)  #: for the shell to log
         self.on_state: Callable[[], None] = _nobody  #: the state changed
-        self._state_feeds: WeakSet[StateFeed] = WeakSet()  #: those who watch it; who is gone drops out by itself
+        self._state_feeds: WeakKeyDictionary[StateFeed, None] = WeakKeyDictionary()  #: who watches it, in order; who is gone drops out
         self.on_requests: Callable[[], None] = _nobody  #: ``services.requests`` has some
         self.counters = {
             "received": 0, "received_bytes": 0, "lost": 0, "refused": 0, "late_replies": 0, "unclaimed": 0,
@@ -285,7 +285,7 @@ class Session:
 
     def watch_state(self, feed: StateFeed) -> StateFeed:
         """Tell *feed* of each change of the state from now on, as long as somebody holds it."""
-        self._state_feeds.add(feed)
+        self._state_feeds[feed] = None
         return feed
 
     def undelivered(self) -> Undelivered:
