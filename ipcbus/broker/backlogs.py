@@ -62,6 +62,7 @@ class Backlog:
         "policy",
         "seconds",
         "soft",
+        "strangers",
     )
 
     def __init__(self, lane: Lane | None, group: Group | None, payer: Peer, terms: tuple[str, int, int, float]) -> None:
@@ -78,6 +79,7 @@ class Backlog:
         self.lagging = False  #: an episode: it was over its soft limit and has not caught up since
         self.dropping = False  #: for too long: it loses messages at the soft limit until it has caught up
         self.lost = 0  #: messages, in this episode
+        self.strangers: set[Peer] | None = None  #: who joined while something waited: not told yet of those who had sent it (I-1)
         self.gap: Gap = {}  #: what was lost before the first message that waits
         self.last_gap: Gap | None = None  #: and after the last
 

@@ -175,6 +175,7 @@ class Broker(State):
         peer.connection.scanner.owner = None  # its memory is free at once
         self.counters.add(peer)
         self.peers.pop(peer.id, None)
+        self._delivery.gone(peer)
         peer.out.clear()
         peer.out_bytes = 0
         self._charges.forget(peer)
@@ -371,6 +372,8 @@ class Broker(State):
         self.peers[peer.id] = peer
         if not peer.account.pid:
             peer.account.name = f"peer {peer.id} ({peer.program!r})"
+        if "identity" in peer.connection.features:
+            peer.introduced = {}
         self._delivery.put(peer, peer.connection.welcome(peer.id, self._incarnation, self.software))
         self._log(logging.DEBUG, f"{peer} connected")
 

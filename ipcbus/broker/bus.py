@@ -124,6 +124,9 @@ class BusService:
             ),
             "losses": Method("List the recent episodes in which messages ended that nobody got.", lists.losses, _PAGE),
             "stats": Method("Counters and gauges of the bus.", lists.stats),
+            "identity": Method(
+                "Say who a peer is.", self._identity, {"peer": Argument("a peer id", _int(0, MAX_ID), required=True)}
+            ),
             "ping": Method("Answer at once.", self._ping),
             "introspect": Method("List the methods under a name.", self._introspect, {"name": Argument("a name", _is_str)}),
             "get": Method("Get the retained message of a topic.", self._get, {"topic": _TOPIC}),
@@ -232,8 +235,9 @@ class BusService:
         count = 0
         if arguments.get("retained", True) and len(broker.retained):
             broker.effort.spent += KEPT_MATCH * len(broker.retained)
-            for frame in broker.retained.matching(lane.pattern, broker.now):
+            for frame, origin in broker.retained.matching(lane.pattern, broker.now):
                 self._check_room(peer)
+                self._delivery.introduce(origin, peer)
                 self._delivery.offer_retained(lane, frame)
                 count += 1
         return {"retained": count, "policy": policy}
@@ -250,8 +254,10 @@ class BusService:
         topic = arguments["topic"]
         check_topic(topic)
         kept = self._broker.publications.kept(topic)
-        if kept is None:
+        origin = self._broker.retained.origin(topic)
+        if kept is None or origin is None:
             return None
+        self._delivery.introduce(origin, peer)
         return {"topic": topic, "sender": kept.elements[1], "meta": kept.elements[3], "payload": kept.payload}
 
     def _will(self, peer: Peer, arguments: Arguments) -> dict[str, Any]:
@@ -307,6 +313,14 @@ class BusService:
         return {}
 
     # --- the bus itself ------------------------------------------------------------------------------
+
+    def _identity(self, peer: Peer, arguments: Arguments) -> dict[str, Any]:
+        number = arguments["peer"]
+        origin = self._delivery.origin_of(number)
+        if origin is None:
+            what = "peer 0 is the bus itself" if not number else f"there is no peer {number}, or it has gone"
+            raise ProtocolError(Code.NO_SUCH_PEER, what)
+        return origin.describe()
 
     def _ping(self, peer: Peer, arguments: Arguments) -> dict[str, Any]:
         return {"now_s": round(self._broker.now - self._broker.started_at, 6)}

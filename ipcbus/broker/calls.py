@@ -70,6 +70,8 @@ class Calls:
 
     def _put(self, sender: Peer, receiver: Peer, piece: Piece) -> None:
         """Give a frame of *sender* to *receiver*, who did not ask for it."""
+        if receiver.introduced is not None and sender.id not in receiver.introduced:
+            self._delivery.introduce(sender.origin, receiver)
         self._delivery.put(receiver, piece)
         if receiver.out_bytes > DIRECT_FREE_BYTES:
             self._inflows.note(sender, receiver, len(piece))
@@ -157,6 +159,8 @@ class Calls:
             self.requests.more_room(peer)
         self.requests.open(Pending(peer, callee, request, to, self._delivery.now + timeout_ms / 1000))
         callee.forwarded += 1
+        if callee.introduced is not None and peer.id not in callee.introduced:
+            self._delivery.introduce(peer.origin, callee)
         self._delivery.put(callee, frame.raw)
         if callee.out_bytes > DIRECT_FREE_BYTES:
             self._inflows.note(peer, callee, size)
@@ -175,6 +179,8 @@ class Calls:
             raise ProtocolError(Code.NO_SUCH_REQUEST, f"request {request} of {to!r} is not in flight: answered, expired or cancelled (R-4)")
         if pending.callee is not peer:
             raise ProtocolError(Code.BAD_REPLY, f"request {request} of {to!r} is another peer's to answer (R-4)")
+        if requester.introduced is not None and peer.id not in requester.introduced:
+            self._delivery.introduce(peer.origin, requester)
         if frame.kind is Kind.PART:
             self._take_part(pending, frame)
             return

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from ..protocol.walking import frame_end
+from ..protocol.walking import frame_end, sender_of
 from .backlogs import Backlog
 from .flow import Flow
 from .lanes import OUTPUT_HIGH_BYTES, Group, Lane
@@ -104,6 +104,8 @@ class Delivery(Flow):
                 if not at:
                     backlog.reach(first)
                 end = frame_end(piece, at)
+                if backlog.strangers is not None and lane.peer in backlog.strangers:
+                    self.introduce_number(sender_of(piece, at), lane.peer)
                 self._tell_lost(backlog, lane)
                 self._emit(lane, memoryview(piece)[at:end] if end - at < size else piece, end - at, 1)
                 group.gave(lane)

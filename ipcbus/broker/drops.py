@@ -11,18 +11,21 @@ from collections.abc import Callable
 from ..protocol.limits import Limits
 from ..protocol.walking import frame_end, frames_within
 from .backlogs import Backlog, Waiting, note
+from .effort import Effort
 from .holding import Hold, Holds
+from .introductions import Introductions
 from .lanes import Lane
 from .losses import Losses
-from .outputs import Outputs
 from .peers import Peer, Piece
 
 
-class Drops(Outputs):
+class Drops(Introductions):
     """Takes messages out of queues."""
 
-    def __init__(self, limits: Limits, losses: Losses, log: Callable[[int, str], None]) -> None:
-        super().__init__()
+    def __init__(
+        self, limits: Limits, losses: Losses, log: Callable[[int, str], None], effort: Effort, peers: dict[int, Peer]
+    ) -> None:
+        super().__init__(peers, effort)
         self.limits = limits
         self.holds = Holds(self, limits, log)
         self.losses = losses

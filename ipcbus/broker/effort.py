@@ -13,6 +13,7 @@ FRAME = 40  #: a frame that is decoded: a request, an answer, CREDIT
 RUN = 4  #: a run, besides its messages and whom it reaches
 WAIT = 10  #: a run that has to wait in one queue
 TOLD = 10  #: a notice to a member of a group: all are told, and what a tiny soft limit costs is its publishers' work and nobody else's
+INTRODUCED = 12  #: telling a receiver who a sender is
 REPLACE = 8  #: a message that has to wait where the policy is latest
 RESOLVE = 40  #: finding out whom a topic reaches
 REFUSED = 60  #: an error for the sender

@@ -21,9 +21,10 @@ from .peers import Peer, Piece
 class Flow(Drops):
     """Queues and their episodes. `delivery` puts in and takes out."""
 
-    def __init__(self, limits: Limits, losses: Losses, log: Callable[[int, str], None], effort: Effort) -> None:
-        super().__init__(limits, losses, log)
-        self._effort = effort
+    def __init__(
+        self, limits: Limits, losses: Losses, log: Callable[[int, str], None], effort: Effort, peers: dict[int, Peer]
+    ) -> None:
+        super().__init__(limits, losses, log, effort, peers)
         self.late: Deadlines[Backlog] = Deadlines()  #: queues over their soft limit: when that is too long
 
     # --- in ---------------------------------------------------------------------------------------
@@ -309,9 +310,14 @@ class Flow(Drops):
 
     def member_joined(self, group: Group, peer: Peer) -> None:
         """A lane of *peer* is in *group* now, which holds its own members no more."""
-        holding = group.backlog.holding if group.backlog is not None else None
-        if holding is not None and peer in holding.holds:
-            self._release(holding, peer)
+        backlog = group.backlog
+        if backlog is None:
+            return
+        if peer.introduced is not None:
+            backlog.strangers = backlog.strangers or set()
+            backlog.strangers.add(peer)
+        if backlog.holding is not None and peer in backlog.holding.holds:
+            self._release(backlog.holding, peer)
 
     def member_left(self, group: Group, peer: Peer) -> int:
         """A lane of *peer* left *group*. Without members what waits is abandoned; else somebody else pays for it."""

@@ -15,6 +15,7 @@ from .counters import ENDS, OTHER
 from .effort import LOOK
 from .lanes import Group, Lane
 from .names import Name
+from .origins import describe_credentials
 from .peers import Peer
 
 if TYPE_CHECKING:
@@ -204,16 +205,14 @@ def describe_receiver(receiver: Lane | Group, policy: str) -> dict[str, Any]:
 
 def describe_peer(peer: Peer, now: float) -> dict[str, Any]:
     """An item of ``peers``."""
-    who = peer.credentials
     delivered, queued, lost = peer.delivered, queued_of(peer), peer.lost or {}
     return {
         "peer": peer.id,
         "program": peer.program,
         "library": peer.connection.info.get("library", ""),
         "transport": peer.transport,
-        "pid": who.pid if who else None,
-        "uid": who.uid if who else None,
-        "gid": who.gid if who else None,
+        **describe_credentials(peer.credentials),
+        "identity": peer.identity,
         "names": sorted(peer.claims or ()),
         "lanes": len(peer.lanes or ()),
         "connected_s": round(now - peer.connected_at, 3),

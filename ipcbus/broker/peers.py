@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..protocol.connection import Connection
 from ..protocol.limits import CHECKPOINT_BYTES
+from .origins import Origin
 
 if TYPE_CHECKING:
     from .accounts import Program
@@ -45,6 +46,7 @@ class Peer:
     """One connection. The daemon reads ``out``, ``out_bytes``, ``held``, ``closing`` and ``closed`` and writes none of them."""
 
     __slots__ = (
+        "_origin",
         "account",
         "backlog_bytes",
         "bound",
@@ -73,6 +75,7 @@ class Peer:
         "in_bytes",
         "in_messages",
         "inflow",
+        "introduced",
         "lane",
         "lanes",
         "link",
@@ -104,6 +107,8 @@ class Peer:
         self.identity = ""  #: TCP: the name of the secret that its proof was made with; "" until then, and on a Unix socket
         self.connected_at = now
         self.id = 0  #: H-7; 0 until WELCOME
+        self._origin: Origin | None = None
+        self.introduced: dict[int, None] | None = None  #: the senders that it was told of, in this order (I-3); None: it does not ask
         self.link: Any = None  #: the daemon's own record of the socket; the broker never looks at it
 
         self.out: list[Piece] = []
@@ -152,6 +157,13 @@ class Peer:
     def program(self) -> str:
         """What the client calls itself; untrusted."""
         return self.connection.info.get("program", "")
+
+    @property
+    def origin(self) -> Origin:
+        """What stays of it with its messages. It was given WELCOME."""
+        if self._origin is None:
+            self._origin = Origin(self.id, self.account, self.transport, self.program, self.credentials, self.identity)
+        return self._origin
 
     def mark(self) -> None:
         """Note what its output holds now, so that more is known than nothing where the connection goes before it is empty (B-4)."""

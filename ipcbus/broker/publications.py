@@ -18,6 +18,7 @@ from .counters import TopicCounter
 from .delivery import Delivery
 from .effort import ENDS_AT_ONCE, Effort
 from .losses import Losses
+from .origins import Origin
 from .peers import Peer, Piece
 from .retained import Retained
 from .routing import PublishRoute, RetainRoute, RouteTable
@@ -72,23 +73,33 @@ class Publications:
         """Publish *payload* in the name of the bus. The bus's own topics are not counted: they would take the place of others (B-3)."""
         self._give(topic, encode_with_payload(payload, Kind.PUBLISH, 0, topic, None), self._routes.uncounted)
 
-    def _give_counted(self, topic: str, frame: bytes, sender: Peer | None = None, deadline: float | None = None) -> int:
-        """Publish one frame of a peer; returns how many lanes and groups it goes to."""
+    def _give_counted(self, topic: str, frame: bytes, origin: Origin, sender: Peer | None = None, deadline: float | None = None) -> int:
+        """Publish one frame of *origin*; returns how many lanes and groups it goes to. *sender* is who can be held for it."""
         counter = self._routes.topics.of(topic)
         counter.messages += 1
         counter.bytes += len(frame)
-        return self._give(topic, frame, counter, sender, deadline)
+        return self._give(topic, frame, counter, origin, sender, deadline)
 
-    def _give(self, topic: str, frame: bytes, counter: TopicCounter, sender: Peer | None = None, deadline: float | None = None) -> int:
+    def _give(
+        self,
+        topic: str,
+        frame: bytes,
+        counter: TopicCounter,
+        origin: Origin | None = None,
+        sender: Peer | None = None,
+        deadline: float | None = None,
+    ) -> int:
         lanes, groups = self._routes.receivers(topic)
+        if origin is not None:
+            self._delivery.introduce_all(origin, lanes, groups)
         route = PublishRoute(0, lanes, groups, counter)
         self._effort.spent += route.work
         self.publish(route, frame, len(frame), 1, sender, deadline)
         return len(lanes) + len(groups)
 
-    def _give_removal(self, topic: str, sender: int) -> None:
-        """Tell who subscribes that what *sender* had retained is kept no more (L-8)."""
-        self._give_counted(topic, encode_with_payload(b"", Kind.RETAIN, sender, topic, None))
+    def _give_removal(self, topic: str, origin: Origin) -> None:
+        """Tell who subscribes that what *origin* had retained is kept no more (L-8)."""
+        self._give_counted(topic, encode_with_payload(b"", Kind.RETAIN, origin.id, topic, None), origin)
 
     # --- POST (L-11) ------------------------------------------------------------------------------
 
@@ -99,7 +110,7 @@ class Publications:
         check_publication(topic)
         deadline = None if ttl_ms is None else self._delivery.now + ttl_ms / 1000
         plain = encode_with_payload(frame.payload, Kind.RETAIN if retain else Kind.PUBLISH, peer.id, topic, meta)
-        lanes = self._give_counted(topic, plain, peer, deadline)
+        lanes = self._give_counted(topic, plain, peer.origin, peer, deadline)
         if retain:
             self._keep(peer, topic, plain, frame.payload_size, deadline)
         if request is not None:
@@ -108,7 +119,7 @@ class Publications:
 
     def _keep_of(self, peer: Peer, topic: str, frame: bytes, deadline: float | None) -> None:
         try:
-            self.retained.keep(topic, frame, peer.account, deadline)
+            self.retained.keep(topic, frame, peer.origin, deadline)
         except ProtocolError as error:
             self._losses.not_kept(topic, peer, error)
             raise
@@ -121,8 +132,8 @@ class Publications:
 
     def expire(self, now: float) -> None:
         """Remove kept messages whose time has passed, and tell who subscribes to them (L-11)."""
-        for topic, frame in self.retained.due(now, ENDS_AT_ONCE):
-            self._give_removal(topic, decode(frame).elements[1])
+        for topic, origin in self.retained.due(now, ENDS_AT_ONCE):
+            self._give_removal(topic, origin)
 
     # --- what the bus's own methods use -----------------------------------------------------------
 
@@ -144,7 +155,7 @@ class Publications:
             return True  # compared as bytes: the header 1 is not the header true (V-2)
         deadline = None if ttl_ms is None else self._delivery.now + ttl_ms / 1000
         frame = encode_with_payload(payload, Kind.RETAIN, peer.id, topic, meta)
-        self._give_counted(topic, frame, peer, deadline)
+        self._give_counted(topic, frame, peer.origin, peer, deadline)
         self._keep(peer, topic, frame, len(payload), deadline)
         return True
 
@@ -207,9 +218,9 @@ class Publications:
             kept = self.kept(topic)
             if kept is not None and kept.elements[1] == peer.id:
                 self.retained.remove(topic)
-                self._give_removal(topic, peer.id)
+                self._give_removal(topic, peer.origin)
         for topic, frame in (wills or {}).items():
-            self._give_counted(topic, frame)
+            self._give_counted(topic, frame, peer.origin)
             will = decode(frame)
             if will.kind is Kind.RETAIN:
                 try:

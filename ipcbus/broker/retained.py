@@ -9,7 +9,8 @@ from functools import partial
 from ..protocol.errors import Code, ProtocolError
 from ..protocol.limits import Limits
 from ..protocol.topics import is_literal, matcher, matches, split_pattern
-from .accounts import Accounts, Program
+from .accounts import Accounts
+from .origins import Origin
 from .quotas import RETAINED, RETAINED_BYTES
 
 #: Deadlines of what was replaced may stay in the heap until they are more than the ones that hold, and more than this.
@@ -24,7 +25,7 @@ class Retained:
     def __init__(self, limits: Limits, accounts: Accounts) -> None:
         self.limits = limits
         self._accounts = accounts
-        self._payers: dict[str, Program] = {}  #: who is charged for what is kept, whether still connected or not (Q-1)
+        self._origins: dict[str, Origin] = {}  #: who published it, and is charged for it, whether still connected or not (Q-1, I-4)
         self._frames: dict[str, bytes] = {}
         self._deadlines: dict[str, tuple[float, int]] = {}  #: and a number, so that each is unlike any other
         self._heap: list[tuple[float, int, str]] = []
@@ -42,15 +43,19 @@ class Retained:
         """What is kept for *topic*."""
         return None if self._is_over(topic, now) else self._frames.get(topic)
 
+    def origin(self, topic: str) -> Origin | None:
+        """Who published what is kept for *topic*."""
+        return self._origins.get(topic)
+
     def _is_over(self, topic: str, now: float) -> bool:
         """Whether the time of what is kept for *topic* has passed, though `due` did not come to it yet."""
         until = self._deadlines.get(topic)
         return until is not None and until[0] <= now
 
-    def keep(self, topic: str, frame: bytes, payer: Program, deadline: float | None = None) -> None:
+    def keep(self, topic: str, frame: bytes, origin: Origin, deadline: float | None = None) -> None:
         """Keep *frame* as the last of *topic*, until *deadline*; raises ``over_limit``, and then what was kept before is gone."""
         before = self._frames.get(topic)
-        if before is not None and len(before) == len(frame) and self._payers[topic] is payer:
+        if before is not None and len(before) == len(frame) and self._origins[topic] is origin:
             del self._frames[topic]  # the usual case: the books stay as they are, and the newest comes last
             if self._deadlines:
                 self._deadlines.pop(topic, None)
@@ -68,6 +73,7 @@ class Retained:
             raise ProtocolError(
                 Code.OVER_LIMIT, f"{self.bytes} bytes are retained: {len(frame)} more on {topic!r} are not kept (limits.max_retained_bytes)"
             )
+        payer = origin.account
         self._accounts.charge(payer, RETAINED, 1)
         try:
             self._accounts.charge(payer, RETAINED_BYTES, len(frame))
@@ -75,7 +81,7 @@ class Retained:
             self._accounts.release(payer, RETAINED, 1)
             raise
         self._frames[topic] = frame
-        self._payers[topic] = payer
+        self._origins[topic] = origin
         self.bytes += len(frame)
         if deadline is not None:
             self._keep_until(topic, deadline)
@@ -95,32 +101,33 @@ class Retained:
         if frame is None:
             return
         self.bytes -= len(frame)
-        payer = self._payers.pop(topic)
+        payer = self._origins.pop(topic).account
         self._accounts.release(payer, RETAINED, 1)
         self._accounts.release(payer, RETAINED_BYTES, len(frame))
         if self._deadlines:
             self._deadlines.pop(topic, None)
 
-    def due(self, now: float, most: int) -> list[tuple[str, bytes]]:
-        """Take out what was to be kept until *now* or less, up to *most* of it, in the order of its deadlines."""
+    def due(self, now: float, most: int) -> list[tuple[str, Origin]]:
+        """Take out what was to be kept until *now* or less, up to *most* of it, in the order of its deadlines: the topics, and who had
+        published to them."""
         heap = self._heap
-        expired: list[tuple[str, bytes]] = []
+        expired: list[tuple[str, Origin]] = []
         while heap and len(expired) < most and (heap[0][0] <= now or self._deadlines.get(heap[0][2]) != heap[0][:2]):
             deadline, sequence, topic = heapq.heappop(heap)
             if self._deadlines.get(topic) == (deadline, sequence):
-                expired.append((topic, self._frames[topic]))
+                expired.append((topic, self._origins[topic]))
                 self.remove(topic)
         self.earliest = heap[0][0] if heap else None
         return expired
 
-    def matching(self, pattern: str, now: float) -> Iterator[bytes]:
-        """The frames whose topic a legal *pattern* matches, oldest first."""
+    def matching(self, pattern: str, now: float) -> Iterator[tuple[bytes, Origin]]:
+        """The frames whose topic a legal *pattern* matches, oldest first, each with who published it."""
         if is_literal(split_pattern(pattern)):
             frame = self.get(pattern, now)
             if frame is not None:
-                yield frame
+                yield frame, self._origins[pattern]
             return
         good: Callable[[str], object] = matcher(pattern) if len(self._frames) >= _COMPILED_MIN else partial(matches, pattern)
         for topic, frame in self._frames.items():
             if good(topic) and not (self._deadlines and self._is_over(topic, now)):
-                yield frame
+                yield frame, self._origins[topic]

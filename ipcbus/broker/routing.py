@@ -10,7 +10,7 @@ void only the routes to that topic, so that who comes and goes costs the publish
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from ..protocol.errors import Code, ProtocolError
 from ..protocol.framing import Prefix
@@ -19,6 +19,7 @@ from ..protocol.topics import check_publication, is_literal, split_pattern
 from .counters import TopicCounter, TopicCounters
 from .effort import LITERAL_CHANGE, LOOK, REFUSED, RESOLVE, RUN, WILDCARD_CHANGE, Effort
 from .lanes import Group, Lane
+from .origins import Origin
 from .peers import Peer
 
 #: Sets of receivers that are remembered at once; beyond it they are found again.
@@ -317,6 +318,7 @@ class RouteTable(SubscriptionIndex):
         self._users: dict[str, list[Prefix]] = {}  #: the prefixes that have a route of this generation, by topic
         self._users_generation = 0
         self._tracked = 0  #: how many they are; above _TRACKED_MAX they are not kept
+        self.introduce: Callable[[Origin, tuple[Lane, ...], tuple[Group, ...]], None] = lambda origin, lanes, groups: None  #: I-1
         topics.retiring = self._forget_counters
 
     def _forget_counters(self) -> None:
@@ -341,6 +343,7 @@ class RouteTable(SubscriptionIndex):
             prefix.counter = self.topics.of(prefix.to)
         generation = self.generation
         lanes, groups = self.receivers(prefix.to)
+        self.introduce(owner.origin, lanes, groups)
         if prefix.meta.__class__ is dict:  # it is not used again
             kept = prefix.kind is Kind.RETAIN
             return RetainRoute(generation, lanes, groups, prefix) if kept else PublishRoute(generation, lanes, groups, prefix.counter)

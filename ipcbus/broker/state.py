@@ -55,7 +55,8 @@ class State:
         self.pid = pid
         self.gauges = gauges  #: what else the daemon knows of itself (B-4)
         self._log = log
-        self._delivery = Delivery(self.limits, self.losses, log, self.effort)
+        self._delivery = Delivery(self.limits, self.losses, log, self.effort, self.peers)
+        self.routes.introduce = self._delivery.introduce_all
         self.holds = self._delivery.holds
         self.publications = Publications(self.limits, self.losses, self.routes, self._delivery, self.accounts, log, self.effort)
         self.retained = self.publications.retained

@@ -16,7 +16,7 @@ from .messages import Frame, Kind, encode
 from .topics import BUS_NAME
 
 #: H-3: what this bus can do beyond version 1's base.
-FEATURES: tuple[str, ...] = ("post", "wills", "parts", "hold")
+FEATURES: tuple[str, ...] = ("post", "wills", "parts", "hold", "identity")
 
 
 class State(enum.Enum):

@@ -33,6 +33,13 @@ def frames_within(frames: Frames, room: int) -> tuple[int, int]:
     return size, count
 
 
+def sender_of(frames: Frames, at: int = 0) -> int:
+    """The sender of the frame that begins *at*."""
+    at += HEADER_BYTES + 2  # the array's header and the kind are a byte each
+    first = frames[at]
+    return int.from_bytes(frames[at + 1 : at + _INT_BYTES[first]], "big") if first in _INT_BYTES else first
+
+
 def topic_of(frames: Frames, at: int = 0) -> bytes:
     """The topic of the PUBLISH or RETAIN that begins *at*: `[kind, sender, topic, meta, payload]`."""
     at += HEADER_BYTES + 2  # the array's header and the kind are a byte each

@@ -1,24 +1,360 @@
-"""Who a sender is: what the bus knows of its peers."""
+"""Who a sender is: what the bus knows of its peers, and whom it tells (I-1 to I-4)."""
 
 from __future__ import annotations
 
-import msgpack
+from typing import Any
 
-from ipcbus.broker import Broker
+import msgpack
+import pytest
+
+from ipcbus.broker import Broker, Credentials, introductions
 from ipcbus.protocol.auth import proof
-from ipcbus.protocol.limits import Limits
-from ipcbus.protocol.messages import Kind, encode
+from ipcbus.protocol.errors import Code
+from ipcbus.protocol.limits import IDENTITY_GROUPS, Limits
+from ipcbus.protocol.messages import Kind, encode, encode_with_payload
+
+from .harness import Bus, Client, publication
+
+ASKS = ("identity", "parts", "post", "wills")
+ADDRESSES = ("127.0.0.1:1", "127.0.0.1:2")
+REMEMBERED = 8  #: senders, by each receiver, and of those that went; thousands would take seconds
+
+
+@pytest.fixture(autouse=True)
+def few_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(introductions, "MAX_INTRODUCED", REMEMBERED)
+    monkeypatch.setattr(introductions, "_DEPARTED_MAX", REMEMBERED)
+
+
+def seen(client: Client) -> list[Any]:
+    """What *client* got: the sender of each message, and ``("who", n)`` for NOTICE identity about n. The bus's own frames are left out."""
+    found: list[Any] = []
+    for envelope in client.read():
+        if envelope[0] == Kind.NOTICE and envelope[2] == "identity":
+            found.append(("who", msgpack.unpackb(envelope[-1])["peer"]))
+        elif envelope[1]:
+            found.append(envelope[1])
+    return found
+
+
+def told(client: Client) -> dict[str, Any]:
+    """The one NOTICE identity that *client* got."""
+    (notice,) = (msgpack.unpackb(each[-1]) for each in client.read() if each[0] == Kind.NOTICE and each[2] == "identity")
+    return notice
+
+
+def tcp_peer(broker: Broker, secret: bytes, features: tuple[str, ...] = ()) -> Any:
+    peer = broker.connect(0.0, transport="tcp", addresses=ADDRESSES)
+    hello = encode(Kind.HELLO, 0, 1, 1, features, {"program": "panel"}, b"n" * 32)
+    broker.receive(peer, hello, 0.0)
+    assert (peer.identity, peer.credentials) == ("", None)
+    answer = proof(secret, "client", hello[5:], 1, list(features), b"r" * 32, *ADDRESSES)
+    broker.receive(peer, encode(Kind.PROOF, 0, answer), 0.0)
+    assert msgpack.unpackb(peer.out[-1][5:])[0] == Kind.WELCOME
+    return peer
+
+
+# --- what is told ---------------------------------------------------------------------------------
+
+
+def test_a_notice_says_what_the_kernel_said() -> None:
+    bus = Bus()
+    receiver = bus.peer(features=ASKS)
+    receiver.subscribe("t")
+    who = Credentials(7, 8, 9, (3, 4, 9), "lights.service", "")
+    sender = Client(bus, bus.broker.connect(bus.now, credentials=who))
+    sender.write(encode(Kind.HELLO, 0, 1, 1, (), {"program": "lights"}, None))
+    sender.publish("t")
+    notice = told(receiver)
+    assert notice == {
+        "peer": 2, "transport": "unix", "program": "lights", "pid": 7, "uid": 8, "gid": 9, "groups": [3, 4, 9],
+        "unit": "lights.service", "user_unit": "", "identity": "",
+    }  # fmt: skip
+    assert receiver.ask("identity", peer=2) == notice
+    (item,) = (item for item in receiver.ask("peers")["items"] if item["peer"] == 2)
+    assert {key: item[key] for key in notice} == notice
 
 
 def test_a_tcp_peer_is_who_it_has_proved_to_be() -> None:
-    secret, addresses = b"s" * 32, ("127.0.0.1:1", "127.0.0.1:2")
+    secret = b"s" * 32
     broker = Broker(incarnation=b"i" * 16, random_bytes=lambda size: b"r" * size, now=0.0, limits=Limits(), secret=secret)
-    peer = broker.connect(0.0, transport="tcp", addresses=addresses)
-    hello = encode(Kind.HELLO, 0, 1, 1, [], {}, b"n" * 32)
-    broker.receive(peer, hello, 0.0)
-    assert (peer.identity, peer.credentials) == ("", None)
-    assert msgpack.unpackb(peer.out[-1][5:])[0] == Kind.CHALLENGE
-    answer = proof(secret, "client", hello[5:], 1, [], b"r" * 32, *addresses)
-    broker.receive(peer, encode(Kind.PROOF, 0, answer), 0.0)
-    assert msgpack.unpackb(peer.out[-1][5:])[0] == Kind.WELCOME
+    peer = tcp_peer(broker, secret)
     assert (peer.identity, peer.credentials) == ("default", None)
+    assert peer.origin.describe() == {
+        "peer": 1, "transport": "tcp", "program": "panel", "pid": None, "uid": None, "gid": None, "groups": None,
+        "unit": None, "user_unit": None, "identity": "default",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("count", [IDENTITY_GROUPS - 1, IDENTITY_GROUPS, IDENTITY_GROUPS + 1])
+def test_a_notice_has_no_more_groups_than_anybody_needs(count: int) -> None:
+    bus = Bus()
+    bus.broker.connect(bus.now)
+    sender = Client(bus, bus.broker.connect(bus.now, credentials=Credentials(7, 8, 9, tuple(range(count)))))
+    sender.write(encode(Kind.HELLO, 0, 1, 1, (), {}, None))
+    assert len(sender.peer.origin.describe()["groups"]) == min(count, IDENTITY_GROUPS)
+
+
+@pytest.mark.parametrize("wrong", [0, 2, 2**53 - 1])
+def test_nobody_knows_who_that_is(wrong: int) -> None:
+    code, text = Bus().peer().ask("identity", peer=wrong)
+    assert code == Code.NO_SUCH_PEER
+    assert f"peer {wrong}" in text
+
+
+# --- who is told, and when ------------------------------------------------------------------------
+
+
+def test_who_does_not_ask_is_told_nothing() -> None:
+    bus = Bus()
+    sender, receiver = bus.peer(features=ASKS), bus.peer()
+    receiver.subscribe("t")
+    sender.publish("t")
+    sender.write(encode_with_payload(b"", Kind.SEND, sender.id, f":{receiver.id}", None))
+    assert seen(receiver) == [1, 1]
+
+
+def test_each_sender_is_introduced_once_and_before_its_first_publication() -> None:
+    bus = Bus()
+    receiver, one, two = bus.peer(features=ASKS), bus.peer(), bus.peer()
+    receiver.subscribe("t.*")
+    one.publish("t.1", b"1", b"2")
+    two.publish("t.1")
+    one.publish("t.2", kind=Kind.RETAIN)
+    one.write(publication(one.id, "t.1", meta={"a": 1}))
+    assert seen(receiver) == [("who", 2), 2, 2, ("who", 3), 3, 2, 2]
+
+
+def test_itself_is_a_sender_too() -> None:
+    receiver = Bus().peer(features=ASKS)
+    receiver.subscribe("t")
+    receiver.publish("t")
+    assert seen(receiver) == [("who", 1), 1]
+
+
+def test_a_subscription_that_comes_later_gets_its_introduction() -> None:
+    """Though the publisher's route was found before: of a topic of its own, and of a pattern."""
+    bus = Bus()
+    sender, one, two = bus.peer(), bus.peer(features=ASKS), bus.peer(features=ASKS)
+    sender.publish("t")
+    one.subscribe("t")
+    sender.publish("t")
+    two.subscribe(">")
+    sender.publish("t")
+    assert seen(one) == [("who", 1), 1, 1]
+    assert seen(two) == [("who", 1), 1]
+    one.ask("unsubscribe", lane=1)
+    one.subscribe("t", lane=2)
+    sender.publish("t")
+    assert seen(one) == [1]
+
+
+def test_what_waits_for_credit_comes_after_the_introduction() -> None:
+    bus = Bus()
+    sender, receiver = bus.peer(), bus.peer(features=ASKS)
+    receiver.subscribe("t", credit=0)
+    sender.publish("t")
+    assert seen(receiver) == [("who", 1)]
+    sender.leave()
+    receiver.credit(1, 1000)
+    assert seen(receiver) == [1]
+
+
+@pytest.mark.parametrize("kind", ["post", "restored", "will", "removal", "expiry"])
+def test_what_is_no_run_is_introduced_too(kind: str) -> None:
+    bus = Bus()
+    sender, receiver = bus.peer(features=ASKS), bus.peer(features=ASKS)
+    if kind == "removal":
+        sender.publish("t", kind=Kind.RETAIN)
+        sender.ask("bind", topic="t")
+    elif kind == "expiry":
+        sender.write(encode_with_payload(b"x", Kind.POST, 1, "t", None, 1000, True, None))
+    elif kind == "will":
+        sender.ask("will", topic="t", payload=b"gone")
+    receiver.subscribe("t", retained=False)
+    if kind == "post":
+        sender.write(encode_with_payload(b"x", Kind.POST, 1, "t", None, None, False, None))
+    elif kind == "restored":
+        sender.ask("restore", topic="t", payload=b"x")
+    elif kind == "expiry":
+        sender.leave()
+        bus.advance(1.0)
+    else:
+        sender.leave()
+    assert seen(receiver) == [("who", 1), 1]
+
+
+def test_a_send_a_request_and_its_answers_are_introduced() -> None:
+    bus = Bus()
+    caller, callee = bus.peer(features=ASKS), bus.peer(features=ASKS)
+    callee.serve("s", "m")
+    one = caller.request("s/m")
+    assert seen(callee) == [("who", 1), 1]
+    caller.write(encode(Kind.ALLOW, 1, "s/m", one, 1000))
+    callee.write(encode_with_payload(b"", Kind.PART, 2, ":1", one, 0, None))
+    callee.reply(caller, one)
+    assert seen(callee) == [1]
+    assert seen(caller) == [("who", 2), 2, 2]
+    two = caller.request("s/m")
+    callee.write(encode_with_payload(b"", Kind.ERROR, 2, ":1", two, "No", "", None))
+    assert seen(caller) == [2]
+    other = bus.peer()
+    other.write(encode_with_payload(b"", Kind.SEND, 3, "s", None))
+    other.write(encode_with_payload(b"", Kind.SEND, 3, "s", None))
+    assert seen(callee) == [1, ("who", 3), 3, 3]
+
+
+def test_an_answer_of_the_bus_introduces_nobody() -> None:
+    bus = Bus()
+    caller = bus.peer(features=ASKS)
+    caller.subscribe("$bus.names.>")
+    caller.serve("s", "m")
+    caller.request("nobody/m")
+    assert seen(caller) == []
+
+
+# --- what is left behind --------------------------------------------------------------------------
+
+
+def test_who_published_what_is_kept_is_known_when_it_has_gone() -> None:
+    bus = Bus()
+    sender = bus.peer("thermometer", pid=77)
+    sender.publish("t.1", kind=Kind.RETAIN)
+    sender.publish("t.2", kind=Kind.RETAIN)
+    sender.leave()
+    for _ in range(REMEMBERED + 1):  # nobody remembers it but what is kept
+        other = bus.peer()
+        other.publish("else")
+        other.leave()
+    receiver, getter = bus.peer(features=ASKS), bus.peer(features=ASKS)
+    receiver.request("bus/subscribe", msgpack.packb({"pattern": "t.*", "lane": 1, "credit": 1000}))
+    notice = told(receiver)
+    assert (notice["peer"], notice["program"], notice["pid"]) == (1, "thermometer", 77)
+    assert "gone" not in notice
+    getter.request("bus/get", msgpack.packb({"topic": "t.2"}))
+    first, reply = getter.read()
+    assert msgpack.unpackb(first[-1]) == notice
+    assert msgpack.unpackb(reply[-1])["sender"] == 1
+    getter.request("bus/get", msgpack.packb({"topic": "t.1"}))
+    assert [each[0] for each in getter.read()] == [Kind.REPLY]
+
+
+def test_a_member_that_joins_while_something_waits_is_told_who_sent_it() -> None:
+    """The routes of these messages were found without it, by senders that are here, have gone, or have long gone."""
+    bus = Bus()
+    first = bus.peer()
+    first.subscribe("jobs", group="g", credit=0)
+    old, recent, present = bus.peer("old"), bus.peer("recent"), bus.peer("present")
+    for sender in (old, recent, present, first):
+        sender.publish("jobs", sender.peer.program.encode())
+    old.leave()
+    for _ in range(REMEMBERED - 2):
+        other = bus.peer()
+        other.publish("else")
+        other.leave()
+    recent.leave()
+    assert bus.broker._delivery.origin_of(old.id) is not None
+    other = bus.peer()
+    other.publish("else")
+    other.leave()
+    assert bus.broker._delivery.origin_of(old.id) is None
+    late = bus.peer(features=ASKS)
+    late.request("bus/subscribe", msgpack.packb({"pattern": "jobs", "lane": 1, "credit": 1 << 20, "group": "g", "messages": 2}))
+    envelopes = late.read()
+    notices = [msgpack.unpackb(each[-1]) for each in envelopes if each[0] == Kind.NOTICE]
+    assert notices[0] == {
+        "peer": 2, **dict.fromkeys(("transport", "program", "pid", "uid", "gid", "groups", "unit", "user_unit", "identity")), "gone": True,
+    }  # fmt: skip
+    assert (notices[1]["peer"], notices[1]["program"]) == (3, "recent")
+    late.credit(1, 0, messages=10)
+    assert seen(late) == [("who", 4), 4, ("who", 1), 1]
+    present.publish("jobs")  # nothing waits any more: it is as for everybody
+    assert seen(late) == [4]
+
+
+def test_what_the_bus_itself_sends_to_a_late_member_has_no_sender() -> None:
+    bus = Bus()
+    first, late = bus.peer(), bus.peer(features=ASKS)
+    first.subscribe("$bus.names.s", group="g", credit=0)
+    assert isinstance(first.ask("own", name="s"), dict)
+    late.subscribe("$bus.names.s", group="g")
+    assert late.notices() == []
+    assert late.peer.delivered == 1
+
+
+def test_a_peer_that_sent_nothing_is_not_remembered() -> None:
+    bus = Bus()
+    one, two = bus.peer(), bus.peer()
+    two.publish("t")
+    one.leave()
+    two.leave()
+    third = bus.peer()
+    assert third.ask("identity", peer=1)[0] == Code.NO_SUCH_PEER
+    assert third.ask("identity", peer=2)["peer"] == 2
+
+
+# --- how many a receiver remembers ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("others", "again"), [(REMEMBERED - 1, False), (REMEMBERED, True), (REMEMBERED + 1, True)])
+def test_who_was_forgotten_is_told_again(others: int, again: bool) -> None:
+    bus = Bus()
+    receiver, sender = bus.peer(features=ASKS), bus.peer()
+    receiver.serve("s", "m")
+    number = sender.request("s/m", timeout_ms=100_000)
+    assert seen(receiver) == [("who", 2), 2]
+    receiver.reply(sender, number)
+    for count in range(others):
+        other = bus.peer(pid=1000 + count)
+        other.write(encode_with_payload(b"", Kind.SEND, other.id, "s", None))
+        other.leave()
+    receiver.read()
+    assert receiver.peer.introduced is not None
+    assert len(receiver.peer.introduced) == min(others + 1, REMEMBERED)
+    sender.request("s/m")
+    assert seen(receiver) == ([("who", 2), 2] if again else [2])
+    assert len(receiver.peer.introduced) <= REMEMBERED
+
+
+def test_a_forgotten_publisher_is_told_again_where_its_route_is_found_anew() -> None:
+    bus = Bus()
+    receiver, sender = bus.peer(features=ASKS), bus.peer()
+    receiver.subscribe("t")
+    sender.publish("t")
+    for _ in range(REMEMBERED):
+        other = bus.peer()
+        other.publish("t")
+        other.leave()
+    receiver.read()
+    sender.publish("t")
+    assert seen(receiver) == [2]  # I-3: a message costs no look
+    bus.peer().subscribe("other.*")
+    sender.publish("t")
+    assert seen(receiver) == [("who", 2), 2]
+
+
+def test_an_introduction_costs_who_causes_it() -> None:
+    bus = Bus()
+    receiver, quiet, sender = bus.peer(features=ASKS), bus.peer(), bus.peer()
+    spent = []
+    for who in (quiet, receiver):
+        who.subscribe("t")
+        before = bus.broker.effort.spent
+        sender.publish("t")
+        spent.append(bus.broker.effort.spent - before)
+    assert spent[1] > spent[0] + 10
+
+
+def test_nobody_is_introduced_to_who_goes() -> None:
+    """Nothing follows BYE (H-10)."""
+    bus = Bus()
+    receiver, sender = bus.peer(features=ASKS), bus.peer()
+    receiver.serve("s", "m")
+    receiver.subscribe("t")
+    number = sender.request("s/m")
+    receiver.read()
+    receiver.peer.introduced = {}  # as if it had never been told
+    receiver.write(b"no frame")
+    sender.publish("t")
+    sender.write(encode(Kind.CANCEL, sender.id, "s/m", number))
+    assert [each[0] for each in receiver.read()][-1] == Kind.BYE

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from ipcbus.broker.accounts import Accounts
+from ipcbus.broker.origins import Origin
 from ipcbus.broker.retained import _STALE_MIN, Retained
 from ipcbus.protocol.errors import Code, ProtocolError
 from ipcbus.protocol.limits import Limits
@@ -349,21 +350,21 @@ def test_topics_that_were_restored_or_left_are_listed() -> None:
 def test_deadlines_that_were_replaced_do_not_pile_up() -> None:
     limits = Limits()
     accounts = Accounts(limits)
-    kept, payer = Retained(limits, accounts), accounts.enter(1000, 10)
+    kept, publisher = Retained(limits, accounts), Origin(1, accounts.enter(1000, 10), "unix", "", None, "")
     for n in range(5 * _STALE_MIN):
-        kept.keep("t", b"x", payer, float(n))
+        kept.keep("t", b"x", publisher, float(n))
     assert len(kept._heap) <= _STALE_MIN + 3
     assert kept.due(10.0, 10) == []
-    assert kept.due(5.0 * _STALE_MIN, 10) == [("t", b"x")]
+    assert kept.due(5.0 * _STALE_MIN, 10) == [("t", publisher)]
     assert (len(kept), kept.bytes, kept.earliest) == (0, 0, None)
 
 
 def test_a_kept_message_that_is_refused_leaves_no_deadline() -> None:
     limits = Limits(max_retained_bytes=5)
     accounts = Accounts(limits)
-    kept, payer = Retained(limits, accounts), accounts.enter(1000, 10)
-    kept.keep("t", b"x", payer, 1.0)
+    kept, publisher = Retained(limits, accounts), Origin(1, accounts.enter(1000, 10), "unix", "", None, "")
+    kept.keep("t", b"x", publisher, 1.0)
     with pytest.raises(ProtocolError):
-        kept.keep("t", bytes(6), payer, 2.0)
+        kept.keep("t", bytes(6), publisher, 2.0)
     assert kept.due(3.0, 10) == []
     assert kept.earliest is None

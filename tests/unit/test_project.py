@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ipcbus.broker import introductions
 from ipcbus.protocol import limits
 from ipcbus.protocol.connection import ALLOWED, FEATURES
 from ipcbus.protocol.errors import Code
@@ -94,6 +95,9 @@ _LIMITS = {
     ("value", "text"),
     [
         *((getattr(Limits(), name), clause) for name, clause in _LIMITS.items()),
+        (limits.MAX_INTRODUCED, "I-3"),
+        (limits.IDENTITY_GROUPS, "I-2"),
+        (introductions._DEPARTED_MAX, "I-4"),
         (Limits().max_methods, "| `serve` |"),
         (Limits().max_topic_counters, "| `topics` |"),
         (Limits().max_output_bytes, "| `slow_reader` |"),
@@ -115,8 +119,8 @@ def test_what_welcome_says_is_listed() -> None:
 
 def test_the_features_that_are_offered_are_listed() -> None:
     offered, later = clause("H-3").split("Fixed for later")
-    assert names_in(offered) == ["post", "get", "restore", "wills", "parts", "hold"]
-    assert set(FEATURES) == {"post", "wills", "parts", "hold"}
+    assert names_in(offered) == ["post", "get", "restore", "wills", "parts", "hold", "identity"]
+    assert set(FEATURES) == {"post", "wills", "parts", "hold", "identity"}
     assert not {*FEATURES} & {*names_in(later)}
 
 
@@ -163,7 +167,7 @@ def test_every_clause_that_is_cited_exists() -> None:
 
 
 def test_every_clause_has_a_vector() -> None:
-    """S-1 and S-2 are for clients, W-1 and I-1 for later; but for S-2 all of them show in what the bus does. Shares and the limits of
+    """S-1 and S-2 are for clients; but for S-2 all of them show in what the bus does. Shares and the limits of
     accounts show only where several programs use much: tests/unit/test_accounts*.py."""
     cases = [case for path in (ROOT / "tests" / "vectors").glob("*.json") for case in json.loads(path.read_text())["cases"]]
     cited = {clause for case in cases for clause in case["clauses"]}

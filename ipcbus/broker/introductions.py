@@ -1,0 +1,79 @@
+"""Who is told of whom: before the first message of a sender a receiver that asked for it gets NOTICE ``identity`` (I-1 to I-4).
+
+For publications that costs nothing for each message. A route is found for one publisher, and again whenever its receivers may have
+changed: then all of them are introduced that were not (`introduce_all`). What waits in a queue goes out later, so the order holds; only
+who joins a group while something waits there gets messages whose route was found without it (`introduce_number`). Whatever else is given
+to a peer for another one looks itself: `introduce`, or the same test written out where it is hot.
+"""
+
+from __future__ import annotations
+
+from ..protocol.limits import MAX_INTRODUCED
+from .effort import INTRODUCED, Effort
+from .lanes import Group, Lane
+from .origins import Origin, forgotten, identity_notice
+from .outputs import Outputs
+from .peers import Peer
+
+#: So many peers that went last are remembered: what they have published may wait in the queue of a group that somebody joins.
+_DEPARTED_MAX = 1_024
+
+
+class Introductions(Outputs):
+    """Introduces senders to receivers, each once, as long as the receiver can be expected to remember it (I-3)."""
+
+    def __init__(self, peers: dict[int, Peer], effort: Effort) -> None:
+        super().__init__()
+        self._effort = effort
+        self._peers = peers
+        self._departed: dict[int, Origin] = {}
+
+    def introduce_all(self, origin: Origin, lanes: tuple[Lane, ...], groups: tuple[Group, ...]) -> None:
+        """Introduce a sender to all that take from *lanes* and *groups*."""
+        for lane in lanes:
+            introduced = lane.peer.introduced
+            if introduced is not None and origin.id not in introduced:
+                self._tell_of(origin, lane.peer, introduced)
+        for group in groups:
+            for lane in group.members:
+                self.introduce(origin, lane.peer)
+
+    def introduce(self, origin: Origin, receiver: Peer) -> None:
+        """Introduce a sender to *receiver*, unless that was done or is not wanted."""
+        introduced = receiver.introduced
+        if introduced is not None and origin.id not in introduced:
+            self._tell_of(origin, receiver, introduced)
+
+    def introduce_number(self, number: int, receiver: Peer) -> None:
+        """The same for whom only the number is known, because its message has waited."""
+        introduced = receiver.introduced
+        if introduced is None or number in introduced or not number:
+            return
+        origin = self.origin_of(number)
+        if origin is not None:
+            self._tell_of(origin, receiver, introduced)
+        else:
+            self._remember(number, receiver, introduced, identity_notice(forgotten(number)))
+
+    def origin_of(self, number: int) -> Origin | None:
+        """Who *number* is or was, as far as the bus knows."""
+        peer = self._peers.get(number)
+        return peer.origin if peer is not None else self._departed.get(number)
+
+    def gone(self, peer: Peer) -> None:
+        """A peer has gone; something that it sent may wait yet."""
+        if peer.in_messages:
+            departed = self._departed
+            departed[peer.id] = peer.origin
+            if len(departed) > _DEPARTED_MAX:
+                del departed[next(iter(departed))]
+
+    def _tell_of(self, origin: Origin, receiver: Peer, introduced: dict[int, None]) -> None:
+        self._remember(origin.id, receiver, introduced, origin.notice)
+
+    def _remember(self, number: int, receiver: Peer, introduced: dict[int, None], notice: bytes) -> None:
+        self._effort.spent += INTRODUCED
+        self.put(receiver, notice)
+        introduced[number] = None
+        if len(introduced) > MAX_INTRODUCED:
+            del introduced[next(iter(introduced))]
