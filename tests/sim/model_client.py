@@ -49,7 +49,7 @@ class ModelClient:
         self._moods: list[int] | None = None
         self._numbers = itertools.count(1)
         self._slow = self.random.random() < 0.3  #: gives credit late
-        self._features = ["parts"] + ["hold"] * (self.random.random() < 0.7)
+        self._features = ["parts"] + ["hold"] * (self.random.random() < 0.7) + ["identity"] * (self.random.random() < 0.7)
         self._obeys = self.random.random() < 0.5  #: publishes nothing that is held
         self._holds: dict[int, str] = {}
         self._buffer = bytearray()

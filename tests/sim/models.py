@@ -10,6 +10,7 @@ from .queues_model import LaneModel
 from .shares_model import ProgramModel
 
 ANSWER_BYTES = 2_000  #: of the bus: more than any
+IDENTITY_BYTES = 300  #: of a NOTICE identity: more than any
 
 
 @dataclass(eq=False, slots=True)
@@ -46,6 +47,9 @@ class PeerModel:
         self.unread_bytes = 0  #: Q-1: of a read of it that is not worked off, until all of it is
         self.lanes: dict[int, LaneModel] = {}  #: the closed ones too: their frames may still be on the way
         self.session = ""  #: H-13
+        self.calls_itself = ""
+        self.asks_identity = False  #: H-3
+        self.introduced: set[int] = set()  #: I-1
         self.lane: LaneModel | None = None  #: L-3
         self.requests: dict[int, RequestModel] = {}
         self.calls: dict[int, RequestModel] = {}  #: of these, what is in flight

@@ -21,7 +21,7 @@ from ipcbus.protocol.topics import parse_peer
 
 from .bus_model import BusModel
 from .climate import FEW_BYTES_FREE
-from .models import PeerModel, RequestModel
+from .models import IDENTITY_BYTES, PeerModel, RequestModel
 from .names_model import NamesModel
 from .queues_model import GroupModel, LaneModel
 from .receipts import Receipts
@@ -157,7 +157,8 @@ class Oracle:
         lanes = [lane for other in self.peers if not other.gone for lane in other.lanes.values()]
         queues = [*(lane.expected for lane in lanes), *(group.outstanding for group in self.groups.values())]
         parked = sum(len(raw) for queue in queues for raw in queue if frame_of(raw).elements[1] == peer.id)
-        if peer.waiting_bytes() + parked <= FEW_BYTES_FREE:
+        notices = IDENTITY_BYTES * (len(self.peers) - len(peer.introduced)) if peer.asks_identity else 0
+        if peer.waiting_bytes() + parked + notices <= FEW_BYTES_FREE:
             raise ViolationError(f"{peer} is sent away for its quota, and only {peer.waiting_bytes()} + {parked} bytes can wait")
         self.checked["sent away for its quota"] += 1
 
@@ -192,6 +193,8 @@ class Oracle:
         if kind is Kind.HELLO:
             peer.ready = True
             peer.session = elements[5].get("session", "")
+            peer.calls_itself = elements[5].get("program", "")
+            peer.asks_identity = "identity" in elements[4]
             for before in self.peers:
                 if before is not peer and peer.session and before.session == peer.session and not before.gone:
                     self.checked["ended by its session"] += 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ipcbus.protocol.errors import Code
 from ipcbus.protocol.messages import IN_RUNS, Frame, Kind
@@ -26,6 +26,8 @@ class Receipts:
         kind, elements = frame.kind, frame.elements
         self._oracle.checked[kind.name] += 1
         self._oracle.handed += kind in IN_RUNS
+        if elements[1] and peer.asks_identity:
+            check(elements[1] in peer.introduced, peer, frame, "its sender was not introduced (I-1)")
         if kind is Kind.WELCOME:
             check(elements[4] == peer.id != 0, peer, frame, f"the id is {peer.id}")
         elif kind is Kind.LANE:
@@ -81,6 +83,8 @@ class Receipts:
         elif what == "value":
             value = decode_value(None, frame.payload)
             check(frame.kind is Kind.REPLY and value == request.outcome[1], peer, frame, f"expected {request.outcome[1]}")
+            if isinstance(value, dict) and value.get("sender") and peer.asks_identity:
+                check(value["sender"] in peer.introduced, peer, frame, "it names a sender who was not introduced (I-1)")
         elif what == "dropped":
             lane = request.outcome[1]
             if lane.group is None:
@@ -110,9 +114,24 @@ class Receipts:
             peer.holds[content["id"]] = content["pattern"]
         elif name == "resume":
             check(peer.holds.pop(content["id"], None) is not None, peer, frame, "nothing held it (L-12)")
+        elif name == "identity":
+            self._introduction(peer, frame, content)
         else:
             check((name, content["name"]) in peer.notices, peer, frame, f"expected {peer.notices}")
             peer.notices.remove((name, content["name"]))
+
+    def _introduction(self, peer: PeerModel, frame: Frame, content: dict[str, Any]) -> None:
+        """I-1, I-2: who asks is told the truth, and once. (Nobody here meets so many that somebody is forgotten.)"""
+        number = content["peer"]
+        check(peer.asks_identity and number not in peer.introduced, peer, frame, "it did not ask for it, or was told before")
+        sender = next((one for one in self._oracle.peers if one.id == number), None)
+        if sender is None:
+            raise ViolationError(f"{peer}: {frame} is about nobody who ever was")
+        program = sender.program
+        told = (content["transport"], content["uid"], content["pid"], content["program"], "gone" in content)
+        truth = ("unix", program.uid, program.pid, sender.calls_itself, False)
+        check(told == truth, peer, frame, f"expected {truth}")
+        peer.introduced.add(number)
 
     def check_quiet(self) -> None:
         """Nothing is under way any more: everything that a connected peer was to get, it got."""
