@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import select
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -47,12 +49,34 @@ def test_pub_says_who_holds_it_and_waits(cli: Cli, daemon: RunningDaemon) -> Non
         assert child.returncode == 0
 
 
+#: It is for the connection too.
+TIMEOUT = ("--timeout", "2")
+
+
 def test_pub_with_a_timeout_gives_up(cli: Cli, daemon: RunningDaemon) -> None:
     with ipcbus_client.connect(daemon.address, program="tail") as reader:
         reader.subscribe("log", policy="block", limits={"soft": 20_000, "seconds": 60.0}, window_bytes=1000)
-        done = cli("pub", "log", "--lines", "--raw", "--timeout", "0.5", stdin=lines(20_000))
+        child = cli.start("pub", "log", "--lines", "--raw", *TIMEOUT, stdin=subprocess.PIPE)
+        assert child.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            for line in lines(1000).splitlines(keepends=True):  # one by one, and no more than the bus parks
+                child.stdin.write(line)
+                child.stdin.flush()
+                time.sleep(0.01)
+        said = child.communicate(timeout=WAIT_S)[1].decode()
+        assert child.returncode == 4
+        assert f"are held by the subscription 'log' of :{reader.peer_id} (tail)" in said.splitlines()[-1]
+        assert said.endswith("this one was not taken; give it more with --timeout SECONDS\n"), said
+
+
+def test_pub_that_is_not_read_any_more_says_who_holds_it_too(cli: Cli, daemon: RunningDaemon) -> None:
+    """It may have written more than the bus parks before it reads the notice, and gives up where the kernel takes nothing."""
+    with ipcbus_client.connect(daemon.address, program="tail") as reader:
+        reader.subscribe("log", policy="block", limits={"soft": 20_000, "seconds": 60.0}, window_bytes=1000)
+        done = cli("pub", "log", "--lines", "--raw", *TIMEOUT, stdin=lines(20_000))
         assert done.returncode == 4
-        assert done.stderr.endswith("this one was not taken; give it more with --timeout SECONDS\n"), done.stderr
+        assert f"the subscription 'log' of :{reader.peer_id} (tail), for which " in done.stderr.splitlines()[-1]
+        assert done.stderr.endswith("; give it more with --timeout SECONDS\n"), done.stderr
 
 
 def test_sub_that_is_too_slow_is_told_what_it_lost(cli: Cli, daemon: RunningDaemon) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 import ipcbus_client
 from tests.conftest import DaemonFactory
+from tests.daemons import RunningDaemon
 from tests.integration.test_client_shells import Connect, connect, run, until
 
 __all__ = ["connect"]  # the fixture
@@ -48,12 +49,37 @@ def test_who_catches_the_timeout_and_goes_on_is_refused_at_the_limit(
             await bus.send("name", bytes(SIZE))
         assert LIMIT - 2 * SIZE < bus.stats_local()["unsent_bytes"] <= LIMIT
         daemon.signal(signal.SIGCONT)
-        getattr(bus, "inner", bus)._timeout = WAIT_S
+        getattr(bus, "inner", bus)._wire.timeout = getattr(bus, "inner", bus)._timeout = WAIT_S
         await bus.publish(f"t.{taken}", b"last", **options)  # it waits for room
         assert [(await sub.get(WAIT_S)).topic for _ in range(taken + 1)] == [f"t.{n}" for n in range(taken + 1)]
         await bus.flush(WAIT_S)
         assert (bus.stats_local()["unsent"], bus.stats_local()["unknown"]) == (0, 0)
         await bus.close()
+
+    run(body())
+
+
+def test_the_timeout_names_whom_the_bus_holds_publications_for(connect: Connect, daemon: RunningDaemon) -> None:
+    async def body() -> None:
+        bus = await connect(daemon.address, heartbeat=0, timeout=WAIT_S)
+        reader = await connect(daemon.address, heartbeat=0, program="tail")
+        await reader.subscribe("log", policy="block", limits={"soft": 20_000, "seconds": 60.0}, window_bytes=1000)
+        while not getattr(bus, "inner", bus).holds():
+            await bus.publish("log", bytes(1000))
+            await bus.flush(WAIT_S)
+        getattr(bus, "inner", bus)._wire.timeout = 0.01
+        daemon.signal(signal.SIGSTOP)  # as good as one that has parked too much, and at a time that we choose
+        who = rf"took nothing for 0.01 s; \d+ bytes .*It holds publications for the subscription 'log' of :{reader.peer_id} \(tail\)"
+
+        async def go_on() -> None:
+            while True:
+                await bus.publish("t", bytes(SIZE))
+
+        with pytest.raises(ipcbus_client.Timeout, match=who):
+            await go_on()
+        daemon.signal(signal.SIGCONT)
+        await bus.close()
+        await reader.close()
 
     run(body())
 

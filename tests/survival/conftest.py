@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,6 +31,18 @@ def attack_s(pytestconfig: pytest.Config) -> float:
 def reports(pytestconfig: pytest.Config) -> list[Report]:
     """What the witness saw, for the table at the end of the run."""
     return pytestconfig.stash.setdefault(_REPORTS, [])
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A process of ``-n`` hands what its witness saw to the one with the terminal."""
+    if (output := getattr(session.config, "workeroutput", None)) is not None:
+        output["survival"] = [report.as_dict() for report in session.config.stash.get(_REPORTS, [])]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    found = getattr(node, "workeroutput", {}).get("survival", [])
+    node.config.stash.setdefault(_REPORTS, []).extend(map(Report.from_dict, found))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

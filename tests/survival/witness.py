@@ -45,6 +45,12 @@ class Report:
         """For JSON."""
         return asdict(self)
 
+    @classmethod
+    def from_dict(cls, found: dict[str, Any]) -> Report:
+        """The report of which *found* is what as_dict() gave."""
+        phases = {phase: Figures(**figures) for phase, figures in found["phases"].items()}
+        return cls(**{**found, "phases": phases})
+
     @staticmethod
     def table(reports: list[Report]) -> list[str]:
         """Lines for a terminal."""

@@ -13,6 +13,7 @@ from ipcbus.protocol.messages import Kind, encode, encode_with_payload
 from ipcbus_client import Closed, Hold, OutboxFull
 from ipcbus_client import _holds as holds_module
 from ipcbus_client import _waiting as waiting_module
+from ipcbus_client._names import no_answer, took_nothing
 from ipcbus_client._session import Session
 from ipcbus_client._state import State
 from ipcbus_client._waiting import POLICIES, Waiting
@@ -115,6 +116,25 @@ def test_publications_that_it_matches_are_not_taken(policy: str) -> None:
     world.resume()
     world.publish("slow.a", 5)
     assert world.payloads() == [5]
+
+
+def test_who_is_not_read_any_more_is_told_for_whom() -> None:
+    """A publisher may have written more than the bus parks of it before it reads the notice: then it is a Timeout that it gets."""
+    world = World()
+    errors = (
+        lambda: took_nothing(0.5, world.outbox, "unix:/x"),
+        lambda: no_answer(world.session.ping(), world.session, ""),
+        lambda: no_answer(world.session.request("bus/peers", {}, None, 1.0), world.session, ""),
+    )
+    before = [str(error()) for error in errors]
+    assert not any("holds" in text for text in before)
+    world.hold(2)
+    world.hold(3, peer=11)
+    for error in errors:
+        assert str(error()).endswith(". It holds publications for the subscription 'slow.*' of :9 (reader), for which 1000 bytes wait")
+    world.resume(2)
+    world.resume(3)
+    assert not any("holds" in str(error()) for error in errors)
 
 
 def test_what_goes_on_has_its_fast_path() -> None:

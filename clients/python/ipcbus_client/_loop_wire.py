@@ -304,7 +304,7 @@ class LoopWire:
                 self._sent_at = self.now()
         else:
             if not await self.wait_writable(None if self.timeout is None else self.loop.time() + self.timeout):
-                raise took_nothing(self.timeout, self.outbox.unsent_bytes, self.session.address)
+                raise took_nothing(self.timeout, self.outbox, self.session.address)
 
     async def wait_writable(self, deadline: float | None) -> bool:
         """Wait until the kernel took what it refused, or the *deadline*; whether it did, or there is no connection."""

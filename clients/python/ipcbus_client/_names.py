@@ -71,13 +71,20 @@ def no_answer(call: Call, session: Session, failure: str) -> Timeout:
     text = f"the bus did not answer {call.to or 'a ping'} in time"
     if session.state is not State.CONNECTED:
         text = f"{call.to or 'ping'}: not connected: {failure or NO_ANSWER}"
-    return Timeout(text, who=call.who() or session.address, what=call.what())
+    return Timeout(text + _for_whom(session.outbox), who=call.who() or session.address, what=call.what())
 
 
-def took_nothing(timeout: float | None, unsent_bytes: int, address: str) -> Timeout:
+def _for_whom(outbox: Outbox) -> str:
+    """Whom the bus holds publications for: a publisher of which it has parked too much is not read, and so not answered either (L-12)."""
+    holds = outbox.holds.list()
+    return f". It holds publications for {holds[0]}" if holds else ""
+
+
+def took_nothing(timeout: float | None, outbox: Outbox, address: str) -> Timeout:
     """Why publish() gave up on a bus that does not read."""
-    text = f"the bus took nothing for {timeout:g} s; {unsent_bytes} bytes wait and will be sent when it does"
-    return Timeout(text, who=address, what="publish", hint="What was published is kept: do not publish it again. See why ipcbusd is stuck.")
+    text = f"the bus took nothing for {timeout:g} s; {outbox.unsent_bytes} bytes wait and will be sent when it does"
+    hint = "What was published is kept: do not publish it again. See why ipcbusd is stuck."
+    return Timeout(text + _for_whom(outbox), who=address, what="publish", hint=hint)
 
 
 def still_held(outbox: Outbox, address: str) -> Timeout:

@@ -274,7 +274,7 @@ class Wire(WireSocket):
         if self.push() or self.sock is None or self._writing:
             return
         if not self.wait_writable(None if self.timeout is None else self.now() + self.timeout):
-            raise took_nothing(self.timeout, self.outbox.unsent_bytes, self.session.address)
+            raise took_nothing(self.timeout, self.outbox, self.session.address)
 
     def wait_writable(self, deadline: float | None) -> bool:
         """Wait until the kernel took what it refused, or the *deadline*; whether it did, or the connection ended meanwhile. Reads too where
