@@ -16,7 +16,7 @@ from ipcbus.protocol.messages import Meta
 from ipcbus.protocol.payloads import encode_value
 
 from ._calls import ERROR, WARNING, Call, Declaration, Key, map_of
-from ._errors import Closed, Refused, RequestError, Verdict, verdict
+from ._errors import Closed, Denied, Refused, RequestError, Verdict, verdict
 from ._lanes import Lane
 
 if TYPE_CHECKING:
@@ -249,11 +249,38 @@ class Declarations:
             self._session.on_state()
         else:
             self._session.remark(ERROR, f"after a reconnect: {error}; given up: {declaration.method} {declaration.who()!r}")
-            self._forget(key, declaration)
-            if declaration.lane is not None:
-                declaration.lane.close(error)
+            self._give_up(key, declaration, error)
+
+    def revoked(self, about: Mapping[str, Any]) -> None:
+        """NOTICE revoked: the bus took a declaration back, for its policy was changed. The bus knows it, and is told nothing."""
+        what, why = about.get("what"), str(about.get("why"))
+        keys: list[Any] = [(what, about.get("lane"))]
+        if what == "own":
+            keys = [("own", about.get("name"))]
+        elif what == "publish":
+            keys = [("will", about.get("topic")), ("bind", about.get("topic"))]
+        for key in keys:
+            declaration = self._all.get(key)
+            if declaration is not None:
+                who, method = declaration.who(), declaration.method
+                self._session.remark(ERROR, f"the bus's policy was changed, and ended this: {method} {who!r}: {why}")
+                self._give_up(key, declaration, Denied(Code.DENIED, why, who=who, what=method))
+
+    def _give_up(self, key: Key, declaration: Declaration, error: RequestError) -> None:
+        """What was accepted before is refused for good. A subscription's stream ends with *error*, after what has come."""
+        self._forget(key, declaration)
+        if declaration.method == "own":
+            for other in [other for other in self._all.values() if other.key[:2] == ("serve", key[1])]:
+                self._forget(other.key, other)  # the bus forgets the methods with the name
+                other.settle(error=error)
+        elif declaration.method == "bind":
+            self._session.posts.forget(str(key[1]))  # what is not bound to the connection any more must not come back without it
+        declaration.settle(error=error)
+        if declaration.lane is not None:
+            declaration.lane.close(error)
 
     def _forget(self, key: Key, declaration: Declaration) -> None:
+        self._refused.pop(key, None)
         del self._all[key]
         if declaration.lane is not None:
             self._session.lanes.pop(declaration.lane.number, None)

@@ -161,9 +161,14 @@ class Expired(RequestError, TimeoutError):
 
 
 class Denied(RequestError, PermissionError):
-    """The bus's policy does not allow it."""
+    """The bus's policy does not allow it, or not any more; ``why`` says which rule decides."""
 
-    hint = "Ask whoever runs the bus to allow it."
+    hint = "Ask whoever runs the bus to allow it; `ipcbus policy test` says what would be allowed."
+
+    @property
+    def why(self) -> str:
+        """The bus's words: which rule of which file denies what."""
+        return self.text
 
 
 class Overloaded(RequestError):

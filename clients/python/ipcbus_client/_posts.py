@@ -157,7 +157,7 @@ class Posts:
     def _remember(self, post: Post) -> None:
         if not post.retain:
             return
-        self._forget(post.topic)
+        self.forget(post.topic)
         if not post.payload:
             return
         size = _size(post)
@@ -177,7 +177,8 @@ class Posts:
         if not self._session.outbox.peer or post.topic in self._session.outbox.holds.kept:
             self._uncertain.add(post.topic)  # the outbox may have dropped it, or may yet
 
-    def _forget(self, topic: str) -> None:
+    def forget(self, topic: str) -> None:
+        """What this program retained there is not restored."""
         post = self._values.pop(topic, None)
         if post is not None:
             self._bytes -= _size(post)
@@ -203,7 +204,7 @@ class Posts:
         for post in list(self._values.values()):
             ttl_ms = session.outbox.ttl_ms(post.deadline)
             if ttl_ms == 0:
-                self._forget(post.topic)
+                self.forget(post.topic)
             elif post.topic in coming:
                 self._arrives(post.topic, session.outbox.mark() + len(session.outbox.waiting))
             elif everything or post.topic in self._uncertain:
@@ -227,7 +228,7 @@ class Posts:
         session = self._session
         size = len(post.payload)
         if size > session.limits.get("max_payload_bytes", size):
-            self._forget(post.topic)
+            self.forget(post.topic)
             session.remark(WARNING, f"after a reconnect: the retained value of {post.topic!r} is over this bus's payload limit")
             return
         if size > ARGUMENT_BYTES:
@@ -258,7 +259,7 @@ class Posts:
         if call.error is not None:
             session.remark(WARNING, f"after a reconnect: the retained value of {post.topic!r} was not restored: {call.error}")
         elif not map_of(call.meta, call.payload).get("restored") and self._values.get(post.topic) is post:
-            self._forget(post.topic)
+            self.forget(post.topic)
             session.remark(WARNING, f"after a reconnect: another peer has retained a newer value for {post.topic!r}, which stays")
 
 

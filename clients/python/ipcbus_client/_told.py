@@ -91,6 +91,8 @@ class Told:
                     text = f"subscription {lane.pattern!r} lost {count} messages: {about.get('why')}; its `lost` counts on"
                     session.remark(WARNING, text)
                 lane.missed(count, str(about.get("why")))
+        elif name == "revoked":
+            session.declarations.revoked(about)
         elif name == "identity":
             self.senders.introduce(about)
         elif name in ("name_lost", "name_acquired"):
