@@ -9,6 +9,7 @@ from .errors import ProtocolError
 from .failures import BusError
 from .topics import check_group
 
+SYSTEM_RUNTIME_DIR = "/run/ipcbus"  #: where the system's bus listens, as ``system.sock``; only root makes it
 DEFAULT_BUS = "default"  #: the bus of ``connect()`` and ``ipcbusd`` without a name
 
 #: sun_path of Linux holds 108 bytes with the terminating zero

@@ -218,9 +218,18 @@ def test_never_for_tcp_and_never_in_a_directory_of_another_user(
 ) -> None:
     with pytest.raises(ipcbus_client.AddressError, match="only a bus on a Unix socket"):
         connected(address="tcp:127.0.0.1:1", autostart=True)
-    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    for name in ("geteuid", "getuid"):
+        monkeypatch.setattr(os, name, lambda: 12345)
     with pytest.raises(ipcbus_client.ConnectError, match="started by that user only") as caught:
         connected(autostart=True)
+    assert caught.value.reason == "autostart"
+    assert home.pid() == 0
+
+
+def test_never_with_rights_of_another_user(home: Home, connected: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getuid", lambda: os.geteuid() + 1)
+    with pytest.raises(ipcbus_client.ConnectError, match="whoever started it may not have") as caught:
+        connected(address=f"unix:{home.path}", autostart=True)
     assert caught.value.reason == "autostart"
     assert home.pid() == 0
 

@@ -1,4 +1,4 @@
-"""The client's core where the policy says no, or not any more: streams that end at their place, names, wills and bound values (P-2, P-8)."""
+"""The client's core where the policy says no, or not any more: streams end at their place, names and wills are gone (P-2, P-8)."""
 
 from __future__ import annotations
 

@@ -67,6 +67,11 @@ def connect(
     systemd, else as a process of its own, which logs to the user's state directory. However many ask at once, it is one. The last two end
     when nobody was connected for 60 s, and what is retained goes with them.
 
+    On a Unix socket only this program's user and root may listen, the user with the uid $IPCBUS_BUS_UID, and for the system's bus
+    (``unix:/run/ipcbus/system.sock``) the one to whom root gave its directory. A secret file must be this user's or root's, with mode 0600.
+    A program with rights that whoever started it may not have (set-user-ID, set-group-ID, file capabilities) believes nothing of its
+    environment: not $IPCBUS_…, not $XDG_RUNTIME_DIR.
+
     Raises ConnectError (whose ``reason`` says why; at once where trying again would not help), AddressError (a ValueError), BadName, or
     Refused where another peer owns the name.
     """

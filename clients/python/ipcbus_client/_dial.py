@@ -14,8 +14,9 @@ from ipcbus.protocol.addresses import Address, UnixAddress, endpoint
 from ipcbus.protocol.limits import NONCE_BYTES
 
 from ._autostart import Order
-from ._discovery import find_address, find_order, find_secret_path, is_tcp, read_secret, trusted_uids
+from ._discovery import find_address, find_order, find_secret_path, is_tcp, read_secret
 from ._errors import ConnectError, ConnectReason
+from ._trust import is_privileged, trusted_uids
 
 #: How long one attempt may take: the other end is on this machine.
 ATTEMPT_S = 5.0
@@ -89,15 +90,13 @@ class UntrustedError(ConnectError):
 
 
 def check_listener(made: socket.socket, address: UnixAddress) -> None:
-    """Raise UntrustedError unless the kernel says that our own user, root or the configured bus user listens (DESIGN.md)."""
+    """Raise UntrustedError unless the kernel says that somebody listens who may (trusted_uids())."""
     credentials = made.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     _, uid, _ = _CREDENTIALS.unpack(credentials)
-    if uid not in trusted_uids():
-        raise UntrustedError(
-            f"uid {uid} listens on {address}, which is neither uid {os.geteuid()} nor root: refusing to talk to it. "
-            f"If that is the bus's user, set IPCBUS_BUS_UID={uid}",
-            str(address),
-        )
+    if uid not in trusted_uids(address.path):
+        text = f"uid {uid} listens on {address}, which is neither uid {os.geteuid()} nor root: refusing to talk to it"
+        way_out = "" if is_privileged() else f". If that is the bus's user, set IPCBUS_BUS_UID={uid}"
+        raise UntrustedError(text + way_out, str(address))
 
 
 def aim(address: str | None, bus: str | None, secret_file: str | None, autostart: bool | None) -> Target:

@@ -22,10 +22,13 @@ from ipcbus.protocol.limits import INFO_VALUE_MAX_BYTES, SECRET_BYTES
 from . import _autostart
 from ._autostart import Order
 from ._errors import ConnectError
+from ._trust import environment, is_privileged
 
 
 def runtime_dir() -> str:
     """The directory of the user's buses: the platform's runtime directory for ``ipcbus``."""
+    if is_privileged():
+        return f"/run/user/{os.geteuid()}/ipcbus"  # not what $XDG_RUNTIME_DIR says
     import warnings  # here, both: they cost time at the start of a short program, and an address makes them superfluous
 
     import platformdirs
@@ -53,15 +56,15 @@ def find_address(address: str | None, bus: str | None) -> Address:
             raise AddressError("give an address or a bus's name, not both")
         return parse_address(address)
     if bus is None:
-        text = os.environ.get("IPCBUS_ADDRESS")
+        text = environment().get("IPCBUS_ADDRESS")
         if text:
             return parse_address(text.partition(",")[0].strip())  # the daemon may listen on more than one
-    return default_address(runtime_dir(), bus or os.environ.get("IPCBUS_BUS") or DEFAULT_BUS)
+    return default_address(runtime_dir(), bus or environment().get("IPCBUS_BUS") or DEFAULT_BUS)
 
 
 def find_order(found: Address, bus: str | None, autostart: bool | None) -> Order | None:
     """Which bus connect() may start where nothing listens at *found*, if any. Raises AddressError or TypeError."""
-    if not _autostart.wanted(autostart, os.environ):
+    if not _autostart.wanted(autostart, environment()):
         return None
     if not isinstance(found, UnixAddress):
         if autostart:
@@ -82,8 +85,8 @@ def default_bus_path() -> str:
 
 def find_secret_path(secret_file: str | None, bus: str | None) -> str:
     """The file with the secret of a TCP bus (H-6)."""
-    named = secret_file or os.environ.get("IPCBUS_SECRET_FILE")
-    return named or default_secret_path(runtime_dir(), bus or os.environ.get("IPCBUS_BUS") or DEFAULT_BUS)
+    named = secret_file or environment().get("IPCBUS_SECRET_FILE")
+    return named or default_secret_path(runtime_dir(), bus or environment().get("IPCBUS_BUS") or DEFAULT_BUS)
 
 
 def read_secret(path: str) -> bytes:
@@ -102,6 +105,9 @@ def read_secret(path: str) -> bytes:
         raise ConnectError(f"cannot read the secret in {path}: {error.strerror}", reason="secret", who=path) from error
     if secret is None:
         raise ConnectError(f"{path} is not a regular file, so it is no bus's secret", reason="secret", who=path)
+    if found.st_uid not in (0, os.geteuid()):
+        text = f"{path} belongs to uid {found.st_uid}, who knows this secret: it must be ours (uid {os.geteuid()}) or root's"
+        raise ConnectError(text, reason="secret", who=path)
     if found.st_mode & 0o077:
         mode = f"{stat.S_IMODE(found.st_mode):04o}"
         text = f"{path} has mode {mode}: others than its owner may know the secret or have put it there. Make it 0600, or make a new one"
@@ -109,12 +115,6 @@ def read_secret(path: str) -> bytes:
     if len(secret) != SECRET_BYTES:
         raise ConnectError(f"{path} does not hold a bus's secret: it must have {SECRET_BYTES} bytes (H-6)", reason="secret", who=path)
     return secret
-
-
-def trusted_uids() -> frozenset[int]:
-    """Who may listen on the bus's Unix socket: we, root, and the user that $IPCBUS_BUS_UID names."""
-    named = os.environ.get("IPCBUS_BUS_UID", "")
-    return frozenset({0, os.geteuid(), *([int(named)] if named.isdecimal() and named.isascii() else [])})
 
 
 def program_name() -> str:

@@ -21,6 +21,7 @@ import time
 from ._autostart import SOCKET_UNIT, Around, Order, Skipped, Step, environment_of_daemon, plan
 from ._discovery import default_bus_path
 from ._errors import ConnectError
+from ._trust import is_privileged
 
 #: How long one step may take until the bus listens: a cold start of an interpreter on a machine that has just booted.
 STEP_S = 15.0
@@ -32,6 +33,9 @@ _TAIL_BYTES = 2000
 
 def start(order: Order) -> None:
     """Have the bus listen, or leave that to who is at it already. Raises ConnectError where nothing worked."""
+    if is_privileged():
+        text = "none is started: this program has rights that whoever started it may not have, and that one's environment is not for a bus"
+        raise ConnectError(f"no bus at unix:{order.path}, and {text}", reason="autostart")
     lock = _lock(order)
     if lock is None:
         return
@@ -85,10 +89,10 @@ def _lock(order: Order) -> int | None:
     try:
         os.makedirs(directory, mode=0o700, exist_ok=True)
         owner = os.stat(directory).st_uid
-        if owner != os.geteuid() or os.getuid() != os.geteuid():
+        if owner != os.geteuid():
             raise ConnectError(
                 f"no bus at unix:{order.path}, and none is started there: {directory} belongs to uid {owner}, and this program runs as uid "
-                f"{os.getuid()} (effective {os.geteuid()}). A user's bus is started by that user only",
+                f"{os.geteuid()}. A user's bus is started by that user only",
                 reason="autostart",
             )
         descriptor = os.open(f"{order.path}.start", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
