@@ -57,6 +57,13 @@ def count(text: str) -> int:
     return int(text)
 
 
+def number(text: str) -> int:
+    """An option's uid or gid: a whole number."""
+    if not (text.isascii() and text.isdecimal()) or len(text) > 10 or int(text) > 2**32 - 2:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to {2**32 - 2}")
+    return int(text)
+
+
 def _timeout(help: str) -> Argument:
     return _argument("--timeout", type=seconds, metavar="S", help=help)
 
@@ -328,6 +335,40 @@ The bus remembers the latest 50 episodes of each kind; the counters (`ipcbus sta
             _JSON,
             _ANSWER,
         ),
+    ),
+    Command(
+        "policy",
+        "policy",
+        "policy",
+        "say who may do what on a bus, and which rule of which file decides",
+        """
+  ipcbus policy test publish room.kitchen                              may I?
+  ipcbus policy test --kind system --as-uid 1000 publish room.kitchen
+  ipcbus policy test --as-user alice --as-group operators call lights/on
+  ipcbus policy test --as-unit lights.service own home.lights
+  ipcbus policy test --as-identity panel subscribe 'room.>'            on TCP
+  ipcbus policy list --kind system                                     all rules in order, and where they come from
+
+ACTION is connect, own NAME, send NAME, call NAME METHOD, publish TOPIC, subscribe PATTERN, monitor [PATTERN] or admin. It reads
+the files that ipcbusd would read; a bus that runs has them as they were when it started, or at its last SIGHUP. The exit code is 0
+where it is allowed and 5 where it is denied. `ipcbusd --check-config` finds rules that contradict each other or decide nothing.""",
+        (
+            _argument("what", choices=("test", "list"), metavar="test|list", help="judge one action, or print all rules"),
+            _argument("words", nargs="*", metavar="ACTION [TARGET [METHOD]]", help="what somebody wants to do"),
+            _argument("--as-uid", type=number, metavar="N", help="judge this user (default: the caller), with the groups that it has"),
+            _argument("--as-user", metavar="NAME", help="the same by name"),
+            _argument("--as-gid", type=number, metavar="N", help="with this primary group"),
+            _argument("--as-group", action="append", metavar="G", help="in this group too, by name or number; repeatable"),
+            _argument("--as-unit", metavar="UNIT", help="in this systemd unit, as in lights.service"),
+            _argument("--as-user-unit", metavar="UNIT", help="in this unit of the user's own systemd"),
+            _argument("--as-identity", metavar="NAME", help="connected by TCP with the secret of this name (the bus's own: default)"),
+            _argument("--kind", choices=("user", "system"), help="of which kind the bus is (default: as configured)"),
+            _argument("--config", metavar="FILE", help="the daemon's configuration file"),
+            _argument("--policy-file", metavar="FILE", help="the main policy file (default: as configured)"),
+            _argument("--policy-dir", action="append", metavar="DIR", help="a drop-in directory (default: as configured); repeatable"),
+            _argument("--json", action="store_true", help="print one JSON object"),
+        ),
+        needs_bus=False,
     ),
     Command(
         "ping",

@@ -11,7 +11,9 @@ from typing import Any
 
 from .. import __version__
 from ..daemon.config import Config, ConfigError, as_toml, load
+from ..daemon.namespaces import maps_some_only
 from ..daemon.options import OPTIONS
+from ..daemon.policy_files import not_of_this_machine
 from .text import prepare_streams
 
 OK, INTERNAL, USAGE, ALREADY_RUNNING, CANNOT_LISTEN = 0, 1, 2, 3, 4
@@ -25,7 +27,7 @@ directory for ipcbus; --print-config shows every option, its value and where tha
 signals:
   SIGTERM  stop: say BYE, wait up to drain_s for what peers are due; once more: stop at once
   SIGINT   the same, but wait 1 s at most
-  SIGHUP   read the configuration again
+  SIGHUP   read the configuration and the policy again
 
 exit codes:
   0 stopped in order   1 a fault of the bus   2 usage or configuration   3 already running   4 cannot listen
@@ -50,7 +52,8 @@ def _parser() -> argparse.ArgumentParser:
         if option.flag is not None:
             default = "" if option.default is None else f" (default {option.type.to_toml(option.default).strip(chr(34))})"
             text = f"{option.doc}{default} [{option.env}]".replace("%", "%%")
-            repeatable: dict[str, Any] = {"action": "append", "help": text + "; repeatable"} if option.name == "listen" else {"help": text}
+            repeats = option.name in ("listen", "policy_dir")
+            repeatable: dict[str, Any] = {"action": "append", "help": text + "; repeatable"} if repeats else {"help": text}
             parser.add_argument(
                 option.flag, dest=option.name, metavar=_METAVARS.get(option.name, option.name.rpartition("_")[2].upper()), **repeatable
             )
@@ -69,7 +72,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     flags = {option.name: getattr(given, option.name) for option in OPTIONS if option.flag is not None}
 
     def configure() -> Config:
-        return load(flags=flags, environ=os.environ, path=given.config)
+        config = load(flags=flags, environ=os.environ, path=given.config)
+        if errors := not_of_this_machine(config.policy, maps_some_only()):
+            raise ConfigError(errors)
+        return config
 
     try:
         config = configure()
@@ -80,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.print_config:
         return _write(as_toml(config))
     if given.check_config:
-        return _write(f"ipcbusd: the configuration is good ({config.path or 'no file'})\n")
+        return _write("".join(f"ipcbusd: {line}\n" for line in (*_warnings(config), _verdict(config))))
     from ..daemon import logs
     from ..daemon.lifecycle import Daemon
     from ..daemon.listeners import AlreadyRunningError, ListenError
@@ -108,6 +114,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         if daemon is not None:
             daemon.close()
+
+
+def _warnings(config: Config) -> list[str]:
+    """What is legal in the policy and yet not what somebody meant."""
+    return [f"warning: {line}" for line in config.policy.warnings]
+
+
+def _verdict(config: Config) -> str:
+    """That the configuration is good, and of what it is made."""
+    policy = config.policy
+    return f"the configuration is good ({config.path or 'no file'}; {policy.described()})"
 
 
 def _write(text: str) -> int:

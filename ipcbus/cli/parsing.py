@@ -60,7 +60,7 @@ def parser_of(command: Command) -> argparse.ArgumentParser:
 
 def options_first(command: Command, words: Sequence[str]) -> list[str]:
     """*words* with the options before the rest. What follows ``--`` stays as it is."""
-    valued = {flag for item in arguments_of(command) for flag in item.flags if item.options.get("action") is None}
+    valued = {flag for item in arguments_of(command) for flag in item.flags if item.options.get("action") in (None, "append")}
     options, rest = [], []
     at = 0
     while at < len(words) and words[at] != "--":

@@ -1,7 +1,8 @@
 """Admission: who may connect, and what happens when there is no room.
 
 Owns the accepting sockets' readiness, the spare file descriptor and the pauses. Must not know what a peer does once it is in. A connection
-comes out of ``accept``, is judged (room, kernel identity), and becomes a peer of the broker and a link of the loop, or is told BYE and why.
+comes out of ``accept``, is judged (room, kernel identity, policy), and becomes a peer of the broker and a link of the loop, or is told BYE
+and why.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ import logging
 import os
 import socket
 import struct
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..broker import Credentials, OverQuota
+from ..policy import EVERYTHING, Subject, Verdict
 from ..protocol.addresses import endpoint
 from ..protocol.errors import Code, ProtocolError
 from .limits import ACCEPT_BATCH, ACCEPT_PAUSE_S, REFUSE_BATCH
@@ -28,40 +31,34 @@ if TYPE_CHECKING:
 log = logging.getLogger("ipcbus.daemon")
 
 _UCRED = struct.Struct("3i")
-_OTHERS_MAY_WRITE = 0o022  #: connecting takes the right to write to the socket file
 _NO_DESCRIPTOR = frozenset({errno.EMFILE, errno.ENFILE})
 _NO_MEMORY = frozenset({errno.ENOBUFS, errno.ENOMEM})
+
+
+def _anybody(credentials: Credentials) -> Verdict:
+    return EVERYTHING.rights(Subject(uid=credentials.uid)).connect()
 
 
 class Admission:
     """Lets connections in at the listeners of one daemon."""
 
-    __slots__ = ("_broker", "_full", "_gates", "_loop", "_open", "_refused", "_socket_mode", "_spare", "_uids")
+    __slots__ = ("_broker", "_full", "_gates", "_loop", "_may_connect", "_open", "_refused", "_spare")
 
-    def __init__(self, broker: Broker, loop: Loop, *, socket_mode: int = 0o600) -> None:
+    def __init__(self, broker: Broker, loop: Loop, *, may_connect: Callable[[Credentials], Verdict] = _anybody) -> None:
+        """*may_connect* judges who comes by a Unix socket at once. Who comes by TCP is judged by the broker, after the proof."""
         self._broker = broker
+        self._may_connect = may_connect
         self._loop = loop
         self._gates: list[Gate] = []
         self._open = False
         self._spare = _spare_descriptor()
         self._full = False  #: there is no room, and the log says so
         self._refused = 0  #: connections refused since then
-        self._socket_mode = socket_mode
-        self._uids = frozenset({os.geteuid(), 0})  #: whom a bus serves that is for its user only
 
     def open(self, listeners: list[Listener]) -> None:
         """Begin to accept at *listeners*."""
         self._gates = [Gate(self, listener) for listener in listeners]
         self._resume(0.0)
-
-    @property
-    def serves_others(self) -> bool:
-        """Whether socket_mode says who may connect to a Unix socket, which the kernel sees to; else it is the bus's user and root."""
-        return bool(self._socket_mode & _OTHERS_MAY_WRITE)
-
-    def set_mode(self, mode: int) -> None:
-        """Another socket_mode (SIGHUP). Who is connected stays."""
-        self._socket_mode = mode
 
     def close(self) -> None:
         """Accept nobody any more. Idempotent; the listeners themselves stay their owner's."""
@@ -127,10 +124,10 @@ class Admission:
         try:
             if listener.transport == "unix":
                 credentials = Credentials(*_UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)))
-                if credentials.uid not in self._uids and not self.serves_others:
-                    log.warning("refused pid %d uid %d at %s: not the bus's user", credentials.pid, credentials.uid, listener.address)
-                    served = f"this bus serves uid {os.geteuid()} and root (see its socket_mode)"
-                    raise ProtocolError(Code.DENIED, f"{served}; you are uid {credentials.uid}")
+                verdict = self._may_connect(credentials)
+                if not verdict.allowed:
+                    log.warning("refused pid %d uid %d at %s: %s", credentials.pid, credentials.uid, listener.address, verdict.why)
+                    raise ProtocolError(Code.DENIED, f"{verdict.why}; you are uid {credentials.uid}")
                 peer = self._broker.connect(now, transport="unix", credentials=credentials)
             else:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -6,15 +6,18 @@ Owns the merging, the messages and the printing. Must not know what the options 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..broker.lanes import OUTPUT_HIGH_BYTES
 from ..protocol.addresses import Address, AddressError, TcpAddress, UnixAddress, default_address, default_secret_path
 from ..protocol.limits import ENVELOPE_MAX_BYTES, Limits
-from .options import BY_NAME, OPTIONS, Option
-from .places import PlaceError, default_config_path, runtime_dir
+from .limits import CONFIG_FILE_MAX_BYTES
+from .options import BY_NAME, OPTIONS, SYSTEM_DEFAULTS, Option
+from .places import CONFIG_NAME, POLICY_NAME, PlaceError, config_dir, runtime_dir
+from .policy_files import PolicyFiles, read_policy
+from .trusted_files import read_trusted
 
 _LIMITS = "limits."
 _LAYERS = ("default", "file", "environment", "flag")  #: the first word of a source; later ones win
@@ -33,6 +36,7 @@ class Config:
     """Every option's value. ``sources`` says where each came from, ``path`` which file was read (None: there is none)."""
 
     bus: str
+    kind: str
     listen: tuple[Address, ...]
     poller: str
     log_level: str
@@ -40,6 +44,9 @@ class Config:
     secret_file: str | None  #: None: nowhere, and no listener needs it
     socket_mode: int
     socket_group: int | None
+    policy_file: str | None
+    policy_dir: tuple[str, ...]
+    policy: PolicyFiles  #: what is in them
     exit_idle_s: float | None
     drain_s: float
     limits: Limits
@@ -48,22 +55,35 @@ class Config:
     sources: Mapping[str, str]
 
     @property
+    def open_to_others(self) -> bool:
+        """Whether others than the bus's user may connect to its Unix sockets, as far as the kernel is concerned."""
+        return bool(self.socket_mode & 0o022)
+
+    @property
+    def directory_mode(self) -> int:
+        """Of a directory that has to be made: on a system bus everybody has to get to the socket in it."""
+        return 0o755 if self.kind == "system" else 0o700
+
+    @property
     def needs_secret(self) -> bool:
         """Whether a TCP listener is configured (H-6)."""
         return any(isinstance(address, TcpAddress) for address in self.listen)
 
 
-def load(*, flags: Mapping[str, Any], environ: Mapping[str, str], path: str | None = None) -> Config:
-    """Put the configuration together. *flags* has option names with text (a list of texts for ``listen``); *path* is ``--config``.
+def load(
+    *, flags: Mapping[str, Any], environ: Mapping[str, str], path: str | None = None, uids: Collection[int] | None = None
+) -> Config:
+    """Put the configuration together. *flags* has option names with text (lists of texts for lists); *path* is ``--config``.
 
-    Raises ConfigError. Reads the configuration file and the group database, changes nothing.
+    Raises ConfigError. Reads the configuration file, the policy's files and the user database, changes nothing. Files must be of root or
+    of *uids* (None: of the user of this process), and nobody else may be able to write to them.
     """
     errors: list[str] = []
     values: dict[str, Any] = {option.name: option.default for option in OPTIONS}
     sources = dict.fromkeys(values, "default")
-    path = _find_file(path, environ, errors)
+    path = _find_file(path, environ, flags)
     if path is not None:
-        for name, value in _read_file(path, errors):
+        for name, value in _read_file(path, uids, errors):
             _take(values, sources, errors, name, value, f"{path}: {name}", f"file {path}", from_text=False)
     for option in OPTIONS:
         if option.env is not None and environ.get(option.env):
@@ -75,14 +95,17 @@ def load(*, flags: Mapping[str, Any], environ: Mapping[str, str], path: str | No
     if _LAYERS.index(sources["bus"].partition(" ")[0]) > _LAYERS.index(sources["listen"].partition(" ")[0]):
         # Who names another bus does not mean the addresses that were set for the first; clients find the bus by the same rule.
         values["listen"], sources["listen"] = None, "default"
+    if values["kind"] == "system":
+        values.update({name: value for name, value in SYSTEM_DEFAULTS.items() if sources[name] == "default"})
     group = _group_id(values["socket_group"], sources["socket_group"], errors)
     _fill_in(values, errors)
+    policy = read_policy(values["policy_file"], values["policy_dir"], uids, errors)
     limits = Limits(**{name.removeprefix(_LIMITS): value for name, value in values.items() if name.startswith(_LIMITS)})
     errors.extend(conflicts(limits))
     if errors:
         raise ConfigError(errors)
     rest = {name: value for name, value in values.items() if not name.startswith(_LIMITS)}
-    return Config(**{**rest, "socket_group": group}, limits=limits, path=path, values=values, sources=sources)
+    return Config(**{**rest, "socket_group": group}, policy=policy, limits=limits, path=path, values=values, sources=sources)
 
 
 def _take(
@@ -110,22 +133,29 @@ def _suggestion(name: str) -> str:
     return f"; did you mean {near[0]}?" if near else "; `ipcbusd --print-config` lists them all"
 
 
-def _find_file(path: str | None, environ: Mapping[str, str], errors: list[str]) -> str | None:
-    """The file to read: --config, $IPCBUS_CONFIG (both must exist), or the user's own if there is one."""
+def _find_file(path: str | None, environ: Mapping[str, str], flags: Mapping[str, Any]) -> str | None:
+    """The file to read: --config, $IPCBUS_CONFIG (both must exist; /dev/null is none), or the user's or the system's, if there is one."""
     given = path or environ.get("IPCBUS_CONFIG")
-    if not given:
-        given = default_config_path()
-        return given if os.path.exists(given) else None
-    return given
+    if given:
+        return given if given != os.devnull else None
+    kind = flags.get("kind") or environ.get("IPCBUS_KIND") or BY_NAME["kind"].default
+    return _if_there(os.path.join(config_dir(kind), CONFIG_NAME))
 
 
-def _read_file(path: str, errors: list[str]) -> list[tuple[str, Any]]:
+def _if_there(path: str) -> str | None:
+    """*path* where something has this name, be it a link that leads nowhere."""
+    return path if os.path.lexists(path) else None
+
+
+def _read_file(path: str, uids: Collection[int] | None, errors: list[str]) -> list[tuple[str, Any]]:
     """The options of a TOML file; tables other than ``limits`` come out under their dotted names and are refused as unknown."""
     import tomllib
 
     try:
-        with open(path, "rb") as file:
-            content = tomllib.load(file)
+        content = tomllib.loads(read_trusted(path, max_bytes=CONFIG_FILE_MAX_BYTES, uids=uids).decode())
+    except PlaceError as error:
+        errors.append(str(error))
+        return []
     except OSError as error:
         errors.append(f"{path}: {error.strerror}")
         return []
@@ -143,15 +173,19 @@ def _read_file(path: str, errors: list[str]) -> list[tuple[str, Any]]:
 
 def _fill_in(values: dict[str, Any], errors: list[str]) -> None:
     """Work out what depends on other options. A bus name that was refused is the default here, so that no second error comes of it."""
+    if values["policy_file"] is None:
+        values["policy_file"] = _if_there(os.path.join(config_dir(values["kind"]), POLICY_NAME))
+    if values["policy_dir"] is None:
+        values["policy_dir"] = ()
     try:
         if values["listen"] is None:
-            values["listen"] = (default_address(runtime_dir(), values["bus"]),)
+            values["listen"] = (default_address(runtime_dir(values["kind"]), values["bus"]),)
     except (AddressError, PlaceError) as error:
         errors.append(f"listen: {error}")
         return
     try:
         if values["secret_file"] is None:
-            values["secret_file"] = default_secret_path(runtime_dir(), values["bus"])
+            values["secret_file"] = default_secret_path(runtime_dir(values["kind"]), values["bus"])
     except PlaceError as error:
         if any(isinstance(address, TcpAddress) for address in values["listen"]):
             errors.append(f"secret_file: {error}")

@@ -25,6 +25,7 @@ from .links import close
 from .listeners import Listener, open_listeners
 from .loop import Loop
 from .options import Option
+from .policy_in_force import PolicyInForce
 from .secret_file import load_secret
 
 log = logging.getLogger("ipcbus.daemon")
@@ -79,9 +80,12 @@ class Daemon:
         self._reload = reload
         self._listeners: list[Listener] = []
         self._stopping = False
-        secret = load_secret(config.secret_file) if config.needs_secret and config.secret_file is not None else None
+        secret = None
+        if config.needs_secret and config.secret_file is not None:
+            secret = load_secret(config.secret_file, config.directory_mode)
         now = time.monotonic()
         self._gauges = resources.Gauges()
+        self._policy = PolicyInForce(config)
         self._broker = Broker(
             incarnation=os.urandom(INCARNATION_BYTES),
             random_bytes=os.urandom,
@@ -95,7 +99,7 @@ class Daemon:
             gauges=self._gauges,
         )
         self._loop = Loop(self._broker, config.poller, time.monotonic)
-        self._admission = Admission(self._broker, self._loop, socket_mode=config.socket_mode)
+        self._admission = Admission(self._broker, self._loop, may_connect=self._policy.may_connect)
         self._signals = SignalPipe(self._on_signal)
         self._idle = IdleExit(self._loop, self._on_idle)
 
@@ -104,7 +108,9 @@ class Daemon:
         config = self._config
         self._signals.open(self._loop)
         resources.raise_descriptor_limit()
-        self._listeners = open_listeners(config.listen, mode=config.socket_mode, group=config.socket_group)
+        self._listeners = open_listeners(
+            config.listen, mode=config.socket_mode, group=config.socket_group, directory_mode=config.directory_mode
+        )
         self._broker.accounts.have_descriptors(resources.room_for_connections())
         self._admission.open(self._listeners)
         addresses = [str(listener.address) for listener in self._listeners]
@@ -115,12 +121,20 @@ class Daemon:
         return addresses
 
     def _tell_who_may_connect(self) -> None:
-        """One line in the log where it is not just the bus's user and root, or where socket_group is of no use."""
+        """What the log says of the policy, and where it is not just the bus's user and root, or where socket_group is of no use."""
+        policy = self._config.policy
+        for line in policy.warnings:
+            log.warning("%s", line)
+        if policy.files or self._config.kind == "system":
+            log.info("a %s bus with %s", self._config.kind, policy.described())
+            for path in policy.files:
+                log.info("policy file %s", path)
+            return
         if not any(listener.transport == "unix" for listener in self._listeners):
             return
         group = self._config.values["socket_group"]
         mode = f"socket mode {self._config.socket_mode:04o}" + (f", group {group}" if group else "")
-        if self._admission.serves_others:
+        if self._config.open_to_others:
             log.info("%s: whoever can reach the socket and write to it may connect, not only uid %d and root", mode, os.geteuid())
         elif group:
             log.warning("%s: the group may not connect; socket_mode 0660 would let it", mode)
@@ -182,6 +196,8 @@ class Daemon:
         """Read the configuration again, take over what can change, and say what needs a restart. A broken one changes nothing."""
         try:
             new = self._reload()
+            if new.kind != self._config.kind:  # so much hangs on it that half of a change would open what was closed
+                raise ConfigError([f"kind: a {self._config.kind} bus becomes a {new.kind} bus only by a restart"])
             live, fixed = difference(self._config, new)
             of_limits = [option.name for option in live if option.name.startswith("limits.")]
             in_force = {name.removeprefix("limits."): new.values[name] for name in of_limits}
@@ -200,14 +216,20 @@ class Daemon:
             log.info("SIGHUP: %s is now %s (was %s)", option.name, after, before)
         for option in fixed:
             log.warning("SIGHUP: %s changed in the configuration; that needs a restart", option.name)
-        if not live and not fixed:
+        if new.policy != self._config.policy:
+            log.info("SIGHUP: there is a new policy: %s", new.policy.described())
+        elif not live and not fixed:
             log.info("SIGHUP: nothing changed in the configuration")
         self._broker.reconfigure(limits, time.monotonic())
+        told = self._config.socket_mode, self._config.policy
         self._config = dataclasses.replace(
             self._config,
             log_level=new.log_level,
             log_format=new.log_format,
             socket_mode=new.socket_mode,
+            policy_file=new.policy_file,
+            policy_dir=new.policy_dir,
+            policy=new.policy,
             exit_idle_s=new.exit_idle_s,
             drain_s=new.drain_s,
             limits=self._broker.limits,
@@ -215,13 +237,13 @@ class Daemon:
         )
         if any(option.name == "exit_idle_s" for option in live):
             self._idle.set(new.exit_idle_s, time.monotonic())
-        if any(option.name == "socket_mode" for option in live):
+        self._policy.use(self._config)
+        if told != (self._config.socket_mode, self._config.policy):
             self._tell_who_may_connect()
 
     def _apply(self, new: Config) -> None:
         logs.set_up(new.log_level, new.log_format)
         if new.socket_mode != self._config.socket_mode:
-            self._admission.set_mode(new.socket_mode)
             for listener in self._listeners:
                 try:
                     listener.set_mode(new.socket_mode)

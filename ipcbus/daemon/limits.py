@@ -32,6 +32,9 @@ FAULTS_MAX = 100  #: rounds in a row that a fault ended early; after so many the
 RETRY_S = 0.2  #: when a timer whose callback failed is tried again
 WARM_UP_BYTES = 4 * 1024 * 1024  #: see loop.warm_up
 
+CONFIG_FILE_MAX_BYTES = 1_048_576  #: of the configuration file, and of each file of the policy
+POLICY_FILES_MAX = 1000  #: in each directory of the policy: far above what a system has of packages with services
+
 LOG_WRITE_BYTES = 4096  #: PIPE_BUF: a pipe that is writable takes this much without waiting
 LOG_BURST_LINES = 500  #: a peer that makes the bus log cannot fill the disk: this many at once …
 LOG_LINES_PER_S = 50.0  #: … and this many after it; the rest is counted and told in one line

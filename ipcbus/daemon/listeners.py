@@ -74,12 +74,18 @@ class Listener:
                 os.close(lock)
 
 
-def open_listeners(addresses: Sequence[Address], *, mode: int, group: int | None) -> list[Listener]:
-    """Listen at every address or at none. Raises AlreadyRunningError or ListenError."""
+def open_listeners(addresses: Sequence[Address], *, mode: int, group: int | None, directory_mode: int = 0o700) -> list[Listener]:
+    """Listen at every address or at none. Raises AlreadyRunningError or ListenError.
+
+    Sockets get *mode* and *group*, a directory that has to be made for them *directory_mode*.
+    """
     listeners: list[Listener] = []
     try:
         for address in addresses:
-            listeners.append(_listen_unix(address, mode, group) if isinstance(address, UnixAddress) else _listen_tcp(address))
+            if isinstance(address, UnixAddress):
+                listeners.append(_listen_unix(address, mode, group, directory_mode))
+            else:
+                listeners.append(_listen_tcp(address))
     except BaseException:
         for listener in listeners:
             listener.close()
@@ -101,12 +107,12 @@ def _listen_tcp(address: TcpAddress) -> Listener:
     return Listener(sock, TcpAddress(address.host, sock.getsockname()[1]), None)
 
 
-def _listen_unix(address: UnixAddress, mode: int, group: int | None) -> Listener:
+def _listen_unix(address: UnixAddress, mode: int, group: int | None, directory_mode: int) -> Listener:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     lock = None
     bound = None
     try:
-        prepare_directory(os.path.dirname(address.path))
+        prepare_directory(os.path.dirname(address.path), directory_mode)
         lock = _lock(address)
         _remove_stale(address)
         with _umask(0o177):

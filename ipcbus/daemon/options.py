@@ -12,6 +12,7 @@ from typing import Any
 
 from ..protocol.addresses import Address, AddressError, check_bus_name, parse_address
 from ..protocol.limits import ENVELOPE_MAX_BYTES, MAX_ID, Limits
+from .places import SYSTEM_POLICY_DIRS
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +96,23 @@ def _addresses(value: Any) -> tuple[Address, ...]:
     return tuple(parse_address(_string(item)) for item in value)
 
 
+def _directories(value: Any) -> tuple[str, ...]:
+    if type(value) is not list:
+        raise ValueError
+    return tuple(_path(_string(item)) for item in value)
+
+
 _ADDRESSES = Type(
     "a list of addresses (unix:/absolute/path, tcp:127.0.0.1:PORT)",
     lambda text: _addresses([part.strip() for part in text.split(",")]),
     _addresses,
     lambda value: "[" + ", ".join(_quoted(item) for item in value) + "]",
+)
+_PATHS = Type(
+    "a list of absolute paths (in the environment with ':' between them)",
+    lambda text: _directories(text.split(":")),
+    _directories,
+    lambda value: "[" + ", ".join(map(_quoted, value)) + "]",
 )
 _LEVEL = _choice("debug", "info", "warning", "error")
 _PATH = _checked("an absolute path", _path)
@@ -136,11 +149,15 @@ def _limit(name: str, kind: Type, doc: str, *, live: bool = False) -> Option:
 
 _MODE_DOC = "mode of Unix sockets: who may write to one may connect (0600: the bus's user and root)"
 _EXIT_DOC = "end when nobody was connected for so long, and forget what is retained; not set: never"
+_KIND_DOC = "whose bus it is: user (the bus's user and root may do everything) or system (nobody may do but what the policy allows)"
+_POLICY_DOC = "rules of who may do what; not set: policy.toml beside the user's ipcbusd.toml, or /etc/ipcbus/policy.toml, where it exists"
+_DROP_INS_DOC = "directories with more of them; not set: none, or for a system bus those for ipcbus in /etc and /usr/lib"
 _ANY = _count(1, MAX_ID)
 _WAIT = _seconds(0.01, 86_400)
 
 OPTIONS: tuple[Option, ...] = (
     Option("bus", _checked("a bus name", _bus), "default", "name of the bus; names its socket and secret", "IPCBUS_BUS", "--bus"),
+    Option("kind", _choice("user", "system"), "user", _KIND_DOC, "IPCBUS_KIND", "--kind"),
     Option("listen", _ADDRESSES, None, "where to listen; not set: BUS.sock in the runtime directory", "IPCBUS_ADDRESS", "--listen"),
     Option("poller", _choice("epoll", "poll", "select"), "epoll", "how to wait for sockets", "IPCBUS_POLLER", "--poller"),
     Option("log_level", _LEVEL, "info", "least important line to log", "IPCBUS_LOG_LEVEL", "--log-level", live=True),
@@ -148,6 +165,8 @@ OPTIONS: tuple[Option, ...] = (
     Option("secret_file", _PATH, None, "what TCP peers must know; not set: BUS.secret beside it", "IPCBUS_SECRET_FILE", "--secret-file"),
     Option("socket_mode", _MODE, 0o600, _MODE_DOC, "IPCBUS_SOCKET_MODE", "--socket-mode", live=True),
     Option("socket_group", _checked("a group name", str), None, "group of Unix sockets; see mode", "IPCBUS_SOCKET_GROUP", "--socket-group"),
+    Option("policy_file", _PATH, None, _POLICY_DOC, "IPCBUS_POLICY_FILE", "--policy-file", live=True),
+    Option("policy_dir", _PATHS, None, _DROP_INS_DOC, "IPCBUS_POLICY_DIR", "--policy-dir", live=True),
     Option("exit_idle_s", _seconds(0.05, 31_536_000), None, _EXIT_DOC, "IPCBUS_EXIT_IDLE_S", "--exit-idle", live=True),
     Option("drain_s", _seconds(0, 3600), 5.0, "how long SIGTERM waits for peers to read", "IPCBUS_DRAIN_S", "--drain-s", live=True),
     _limit("max_payload_bytes", _count(0, 2**32 - 1 - ENVELOPE_MAX_BYTES), "largest payload of a message"),
@@ -194,3 +213,11 @@ OPTIONS: tuple[Option, ...] = (
 )
 
 BY_NAME: dict[str, Option] = {option.name: option for option in OPTIONS}
+
+#: What a system bus has where nobody said otherwise: its own name and place, everybody may connect, and nobody waits for a stranger.
+SYSTEM_DEFAULTS: dict[str, Any] = {
+    "bus": "system",
+    "socket_mode": 0o666,
+    "policy_dir": SYSTEM_POLICY_DIRS,
+    "limits.lane_policy": "drop_oldest",
+}

@@ -10,9 +10,12 @@ from ..protocol.limits import SECRET_BYTES
 from .places import PlaceError, prepare_directory
 
 
-def load_secret(path: str) -> bytes:
-    """The secret in *path*, which is made where it is missing. Raises PlaceError where it cannot be kept, or was not kept, secret."""
-    prepare_directory(os.path.dirname(path))
+def load_secret(path: str, directory_mode: int = 0o700) -> bytes:
+    """The secret in *path*, which is made where it is missing. Raises PlaceError where it cannot be kept, or was not kept, secret.
+
+    Its directory is made with *directory_mode*, for sockets may lie beside it.
+    """
+    prepare_directory(os.path.dirname(path), directory_mode)
     try:
         if not os.path.lexists(path):
             _create(path)

@@ -1,0 +1,144 @@
+"""The policy's files: which there are, in which order, what is in them, and what holds where they say nothing.
+
+Owns the order of files and the rules that are built in. Must not know how rules are judged (``ipcbus.policy`` does). The main file comes
+first, then the files of the drop-in directories together in the order of their names, each name once: that of the first directory which
+has it, so that an administrator's file can take the place of one that a package ships.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from ..broker.peers import BUS_SECRET
+from ..policy import EVERYBODY, Action, Policy, Redaction, Rule, Who, parse
+from ..policy.limits import MAX_RULES
+from . import user_database
+from .limits import CONFIG_FILE_MAX_BYTES, POLICY_FILES_MAX
+from .places import PlaceError
+from .trusted_files import list_trusted, read_trusted
+
+_BY_NUMBER = ("%u", "%U", "%g", "%G")
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyFiles:
+    """What all files of a policy say, in order."""
+
+    files: tuple[str, ...] = ()
+    rules: tuple[Rule, ...] = ()
+    redact: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()  #: what is legal and yet not what somebody meant
+
+    def in_force(self, kind: str, uid: int, *, open_to_others: bool) -> Policy:
+        """The policy of a bus of this *kind* that runs as *uid*; *open_to_others* says that its socket_mode lets others connect."""
+        own, default = built_in(kind, uid, open_to_others=open_to_others and not self.files)
+        return Policy((*self.rules, *own), default=default)
+
+    def described(self) -> str:
+        """What there is, for a person."""
+        if not self.files:
+            return "no policy file"
+        return f"{_counted(len(self.rules), 'policy rule')} in {_counted(len(self.files), 'file')}"
+
+    @property
+    def redaction(self) -> Redaction:
+        """The topics whose payloads no monitor sees."""
+        return Redaction(self.redact)
+
+    @property
+    def needs_names(self) -> bool:
+        """Whether a rule speaks of the name of a peer's user or group."""
+        return any("%u" in text or "%g" in text for rule in self.rules for text in _patterns(rule))
+
+    def by_number(self) -> list[str]:
+        """Where the rules are that mean users or groups of the machine, by number or name."""
+        return [
+            rule.where
+            for rule in self.rules
+            if any(given is not None for given in (rule.who.uids, rule.who.gids, rule.who.users, rule.who.groups))
+            or any(mark in text for text in _patterns(rule) for mark in _BY_NUMBER)
+        ]
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" + ("" if number == 1 else "s")
+
+
+def _patterns(rule: Rule) -> tuple[str, ...]:
+    return (*(rule.names or ()), *(rule.topics or ()))
+
+
+def built_in(kind: str, uid: int, *, open_to_others: bool) -> tuple[tuple[Rule, ...], Rule]:
+    """The rules that come after all files, and what holds where none of them decides."""
+    # Who proved the bus's own secret can read its file, which only the bus's user and root can.
+    ours = (Who(uids=frozenset({0, uid})), Who(identities=(BUS_SECRET,)))
+    if kind == "system":
+        where = "the default of a system bus (what no rule allows is denied)"
+        admin = frozenset({Action.ADMIN})
+        rules = (Rule(True, frozenset({Action.CONNECT}), EVERYBODY, where=where), *(Rule(True, admin, who, where=where) for who in ours))
+        return rules, Rule(False, where=where)
+    if open_to_others:
+        where = "the default of a user bus whose socket_mode lets others connect"
+    else:
+        where = f"the default of a user bus (all for uid {uid} and root, nothing for others)"
+    return tuple(Rule(True, who=who, where=where) for who in ours), Rule(open_to_others, where=where)
+
+
+def read_policy(main: str | None, directories: Sequence[str], uids: Collection[int] | None, errors: list[str]) -> PolicyFiles:
+    """Read the *main* file (None: there is none) and the drop-ins of *directories*; what is wrong with any of them goes to *errors*."""
+    paths = ([main] if main else []) + _drop_ins(directories, uids, errors)
+    found = []
+    for path in paths:
+        try:
+            text = read_trusted(path, max_bytes=CONFIG_FILE_MAX_BYTES, uids=uids).decode()
+        except PlaceError as error:
+            errors.append(str(error))
+        except OSError as error:
+            errors.append(f"{path}: {error.strerror}")
+        except UnicodeDecodeError as error:
+            errors.append(f"{path}: not TOML: {error}")
+        else:
+            found.append(parse(text, path, users=user_database.uid_of, groups=user_database.gid_of))
+            errors.extend(found[-1].errors)
+    rules = tuple(rule for file in found for rule in file.rules)
+    if len(rules) > MAX_RULES:
+        errors.append(f"the policy has {len(rules)} rules in {len(paths)} files: at most {MAX_RULES} are allowed")
+    return PolicyFiles(
+        files=tuple(paths),
+        rules=rules,
+        redact=tuple(dict.fromkeys(pattern for file in found for pattern in file.redact)),
+        warnings=tuple(line for file in found for line in file.warnings),
+    )
+
+
+def _drop_ins(directories: Sequence[str], uids: Collection[int] | None, errors: list[str]) -> list[str]:
+    """The files of the drop-in directories, in order."""
+    found: dict[str, str] = {}
+    for directory in directories:
+        try:
+            names = list_trusted(directory, suffix=".toml", uids=uids)
+        except PlaceError as error:
+            errors.append(str(error))
+            continue
+        except OSError as error:
+            errors.append(f"{error.filename or directory}: {error.strerror}")
+            continue
+        if len(names) > POLICY_FILES_MAX:
+            errors.append(f"{directory} has {len(names)} policy files, more than {POLICY_FILES_MAX}: put their rules into fewer")
+            continue
+        for name in names:
+            found.setdefault(name, os.path.join(directory, name))
+    return [found[name] for name in sorted(found, key=os.fsencode)]
+
+
+def not_of_this_machine(files: PolicyFiles, ids: str | None) -> list[str]:
+    """Why rules about users and groups cannot be used where the kernel knows *ids* only in part (``namespaces.maps_some_only``)."""
+    if ids is None:
+        return []
+    return [
+        f"{where} is about users or groups, but this process runs in a user namespace that knows only some {ids} (PrivateUsers=yes, a "
+        "container without root): everybody else would be 65534 here. Run the bus outside of it, or use rules about unit or identity"
+        for where in files.by_number()
+    ]

@@ -1,0 +1,151 @@
+"""Real daemons with policy files, and peers of several users: root becomes them for as long as a connection takes to be made."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from ipcbus.protocol.errors import Code
+from tests.conftest import DaemonFactory
+from tests.daemons import RunningDaemon, command, environment, run_ipcbusd, wait_until
+from tests.wire import Wire
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="takes root, to be other users")
+
+ALICE, BOB, CAROL, STAFF = 4242, 4243, 4244, 4300
+
+POLICY = f"""
+[[rule]]
+deny = "connect"
+uid = {CAROL}
+
+[[rule]]
+allow = ["publish", "subscribe"]
+gid = {STAFF}
+topics = "room.>"
+"""
+
+
+@contextlib.contextmanager
+def as_user(uid: int, gid: int | None = None, groups: Sequence[int] = ()) -> Iterator[None]:
+    """Be *uid* for a moment: the kernel tells who connects as it was at that time."""
+    before = os.getgroups()
+    os.setgroups(groups)
+    os.setegid(uid if gid is None else gid)
+    os.seteuid(uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+        os.setgroups(before)
+
+
+def connect_as(daemon: RunningDaemon, uid: int, gid: int | None = None, groups: Sequence[int] = ()) -> Wire:
+    with as_user(uid, gid, groups):
+        return Wire(daemon.address)
+
+
+@pytest.fixture(scope="module")
+def system() -> Iterator[RunningDaemon]:
+    """A system bus with one file of rules, which no test changes."""
+    with tempfile.TemporaryDirectory(prefix="ipcbus-", dir="/tmp") as path:
+        directory = Path(path)
+        directory.chmod(0o711)
+        (directory / "policy.toml").write_text(POLICY)
+        daemon = RunningDaemon(directory, ["--kind", "system", "--policy-file", f"{path}/policy.toml", "--policy-dir", f"{path}/none"])
+        yield daemon
+        daemon.finish()
+
+
+@needs_root
+def test_who_may_connect(system: RunningDaemon) -> None:
+    with connect_as(system, ALICE) as wire:
+        wire.hello()
+    with connect_as(system, CAROL) as wire:
+        why = wire.expect_bye(Code.DENIED)
+    rule = f"rule 1 of {system.directory}/policy.toml, line 2 denies connect"
+    assert why == f"{rule}; you are uid {CAROL}"
+    assert f"refused pid {os.getpid()} uid {CAROL} at {system.address}: {rule}" in system.log()
+    assert "a system bus with 2 policy rules in 1 file\n" in system.log()
+
+
+def reload(daemon: RunningDaemon, expected: str) -> None:
+    daemon.signal(signal.SIGHUP)
+    wait_until(lambda: expected in daemon.log(), f"{expected!r} should be logged: {daemon.log()}")
+
+
+@needs_root
+def test_a_reload_judges_anew(daemon_factory: DaemonFactory, short_dir: Path) -> None:
+    rules = short_dir / "rules"
+    rules.mkdir(mode=0o755)
+    short_dir.chmod(0o711)
+    daemon = daemon_factory("--socket-mode", "0666", "--policy-dir", str(rules))
+    daemon.directory.chmod(0o711)
+    with connect_as(daemon, ALICE) as wire:
+        wire.hello()
+    file = rules / "10-bob.toml"
+    file.write_text(f'[[rule]]\nallow = "*"\nuid = {BOB}\n')
+    reload(daemon, "there is a new policy: 1 policy rule in 1 file")
+    with connect_as(daemon, BOB) as wire:
+        wire.hello()
+    with connect_as(daemon, ALICE) as wire:
+        assert "the default of a user bus" in wire.expect_bye(Code.DENIED)
+    file.write_text(f'[[rule]]\nallow = "*"\nuid = {ALICE}\n[[rule]]\nallow = "fly"\n')
+    reload(daemon, "the configuration stays as it was")
+    assert f"SIGHUP: rule 2 of {file}, line 4, allow: no such action" in daemon.log()
+    file.chmod(0o666)
+    reload(daemon, f"SIGHUP: {file} has mode 0666")
+    with connect_as(daemon, BOB) as wire:
+        wire.hello()
+
+
+def test_a_kind_is_for_life(daemon_factory: DaemonFactory) -> None:
+    daemon = daemon_factory()
+    daemon.config_file.write_text('kind = "system"\n')
+    reload(daemon, "SIGHUP: kind: a user bus becomes a system bus only by a restart")
+    assert os.stat(daemon.path).st_mode & 0o777 == 0o600
+    assert "is now" not in daemon.log()
+
+
+def test_check_config(short_dir: Path) -> None:
+    good, bad = short_dir / "good.toml", short_dir / "bad.toml"
+    good.write_text('[[rule]]\nallow = "publish"\nuser = "no-such-user"\n')
+    bad.write_text('[[rule]]\nallow = "publish"\nnames = "a"\n[[rule]]\nalow = "call"\n')
+    done = run_ipcbusd("--config", os.devnull, "--check-config", "--policy-file", str(good))
+    assert (done.returncode, done.stderr) == (0, "")
+    first, last = done.stdout.splitlines()
+    assert first.startswith(f"ipcbusd: warning: rule 1 of {good}, line 1, user:")
+    assert last == "ipcbusd: the configuration is good (no file; 1 policy rule in 1 file)"
+    done = run_ipcbusd("--config", os.devnull, "--policy-file", str(bad), "--listen", f"unix:{short_dir}/bus.sock")
+    assert done.returncode == 2
+    lines = done.stderr.splitlines()
+    assert len(lines) > 2
+    assert all(line.startswith(f"ipcbusd: rule {number} of {bad}") for line, number in zip(lines, (1, 2, 2), strict=False))
+    assert not (short_dir / "bus.sock").exists()
+
+
+def test_rules_about_users_in_a_user_namespace(short_dir: Path) -> None:
+    """The daemon would see 65534 for everybody it has no number for."""
+    unshare = ["unshare", "--user", "--map-root-user"]
+    try:
+        possible = subprocess.run([*unshare, "true"], capture_output=True, timeout=20, check=False).returncode == 0
+    except FileNotFoundError:
+        possible = False
+    if not possible:
+        pytest.skip("no user namespace can be made here")
+    file = short_dir / "policy.toml"
+    line = [*unshare, *command("--config", os.devnull, "--listen", f"unix:{short_dir}/bus.sock", "--policy-file", str(file))]
+    file.write_text('[[rule]]\nallow = "publish"\nuid = 1000\n[[rule]]\nallow = "publish"\nunit = "a.service"\n')
+    done = subprocess.run(line, env=environment(), capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 2
+    (said,) = done.stderr.splitlines()
+    assert said.startswith(f"ipcbusd: rule 1 of {file}, line 1 is about users or groups")
+    assert "unit or identity" in said
