@@ -83,6 +83,22 @@ BOUNDS = [
         ("tests/unit/test_broker_flow_holding.py",),
     ),
     Mutation(
+        "memory_order",
+        "which of equally long queues loses is as they lie in memory (Q-3)",
+        FLOW,
+        "for number, backlog in enumerate(backlogs)]",
+        "for number, backlog in enumerate(set(backlogs))]",
+        unit=("tests/unit/test_same_order.py",),
+    ),
+    Mutation(
+        "removal_not_of_bus",
+        "a full queue takes what the bus publishes, and loses nothing for it (L-11, L-12)",
+        FLOW,
+        "            if sender is None or backlog.is_of(sender):\n                self._drop_own(backlog)",
+        "            if sender is None:\n                return\n            if backlog.is_of(sender):\n                self._drop_own(backlog)",
+        unit=("tests/unit/test_bus_holds_nobody.py",),
+    ),
+    Mutation(
         "silent_cut",
         "that messages begin to be lost for time is not told (L-7)",
         FLOW,
