@@ -94,8 +94,8 @@ BOUNDS = [
         "removal_not_of_bus",
         "a full queue takes what the bus publishes, and loses nothing for it (L-11, L-12)",
         FLOW,
-        "            if sender is None or backlog.is_of(sender):\n                self._drop_own(backlog)",
-        "            if sender is None:\n                return\n            if backlog.is_of(sender):\n                self._drop_own(backlog)",
+        "            if sender is None or backlog.is_of(sender):\n",
+        "            if sender is None:\n                return\n            if backlog.is_of(sender):\n",
         unit=("tests/unit/test_bus_holds_nobody.py",),
     ),
     Mutation(

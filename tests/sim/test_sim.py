@@ -11,8 +11,10 @@ from zlib import crc32
 import pytest
 
 from . import many
+from .network import World
 from .shrinking import shrink
 from .story import Story, cast, parse, play
+from .violations import ViolationError
 
 #: What happens in enough stories: frames, notices, reasons of losses, refusals, ends.
 ALL = {
@@ -76,6 +78,22 @@ def test_a_seed_is_one_story() -> None:
 def test_stories_that_failed_once(text: str) -> None:
     seed, _, story = text.partition(" ")
     play(parse(int(seed), story))
+
+
+def test_one_that_fails_and_does_not_again_says_how_it_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or nothing would be known of it; and it is not made small, for every part of it fails as little."""
+    told = []
+
+    def fails_once(story: Story | int) -> World:
+        told.append(story)
+        if len(told) == 1:
+            raise ViolationError("the bus broke a promise")
+        return play(story)
+
+    monkeypatch.setattr(many, "play", fails_once)
+    with pytest.raises(AssertionError, match=r"seed 5 failed once and not again, so it is not one story(.|\n)*the bus broke a promise"):
+        many.judge(range(5, 8))
+    assert told == [5, Story(5)]
 
 
 def test_a_story_is_its_own_reproduction() -> None:
