@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 MAX_FILE_BYTES = 1 << 20  #: one file of rules
-MAX_RULES = 10_000  #: in one file, and in all files of a policy together
+MAX_RULES = 5_000  #: of a policy, all its files together: each new kind of subject is compared with each of them
+MAX_PATTERNS = 20_000  #: of a policy: names for each method and topics, as they stand in memory
 MAX_VALUES = 1_000  #: in one list of a rule, and in the list of redacted topics
 MAX_TEXT_BYTES = 1_024  #: a comment, and the name of a user, group, unit or identity
 
@@ -11,3 +12,5 @@ MAX_TEXT_BYTES = 1_024  #: a comment, and the name of a user, group, unit or ide
 #: of one rule looked at; a policy of a thousand rules needs some hundreds. Above it the pattern is denied: what cannot be judged
 #: must not be allowed, and a peer must not keep the bus busy with patterns.
 POLICY_WALK_MAX = 20_000
+
+LINT_KINDS_MAX = 500  #: kinds of people whose rules are compared with each other; above it nothing is said of dead rules

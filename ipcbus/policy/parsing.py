@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,8 +12,8 @@ from ..protocol.errors import ProtocolError
 from ..protocol.limits import METHOD_MAX_BYTES
 from ..protocol.topics import check_method, check_name, split_pattern
 from .actions import EVERY_ACTION, OF_NAMES, OF_TOPICS, Action
-from .limits import MAX_FILE_BYTES, MAX_RULES, MAX_TEXT_BYTES, MAX_VALUES
-from .placeholders import MEANINGS, example, unknown_placeholder
+from .limits import MAX_FILE_BYTES, MAX_PATTERNS, MAX_RULES, MAX_TEXT_BYTES, MAX_VALUES
+from .placeholders import MEANINGS, example, is_personal, unknown_placeholder
 from .rights import NO_NAME
 from .rules import Named, Rule, Who
 
@@ -22,7 +22,7 @@ Resolve = Callable[[str], int | None]  #: the number of a user or group, None wh
 _KEYS = ("allow", "deny", "uid", "gid", "user", "group", "unit", "user_unit", "identity", "names", "methods", "topics", "comment")
 _MAX_NUMBER = 2**32 - 2  # 4294967295 is "no id" to the kernel
 _HEADER = re.compile(r"\s*\[\[\s*rule\s*\]\]")
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # control characters, and what is no character
 _NAME_PATTERN = re.compile(r"(?:[A-Za-z0-9_-]+|[*>])(?:\.(?:[A-Za-z0-9_-]+|[*>]))*")
 
 
@@ -43,11 +43,34 @@ def parse(text: str, where: str, *, users: Resolve, groups: Resolve) -> ParsedFi
         return ParsedFile(errors=(f"{where}: {size} bytes: at most {MAX_FILE_BYTES} are allowed; split it into several files",))
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # TOMLDecodeError is one, and so is a number of more digits than Python reads
         return ParsedFile(errors=(f"{where}: not TOML: {_shown(str(error))}",))
     except RecursionError:
         return ParsedFile(errors=(f"{where}: not a policy: lists or tables are nested too deeply",))
     return _File(text, where, users, groups).read(document)
+
+
+def joined(files: Iterable[ParsedFile]) -> ParsedFile:
+    """All files of a policy as one, in order, with an error where together they hold too much."""
+    found = list(files)
+    rules = tuple(rule for file in found for rule in file.rules)
+    errors = [error for file in found for error in file.errors]
+    if len(rules) > MAX_RULES:
+        errors.append(f"{len(rules)} rules in all files: at most {MAX_RULES} are allowed; one rule may list many names or topics")
+    patterns = sum(map(_weight, rules))
+    if patterns > MAX_PATTERNS:
+        errors.append(f"{patterns} names (for each method) and topics in all rules: at most {MAX_PATTERNS} are allowed; use wildcards")
+    return ParsedFile(
+        rules,
+        tuple(pattern for file in found for pattern in file.redact),
+        tuple(errors),
+        tuple(warning for file in found for warning in file.warnings),
+    )
+
+
+def _weight(rule: Rule) -> int:
+    """The patterns of a rule, as its selection holds them."""
+    return max(len(rule.names or ()), 1) * max(len(rule.methods or ()), 1) + len(rule.topics or ())
 
 
 @dataclass
@@ -69,8 +92,6 @@ class _File:
         rules: list[Rule] = []
         if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
             self.errors.append(f"{self.where}: 'rule' is not a list of tables: write [[rule]] above each rule")
-        elif len(tables) > MAX_RULES:
-            self.errors.append(f"{self.where}: {len(tables)} rules: at most {MAX_RULES} are allowed; one may list many topics")
         else:
             lines = self._lines(len(tables))
             for number, (table, line) in enumerate(zip(tables, lines, strict=True), 1):
@@ -97,7 +118,7 @@ class _File:
         found = _Table(self, table, where)
         patterns = found.patterns("topics") or ()
         for pattern in patterns:
-            if "%" in pattern.replace("%%", ""):
+            if is_personal(pattern):
                 self.errors.append(f"{where}, topics: {_quoted(pattern)} has a placeholder, but redaction is the same for everybody: use *")
         return tuple(pattern.replace("%%", "%") for pattern in patterns)
 
@@ -203,7 +224,7 @@ class _Table:
         if values is None:
             return None
         for value in values:
-            if not isinstance(value, str) or not value or len(value.encode(errors="replace")) > MAX_TEXT_BYTES or _CONTROL.search(value):
+            if not isinstance(value, str) or not value or len(value.encode(errors="replace")) > MAX_TEXT_BYTES or _UNFIT.search(value):
                 self._wrong(key, f"{_quoted(value)} is not a text of 1 to {MAX_TEXT_BYTES} bytes without control characters")
                 return None
         return tuple(dict.fromkeys(values))
@@ -257,6 +278,9 @@ class _Table:
             self._wrong(key, f"{_quoted(text)} has the unknown placeholder {_quoted(unknown)}; there are {meanings}")
             return
         filled = example(text)
+        if any(len(token) > 1 and ("*" in token or ">" in token) for token in filled.split(".")):
+            self._wrong(key, f"{_quoted(text)} has a wildcard inside a token: '*' stands for one whole token, '>' for all that follow")
+            return
         try:
             split_pattern(filled)
             if key == "names" and filled != NO_NAME:
@@ -265,7 +289,7 @@ class _Table:
                     return
                 check_name(filled.replace("*", "x").replace(">", "x"))
         except ProtocolError as error:
-            self._wrong(key, f"{_shown(str(error))}")
+            self._wrong(key, f"{_quoted(text)}: {_shown(str(error))}")
 
     def _wrong(self, key: str, text: str) -> None:
         self._file.errors.append(f"{self._where}, {_shown(key)}: {text}")
@@ -277,4 +301,9 @@ def _shown(text: str) -> str:
 
 
 def _quoted(value: object) -> str:
-    return repr(value)[:300]
+    """A value of a file, for people. Lists and tables may be endless, and of a huge number Python shows nothing."""
+    if isinstance(value, str):
+        return repr(value[:300])
+    if isinstance(value, (bool, float)) or (isinstance(value, int) and abs(value) < 2**64):
+        return str(value)
+    return {int: "a number that large", list: "a list", dict: "a table"}.get(type(value), "a date or time")

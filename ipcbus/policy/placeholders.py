@@ -33,25 +33,24 @@ def example(template: str) -> str:
     return _PLACEHOLDER.sub(lambda found: "%" if found[1] == "%" else "x", template)
 
 
-def fill(template: str, subject: Subject, *, allow: bool, of_names: bool) -> str | None:
-    """The pattern that *template* is for *subject*.
+def is_personal(template: str) -> bool:
+    """Whether *template* is not the same for every subject."""
+    return "%" in template.replace("%%", "")
 
-    Where a value is not known, or is not one legal token, nothing may be allowed by it (None) and everything that could be meant
-    is denied: the whole token becomes ``*``.
+
+def fill(token: str, subject: Subject, *, allow: bool, of_names: bool) -> str | None:
+    """What one *token* of a pattern is for *subject*.
+
+    Where a value is not known, or is not part of one legal token, nothing may be allowed by it (None) and everything that could be
+    meant is denied: the whole token becomes ``*``.
     """
-    if "%" not in template:
-        return template
-    tokens = []
-    for token in template.split("."):
-        parts = [_value(found[1], subject, of_names=of_names) for found in _PLACEHOLDER.finditer(token)]
-        if None not in parts:
-            values = iter(parts)
-            tokens.append(_PLACEHOLDER.sub(lambda _, values=values: next(values), token))  # type: ignore[misc]
-        elif allow:
-            return None
-        else:
-            tokens.append("*")
-    return ".".join(tokens)
+    if "%" not in token:
+        return token
+    values = [_value(found[1], subject, of_names=of_names) for found in _PLACEHOLDER.finditer(token)]
+    if None in values:
+        return None if allow else "*"
+    pieces = _PLACEHOLDER.split(token)[::2]
+    return "".join(piece + (value or "") for piece, value in zip(pieces, [*values, ""], strict=True))
 
 
 def _value(letter: str, subject: Subject, *, of_names: bool) -> str | None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from .rights import Rights
 from .rules import Rule
+from .selection import Selection
 from .subjects import Subject
 
-_REMEMBERED = 1_024  # subjects whose rights are kept ready: programs of one user connect again and again
+_SUBJECTS = 1_024  # whose rights are kept ready: programs of one user connect again and again
+_SELECTIONS = 64  # kinds of subjects whose rules are kept ready; peers keep their own besides
 
 
 class Policy:
@@ -21,15 +24,29 @@ class Policy:
         self.rules = tuple(rules)
         self.default = default
         self._rights: dict[Subject, Rights] = {}
+        self._selections: dict[tuple[int, ...], Selection] = {}
 
     def rights(self, subject: Subject) -> Rights:
         """What *subject* may do."""
         rights = self._rights.get(subject)
         if rights is None:
-            if len(self._rights) >= _REMEMBERED:
-                del self._rights[next(iter(self._rights))]
-            rights = self._rights[subject] = Rights(subject, self.rules, self.default)
+            _make_room(self._rights, _SUBJECTS)
+            rights = self._rights[subject] = Rights(subject, self._selection(subject))
         return rights
+
+    def _selection(self, subject: Subject) -> Selection:
+        concerned = tuple(index for index, rule in enumerate(self.rules) if rule.who.concerns(subject))
+        selection = self._selections.get(concerned)
+        if selection is None:
+            _make_room(self._selections, _SELECTIONS)
+            selection = self._selections[concerned] = Selection([self.rules[index] for index in concerned], self.default)
+        return selection
+
+
+def _make_room(table: dict[Any, Any], limit: int) -> None:
+    """Forget the oldest where there are *limit*."""
+    if len(table) >= limit:
+        del table[next(iter(table))]
 
 
 #: Everybody may do everything.

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from .ordered import Ordered
 from .rules import Rule
+from .tree import Node
 
 _HIDDEN = Rule(False, where="redaction")
 _SHOWN = Rule(True, where="redaction")
@@ -16,8 +17,11 @@ class Redaction:
 
     def __init__(self, patterns: Iterable[str] = ()) -> None:
         self.patterns = tuple(patterns)
-        self._ordered = Ordered([(_HIDDEN, self.patterns), (_SHOWN, None)])
+        root = Node()
+        for pattern in self.patterns:
+            root.add(pattern.split("."), 0, allow=False)
+        self._ordered = Ordered((_HIDDEN, _SHOWN), (root,))
 
     def hides(self, topic: str) -> bool:
         """Whether a legal *topic* is one of them."""
-        return self._ordered.decide(topic) is _HIDDEN
+        return self._ordered.decide(topic.split(".")) is _HIDDEN

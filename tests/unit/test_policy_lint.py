@@ -1,0 +1,158 @@
+"""What `ipcbusd --check-config` says of rules that are each correct."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from ipcbus.policy import Policy, Rule, parse
+from ipcbus.policy.lint import lint
+from ipcbus.policy.people import is_part, nobody
+from ipcbus.policy.rules import Named, Who
+
+from . import policy_world as world
+
+
+def said(text: str) -> list[str]:
+    parsed = parse(text, "p", users={"alice": 1000, "bob": 1001}.get, groups={"ops": 50}.get)
+    assert not parsed.errors, parsed.errors
+    return lint(parsed.rules)
+
+
+def one(*rules: str) -> str:
+    """The one line about these rules."""
+    (line,) = said("\n".join(f"[[rule]]\n{rule}" for rule in rules))
+    return line
+
+
+def nothing(*rules: str) -> bool:
+    return said("\n".join(f"[[rule]]\n{rule}" for rule in rules)) == []
+
+
+SECRET_FIRST = ('deny = "publish"\ntopics = "secret.>"', 'allow = "publish"')
+
+
+def test_rules_that_all_decide_something() -> None:
+    assert nothing(*SECRET_FIRST)
+    assert nothing('allow = "own"\nuid = 1000\nnames = "a.*"', 'allow = "own"\nuid = 1001\nnames = "a.*"', 'deny = "own"')
+    assert nothing('allow = "call"\nnames = "a"\nmethods = "on"', 'deny = "call"\nnames = "a"')
+    assert nothing('allow = "subscribe"\ntopics = ">"', 'deny = "subscribe"')  # the topics of the bus are none of ">" (T-3)
+
+
+def test_a_contradiction_names_both_rules() -> None:
+    line = one('allow = "publish"\ntopics = "room.>"', 'deny = "publish"\ntopics = ["room.safe", "room.vault.*"]\nuid = 1000')
+    assert line == (
+        "rule 2 of p, line 4 denies publish 'room.safe' (and 1 more), but rule 1 of p, line 1 allows it before, and the first decides: "
+        "put the narrower rule before the wider one"
+    )
+    line = one('deny = ["own", "call"]\nnames = "home.*"', 'allow = "call"\nnames = "home.lights"\nmethods = "on"\nuser = "alice"')
+    assert line.startswith("rule 2 of p, line 4 allows call of 'on' of 'home.lights', but rule 1 of p, line 1 denies it before")
+    assert one('allow = "connect"', 'deny = "connect"\nuid = 1000').startswith("rule 2 of p, line 3 denies connect, but rule 1")
+
+
+def test_a_dead_rule() -> None:
+    dead = "never decides anything: rules before it do; it can go, or belongs before them"
+    assert one('allow = "publish"\ntopics = "room.>"', 'allow = "publish"\ntopics = ["room.*", "room.a.b"]').endswith(dead)
+    assert one(*SECRET_FIRST, 'allow = "publish"\nuid = 1000').endswith(dead)  # partly denied, partly allowed before
+    one('allow = "own"\nnames = ["home.*", "home.*.>"]', 'allow = "own"\nnames = "home.>"')  # by two patterns together
+    one('allow = "own"\nnames = ">"', 'allow = "own"')  # all names begin with no "$"
+    one('allow = "call"\nmethods = ["on", "off"]', 'allow = "call"\nmethods = "off"\nnames = "x.y"')
+    one('allow = "*"', 'allow = "monitor"')
+    assert one('allow = ["connect", "admin"]', 'allow = ["connect", "send"]').endswith("never decides connect: rules before it do")
+
+
+def test_placeholders_are_compared_as_what_they_are() -> None:
+    one('allow = "own"\nnames = "home.%u.>"', 'allow = "own"\nnames = "home.%u.a"')
+    one('allow = "own"\nnames = "home.*"', 'allow = "own"\nnames = "home.%u"')
+    assert nothing('allow = "own"\nnames = "home.%u"', 'allow = "own"\nnames = "home.alice"')
+    assert nothing('allow = "publish"\ntopics = "home.%%u"', 'allow = "publish"\ntopics = "home.%u"')
+    assert nothing('allow = "own"\nnames = "home.%u"', 'deny = "own"\nnames = "home.%u"')  # who has no user name is denied all of home.*
+    one('deny = "own"\nnames = "home.%u"', 'allow = "own"\nnames = "home.%u"')
+
+
+@pytest.mark.parametrize(
+    ("rule", "why"),
+    [
+        ('uid = 1000\nidentity = "panel"', "has an identity but no uid"),
+        ('unit = "a.service"\nidentity = "panel"', "has an identity but no unit"),
+        ('user = "nobody-here"', "the system knows no such user"),
+        ('group = ["nobody-here"]', "the system knows no such group"),
+        ('uid = 1001\nuser = "alice"', "other uids"),
+    ],
+)
+def test_a_rule_for_nobody(rule: str, why: str) -> None:
+    line = one(f'allow = "own"\n{rule}')
+    assert line.startswith("rule 1 of p, line 1 concerns nobody: ")
+    assert why in line
+
+
+def test_who_is_part_of_whom() -> None:
+    everybody, alice = Who(), Who(uids=frozenset({1000}))
+    wider = Who(uids=frozenset({1000, 1001}))
+    named = Who(users=(Named("alice", 1000), Named("nobody-here", None)))
+    ops = Who(groups=(Named("ops", 50),))
+    assert is_part(alice, everybody)
+    assert not is_part(everybody, alice)
+    assert is_part(alice, wider)
+    assert not is_part(wider, alice)
+    assert is_part(named, alice)
+    assert is_part(alice, named)
+    assert not is_part(wider, named)
+    assert is_part(ops, Who(gids=frozenset({50, 51})))
+    assert not is_part(ops, Who(gids=frozenset({51})))
+    assert not is_part(alice, ops)
+    assert is_part(Who(uids=frozenset({1000}), gids=frozenset({50})), ops)
+    for narrow, wide, part in (
+        ("a.service", "a.service", True), ("a@x.service", "a@*.service", True), ("a@b*.service", "a@*.service", True),
+        ("a@*.service", "a@b*.service", False), ("a@*.service", "a@x.service", False), ("*.service", "*", True), ("*", "*.service", False),
+    ):  # fmt: skip
+        assert is_part(Who(units=(narrow,)), Who(units=(wide,))) == part, (narrow, wide)
+        assert is_part(Who(user_units=(narrow,)), Who(user_units=(wide,))) == part, (narrow, wide)
+        assert not is_part(Who(units=(narrow,)), Who(user_units=(wide,)))
+    assert is_part(Who(identities=("a",)), Who(identities=("a", "b")))
+    assert not is_part(Who(identities=("a", "b")), Who(identities=("a",)))
+    assert nobody(alice) == nobody(everybody) == nobody(named) == ""
+
+
+def test_too_many_kinds_of_people_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    rules = [Rule(True, who=Who(uids=frozenset({number % 3})), where=f"rule {number}") for number in range(6)]
+    for limit, compared in ((2, False), (3, True), (4, True)):
+        monkeypatch.setattr("ipcbus.policy.lint.LINT_KINDS_MAX", limit)
+        lines = lint(rules)
+        assert len(lines) == (3 if compared else 1)
+        assert ("were not looked for" in lines[0]) != compared
+
+
+def test_rules_too_complex_to_compare_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ipcbus.policy.ordered.POLICY_WALK_MAX", 3)
+    assert one('allow = "own"\nnames = ["*", "*.a", "*.*"]', 'allow = "own"\nnames = "*.*"').endswith("they are too complex")
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_dead_rules_can_go(seed: int) -> None:
+    """Random policies: without a rule that is said to be dead, or to be contradicted in all it says, everything is judged alike."""
+    chance = random.Random(seed)
+    dead = 0
+    while dead < 15:
+        written = [world.random_rule(chance) for _ in range(5)]
+        rules = parse(world.toml(written), "p", users=world.USERS.get, groups=world.GROUPS.get).rules
+        gone = [line.split(",")[0] for line in lint(rules) if "never decides anything" in line or "concerns nobody" in line]
+        if not gone:
+            continue
+        dead += 1
+        policies = [Policy(kept, default=Rule(False, where="rule 0 of p")) for kept in (rules, without(rules, gone))]
+        for who in world.SUBJECTS:
+            whole, less = (policy.rights(who) for policy in policies)
+            assert whole.connect() == less.connect()
+            assert whole.admin() == less.admin()
+            for topic in chance.sample(world.TOPICS, 8):
+                assert whole.publish(topic) == less.publish(topic), (world.toml(written), gone, who, topic)
+                assert whole.monitor(topic) == less.monitor(topic)
+            for name in chance.sample(world.NAMES, 8):
+                assert whole.own(name) == less.own(name), (world.toml(written), gone, who, name)
+                assert whole.call(name, "on") == less.call(name, "on"), (world.toml(written), gone, who, name)
+
+
+def without(rules: tuple[Rule, ...], gone: list[str]) -> list[Rule]:
+    return [rule for rule in rules if rule.where.split(",")[0] not in gone]
