@@ -88,6 +88,7 @@ class Broker(State):
             Kind.PART: self._calls.on_answer,
             Kind.ALLOW: self._calls.on_allow,
         }
+        self.monitors.attach(self._handlers, self._calls, self._refusals)
 
     # --- what the daemon calls --------------------------------------------------------------------
 
@@ -239,6 +240,7 @@ class Broker(State):
         self._charges.due(now)
         self._delivery.stalled(now)
         self.publications.expire(now)
+        self.monitors.due(now)
         self.routes.clean(ENDS_AT_ONCE)
         self._calls.clean()
         self.publish_owners()
@@ -249,7 +251,8 @@ class Broker(State):
             return self.now
         first = self.requests.earliest
         delivery = self._delivery
-        for timeouts in (self._strangers, self._leaving, delivery.late, delivery.holds.exhausted, self._charges.beyond):
+        untold = self.monitors.untold
+        for timeouts in (self._strangers, self._leaving, delivery.late, delivery.holds.exhausted, self._charges.beyond, untold):
             deadline = timeouts.earliest
             if deadline is not None and (first is None or deadline < first):
                 first = deadline
@@ -303,7 +306,7 @@ class Broker(State):
         self._charges.reconfigure(limits, now)
         self._calls.limits = self._inflows.limits = limits
         self.names.limits = limits
-        self.publications.limits = self.retained.limits = limits
+        self.publications.limits = self.retained.limits = self.monitors.limits = limits
 
     # --- runs: PUBLISH, RETAIN, SEND --------------------------------------------------------------
 
@@ -330,7 +333,7 @@ class Broker(State):
             self._refusals.frames(peer, route.kind, route.to, count, route.error)
         else:
             try:
-                self._calls.send(peer, route.to, piece, size, count)
+                self._calls.give(peer, route.to, piece, size, count)
             except ProtocolError as error:
                 self._refusals.frames(peer, Kind.SEND, route.to, count, error)
 
@@ -401,7 +404,7 @@ class Broker(State):
         lanes = peer.lanes or {}
         many = len(lanes) > ENDS_AT_ONCE
         for lane in reversed(tuple(lanes.values())):  # who pays for a group's queue is its first member: that stays to the last
-            if not many or lane.group is not None or lane.backlog is not None:
+            if not many or lane.group is not None or lane.backlog is not None or lane.watches:
                 self.remove_lane(lane)
         if lanes:
             self.routes.leave(lanes.values())

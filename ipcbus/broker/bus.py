@@ -18,6 +18,7 @@ from .delivery import Delivery
 from .effort import BYTES_A_UNIT, KEPT_MATCH, LOOK
 from .lanes import Lane
 from .listing import Lists
+from .monitors import KINDS, Monitor
 from .names import MODES
 from .peers import Peer
 from .terms import POLICIES, parse_terms
@@ -42,12 +43,11 @@ class Argument:
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One method: what it does, its arguments, and those that are fixed for later (E-5)."""
+    """One method: what it does, and its arguments."""
 
     doc: str
-    call: Callable[[Peer, Arguments], Any] | None  #: its result, packed already where it is bytes
+    call: Callable[[Peer, Arguments], Any]  #: its result, packed already where it is bytes
     arguments: dict[str, Argument] = field(default_factory=dict)
-    later: tuple[str, ...] = ()
 
 
 def _int(low: int, high: int) -> Callable[[Any], bool]:
@@ -66,6 +66,11 @@ def _is_map(value: Any) -> bool:
     return type(value) is dict
 
 
+def _are_kinds(value: Any) -> bool:
+    return value is None or (type(value) is list and bool(value) and all(type(kind) is str and kind in KINDS for kind in value))
+
+
+_CREDIT = Argument("bytes, an int of 0 to 4294967295", _int(0, 2**32 - 1), required=True)
 _NAME = Argument("a name", _is_str, required=True)
 _TOPIC = Argument("a topic", _is_str, required=True)
 _META = Argument("nil, an encoding or a map of headers", is_meta)
@@ -92,7 +97,7 @@ class BusService:
                 {
                     "pattern": Argument("a pattern", _is_str, required=True),
                     "lane": lane,
-                    "credit": Argument("bytes, an int of 0 to 4294967295", _int(0, 2**32 - 1), required=True),
+                    "credit": _CREDIT,
                     "messages": Argument("an int of 0 to 4294967295", _int(0, 2**32 - 1)),
                     "group": Argument("a group's name or nil", lambda value: value is None or type(value) is str),
                     "retained": Argument("a bool", _is_bool),
@@ -153,7 +158,18 @@ class BusService:
                     "was": Argument("an array of peer ids", lambda value: type(value) is list and all(type(item) is int for item in value)),
                 },
             ),
-            "monitor": Method("See the traffic of others.", None),
+            "monitor": Method(
+                "Open a lane for copies of what others send.",
+                self._monitor,
+                {
+                    "lane": lane,
+                    "credit": _CREDIT,
+                    "pattern": Argument("a pattern", _is_str),
+                    "kinds": Argument(f"nil or an array of some of {', '.join(KINDS)}", _are_kinds),
+                    "payloads": Argument("a bool", _is_bool),
+                    "limits": Argument("a map of soft, hard, seconds, or nil", lambda value: value is None or type(value) is dict),
+                },
+            ),
         }
 
     def call(self, peer: Peer, name: str, frame: Frame) -> bytes:
@@ -163,8 +179,6 @@ class BusService:
         method = self._methods.get(name)
         if method is None:
             raise ProtocolError(Code.NO_SUCH_METHOD, f"the bus has no method {name!r}; it has {', '.join(sorted(self._methods))}")
-        if method.call is None:
-            raise ProtocolError(Code.UNSUPPORTED, f"bus/{name} is not built in this version of the bus (E-5)")
         effort = self._broker.effort
         effort.spent += frame.payload_size // BYTES_A_UNIT
         result = method.call(peer, self._arguments(name, method, frame))
@@ -193,8 +207,6 @@ class BusService:
         for key, value in arguments.items():
             argument = method.arguments.get(key) if isinstance(key, str) else None
             if argument is None:
-                if key in method.later:
-                    raise ProtocolError(Code.UNSUPPORTED, f"bus/{name}: argument {key!r} is not built in this version of the bus (E-5)")
                 known = ", ".join(method.arguments) or "none"
                 raise ProtocolError(Code.BAD_ARGUMENT, f"bus/{name} has no argument {str(key)[:64]!r}; it has: {known}")
             if not argument.good(value):
@@ -208,12 +220,7 @@ class BusService:
 
     def _subscribe(self, peer: Peer, arguments: Arguments) -> dict[str, Any]:
         broker = self._broker
-        number = arguments["lane"]
-        lanes = peer.lanes or {}
-        if number in lanes:
-            raise ProtocolError(Code.LANE_IN_USE, f"lane {number} has the pattern {lanes[number].pattern!r} already")
-        if len(lanes) >= broker.limits.max_lanes:
-            raise ProtocolError(Code.OVER_LIMIT, f"this peer has {len(lanes)} lanes (limits.max_lanes)")
+        number = self._free_lane(peer, arguments)
         group = arguments.get("group")
         terms = parse_terms(arguments.get("policy"), arguments.get("limits"), group=group is not None)
         lane = Lane(peer, number, arguments["pattern"], min(arguments["credit"], broker.limits.max_credit_bytes), terms)
@@ -241,6 +248,31 @@ class BusService:
                 self._delivery.offer_retained(lane, frame)
                 count += 1
         return {"retained": count, "policy": policy}
+
+    def _free_lane(self, peer: Peer, arguments: Arguments) -> int:
+        """The number that a new lane is to have (L-1)."""
+        number: int = arguments["lane"]
+        lanes = peer.lanes or {}
+        if number in lanes:
+            raise ProtocolError(Code.LANE_IN_USE, f"lane {number} has the pattern {lanes[number].pattern!r} already")
+        if len(lanes) >= self._broker.limits.max_lanes:
+            raise ProtocolError(Code.OVER_LIMIT, f"this peer has {len(lanes)} lanes (limits.max_lanes)")
+        return number
+
+    def _monitor(self, peer: Peer, arguments: Arguments) -> dict[str, Any]:
+        limits = self._broker.limits
+        monitor = Monitor(
+            peer,
+            self._free_lane(peer, arguments),
+            arguments.get("pattern", ">"),
+            min(arguments["credit"], limits.max_credit_bytes),
+            limits,
+            terms=parse_terms("drop_oldest", arguments.get("limits"), group=False),
+            kinds=arguments.get("kinds") or KINDS,
+            payloads=arguments.get("payloads", True),
+        )
+        self._broker.add_lane(monitor, None)
+        return {"policy": "drop_oldest"}
 
     def _unsubscribe(self, peer: Peer, arguments: Arguments) -> dict[str, int]:
         lane = (peer.lanes or {}).get(arguments["lane"])
@@ -332,7 +364,6 @@ class BusService:
             methods = {
                 name: {"doc": method.doc, "arguments": {key: argument.words for key, argument in method.arguments.items()}}
                 for name, method in self._methods.items()
-                if method.call is not None
             }
             return {"name": BUS_NAME, "methods": methods}
         name = self._broker.names.get(wanted)

@@ -48,18 +48,21 @@ class Calls:
         self._bus = bus
         self._effort = effort
         self._settled = settled
+        self.give: Callable[[Peer, str, Piece, int, int], object] = self.send  #: what a SEND is given to; monitors go between
+        self.told: Callable[[Pending, Code, str], None] | None = None  #: who else hears of what the bus settles with an error
 
     # --- SEND ---------------------------------------------------------------------------------------------------------------------------
 
-    def send(self, peer: Peer, to: str, piece: Piece, size: int, count: int) -> None:
-        """Give *count* frames of a SEND to whom *to* reaches (N-3). Raises ``no_such_name``, ``no_such_peer``, ``bad_name``, ``reserved``,
-        ``overloaded``."""
+    def send(self, peer: Peer, to: str, piece: Piece, size: int, count: int) -> Peer:
+        """Give *count* frames of a SEND to whom *to* reaches (N-3), and return that one. Raises ``no_such_name``, ``no_such_peer``,
+        ``bad_name``, ``reserved``, ``overloaded``."""
         receiver = self._receiver(to)
         self._check_room(peer, receiver, to, size)
         self._put(peer, receiver, piece)
         receiver.given += count
         receiver.given_bytes += size
         self.counters.offered += count
+        return receiver
 
     def _check_room(self, sender: Peer, receiver: Peer, to: str, size: int) -> None:
         """Raise ``overloaded`` where *receiver* has no room for *size* bytes of *sender* (Q-5)."""
@@ -233,6 +236,8 @@ class Calls:
 
     def _fail(self, pending: Pending, code: Code, text: str) -> None:
         """Settle a request with an error of the bus (R-2)."""
+        if self.told is not None:
+            self.told(pending, code, text)
         self.requests.settle(pending)
         self._delivery.put(pending.requester, error_frame(peer_address(pending.requester.id), pending.id, code, text))
         self._settled(pending.requester)

@@ -112,6 +112,18 @@ class Drops(Introductions):
             backlog.last_gap = {}
         note(backlog.last_gap, "too_slow", count, size)
 
+    def miss(self, backlog: Backlog, count: int, size: int, about: str) -> None:
+        """What was not even looked at is lost, after what waits (M-4)."""
+        self.losses.record("too_slow", backlog, count, size, about=about)
+        if backlog.last_gap is None:
+            backlog.last_gap = {}
+        note(backlog.last_gap, "too_slow", count, size)
+
+    def tell_missed(self, backlog: Backlog, lane: Lane) -> None:
+        """Tell *lane*, for which nothing waits, what it missed."""
+        backlog.close_gaps()
+        self._tell_lost(backlog, lane)
+
     # --- until a limit ----------------------------------------------------------------------------
 
     def _drop(self, backlog: Backlog, limit: int) -> None:

@@ -28,6 +28,7 @@ class Lane:
     __slots__ = (
         "announcement", "backlog", "credit", "group", "joined", "load", "messages", "number", "pattern", "peer", "rank", "terms", "turn",
     )  # fmt: skip
+    watches = False  #: it is a monitor (section 14), not a subscription
 
     def __init__(self, peer: Peer, number: int, pattern: str, credit: int, terms: Terms = NO_TERMS) -> None:
         self.peer = peer

@@ -18,6 +18,7 @@ from .counters import TopicCounter
 from .delivery import Delivery
 from .effort import ENDS_AT_ONCE, Effort
 from .losses import Losses
+from .monitors import Monitors
 from .origins import Origin
 from .peers import Peer, Piece
 from .retained import Retained
@@ -36,6 +37,7 @@ class Publications:
         accounts: Accounts,
         log: Callable[[int, str], None],
         effort: Effort,
+        monitors: Monitors,
     ) -> None:
         self.limits = limits
         self._effort = effort
@@ -45,6 +47,7 @@ class Publications:
         self._routes = routes
         self._delivery = delivery
         self._log = log
+        self._monitors = monitors
 
     # --- runs -------------------------------------------------------------------------------------
 
@@ -61,6 +64,8 @@ class Publications:
             nobody.unwanted_at = self._delivery.now
         for group in route.groups:
             self._delivery.offer_group(group, piece, size, count, sender, deadline)
+        if route.monitors:
+            self._monitors.publication(route, piece, count)
 
     def retain(self, route: RetainRoute, frame: bytes, peer: Peer) -> None:
         """L-8: keep the last frame of a run; one without payload removes what is kept. Raises ``over_limit``."""
@@ -92,7 +97,7 @@ class Publications:
         lanes, groups = self._routes.receivers(topic)
         if origin is not None:
             self._delivery.introduce_all(origin, lanes, groups)
-        route = PublishRoute(0, lanes, groups, counter)
+        route = PublishRoute(0, lanes, groups, counter, self._routes.watching(topic))
         self._effort.spent += route.work
         self.publish(route, frame, len(frame), 1, sender, deadline)
         return len(lanes) + len(groups)

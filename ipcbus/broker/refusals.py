@@ -21,6 +21,7 @@ class Refusals:
         self._losses = losses
         self._delivery = delivery
         self._log = log
+        self.told: Callable[[Peer, Kind, str, int, int, ProtocolError], None] | None = None  #: who else hears of it
 
     def frame(self, peer: Peer, frame: Frame, error: ProtocolError) -> None:
         """One frame: with its id where it asked under one (E-3)."""
@@ -35,6 +36,8 @@ class Refusals:
 
     def _refuse(self, peer: Peer, kind: Kind, to: str, request: int, count: int, error: ProtocolError, content: bytes) -> None:
         self._losses.refused(peer, kind, to, count, error)
+        if self.told is not None:
+            self.told(peer, kind, to, request, count, error)
         if peer.logged is None:
             peer.logged = set()
         if error.code not in peer.logged and not isinstance(error, OverQuota):  # the account has logged that, once an episode

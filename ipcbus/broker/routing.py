@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, cast
 
 from ..protocol.errors import Code, ProtocolError
 from ..protocol.framing import Prefix
@@ -21,6 +22,9 @@ from .effort import LITERAL_CHANGE, LOOK, REFUSED, RESOLVE, RUN, WILDCARD_CHANGE
 from .lanes import Group, Lane
 from .origins import Origin
 from .peers import Peer
+
+if TYPE_CHECKING:
+    from .monitors import Monitor
 
 #: Sets of receivers that are remembered at once; beyond it they are found again.
 _ROUTES_MAX = 10_000
@@ -252,14 +256,28 @@ class PublishRoute:
     """To these lanes and groups. One object for each set of receivers, so that runs go on across topics; where nobody is to receive, one
     for each counter."""
 
-    __slots__ = ("generation", "groups", "lanes", "nobody", "work")
+    __slots__ = ("generation", "groups", "lanes", "monitors", "nobody", "work")
 
-    def __init__(self, generation: int, lanes: tuple[Lane, ...], groups: tuple[Group, ...], counter: TopicCounter) -> None:
+    def __init__(
+        self,
+        generation: int,
+        lanes: tuple[Lane, ...],
+        groups: tuple[Group, ...],
+        counter: TopicCounter,
+        monitors: tuple[Monitor, ...] = (),
+    ) -> None:
         self.generation = generation
+        self.monitors = monitors
         self.lanes = lanes
         self.groups = groups
         self.work = RUN + len(lanes) + RUN * len(groups)  #: what a run to them costs, besides its messages
         self.nobody = None if lanes or groups else counter  #: what counts that nobody wanted it (L-10)
+
+
+class MonitoredRoute(PublishRoute):
+    """The same, and monitors look at it (section 14). One object for each prefix, so that a run is to one topic of one sender."""
+
+    __slots__ = ()
 
 
 class RetainRoute(PublishRoute):
@@ -267,8 +285,15 @@ class RetainRoute(PublishRoute):
 
     __slots__ = ("span", "topic")
 
-    def __init__(self, generation: int, lanes: tuple[Lane, ...], groups: tuple[Group, ...], prefix: Prefix) -> None:
-        super().__init__(generation, lanes, groups, prefix.counter)
+    def __init__(
+        self,
+        generation: int,
+        lanes: tuple[Lane, ...],
+        groups: tuple[Group, ...],
+        prefix: Prefix,
+        monitors: tuple[Monitor, ...],
+    ) -> None:
+        super().__init__(generation, lanes, groups, prefix.counter, monitors)
         self.topic = prefix.to
         self.span = prefix.span  #: the size of a frame without payload bytes
 
@@ -315,6 +340,7 @@ class RouteTable(SubscriptionIndex):
         self.uncounted = TopicCounter()  #: for what is not published to a topic, and for the bus's own
         self._routes: dict[tuple[tuple[Lane, ...], tuple[Group, ...]] | TopicCounter, PublishRoute] = {}
         self._routes_generation = 0
+        self._monitors = SubscriptionIndex()  #: of monitors, which receive nothing
         self._users: dict[str, list[Prefix]] = {}  #: the prefixes that have a route of this generation, by topic
         self._users_generation = 0
         self._tracked = 0  #: how many they are; above _TRACKED_MAX they are not kept
@@ -344,12 +370,16 @@ class RouteTable(SubscriptionIndex):
         generation = self.generation
         lanes, groups = self.receivers(prefix.to)
         self.introduce(owner.origin, lanes, groups)
-        if prefix.meta.__class__ is dict:  # it is not used again
-            kept = prefix.kind is Kind.RETAIN
-            return RetainRoute(generation, lanes, groups, prefix) if kept else PublishRoute(generation, lanes, groups, prefix.counter)
-        self._track(prefix)
+        monitors = self.watching(prefix.to)
+        used_again = prefix.meta.__class__ is not dict
+        if used_again:
+            self._track(prefix)
         if prefix.kind is Kind.RETAIN:
-            return RetainRoute(generation, lanes, groups, prefix)
+            return RetainRoute(generation, lanes, groups, prefix, monitors)
+        if monitors:
+            return MonitoredRoute(generation, lanes, groups, prefix.counter, monitors)
+        if not used_again:
+            return PublishRoute(generation, lanes, groups, prefix.counter)
         if self._routes_generation != generation or len(self._routes) >= _ROUTES_MAX:
             self._routes = {}
             self._routes_generation = generation
@@ -384,6 +414,25 @@ class RouteTable(SubscriptionIndex):
             (peer, ProtocolError(Code.OVER_QUOTA, f"a message to {topic!r} is for {count} subscriptions of this peer, {limit}"))
             for peer, (topic, count) in crowded.items()
         ]
+
+    # --- monitors (section 14) ----------------------------------------------------------------------
+
+    def watch(self, monitor: Monitor) -> None:
+        """Let *monitor* look at the publications of its pattern; raises ``bad_topic``."""
+        self._monitors.add(monitor, None)
+        self.generation += 1
+
+    def unwatch(self, monitor: Monitor) -> None:
+        """Let it look at nothing any more."""
+        self._monitors.remove(monitor)
+        self.generation += 1
+
+    def watching(self, topic: str) -> tuple[Monitor, ...]:
+        """The monitors that look at what is published to *topic*."""
+        if not self._monitors.lanes:
+            return ()
+        found = (lane for subscribers in self._monitors.match(topic) for lane in subscribers.lanes)
+        return cast("tuple[Monitor, ...]", tuple(found))
 
     # --- what becomes void ----------------------------------------------------------------------------
 

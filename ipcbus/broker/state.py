@@ -17,6 +17,7 @@ from .delivery import Delivery
 from .effort import ENDS_AT_ONCE, LOOK, Effort
 from .lanes import Group, Lane
 from .losses import Losses
+from .monitors import Monitor, Monitors
 from .names import Change, Names
 from .peers import Peer
 from .publications import Publications
@@ -58,7 +59,10 @@ class State:
         self._delivery = Delivery(self.limits, self.losses, log, self.effort, self.peers)
         self.routes.introduce = self._delivery.introduce_all
         self.holds = self._delivery.holds
-        self.publications = Publications(self.limits, self.losses, self.routes, self._delivery, self.accounts, log, self.effort)
+        self.monitors = Monitors(self.limits, self.routes, self._delivery, self.peers, now)
+        self.publications = Publications(
+            self.limits, self.losses, self.routes, self._delivery, self.accounts, log, self.effort, self.monitors
+        )
         self.retained = self.publications.retained
         self._unpublished: dict[str, None] = {}  #: names whose owners have changed, which is not published yet
         self._strangers: Timeouts[Peer] = Timeouts(self.limits.handshake_timeout_s)
@@ -98,11 +102,14 @@ class State:
     # --- what the bus's own methods use -----------------------------------------------------------
 
     def add_lane(self, lane: Lane, group: str | None) -> None:
-        """A new subscription (L-1), charged; `remove_lane` gives that back. Raises ``bad_topic``, ``over_limit``."""
+        """A new subscription (L-1) or monitor (M-1), charged; `remove_lane` gives that back. Raises ``bad_topic``, ``over_limit``."""
         peer = lane.peer
         self.accounts.charge(peer.account, LANES, 1)
         try:
-            self.routes.add(lane, group)
+            if isinstance(lane, Monitor):
+                self.monitors.add(lane)
+            else:
+                self.routes.add(lane, group)
         except ProtocolError:
             self.accounts.release(peer.account, LANES, 1)
             raise
@@ -115,10 +122,13 @@ class State:
             peer.grouped[lane] = None
 
     def remove_lane(self, lane: Lane) -> int:
-        """End a subscription: how many messages were lost with it, or before and not told yet."""
+        """End a subscription or monitor: how many messages were lost with it, or before and not told yet."""
         peer = lane.peer
         dropped = self._delivery.abandon(lane.backlog) if lane.backlog is not None else 0
-        self.routes.remove(lane)
+        if isinstance(lane, Monitor):
+            dropped += self.monitors.remove(lane)
+        else:
+            self.routes.remove(lane)
         assert peer.lanes is not None
         del peer.lanes[lane.number]
         self.accounts.release(peer.account, LANES, 1)

@@ -206,6 +206,8 @@ OPTIONS: tuple[Option, ...] = (
     _limit("max_user_requests", _ANY, "requests of a uid in flight", live=True),
     _limit("max_bus_requests", _ANY, "requests of everybody in flight", live=True),
     _limit("quota_grace_s", _WAIT, "how long more than its share may wait for a peer that reads nothing", live=True),
+    _limit("max_monitors", _count(0, MAX_ID), "monitors of everybody", live=True),
+    _limit("max_monitor_rate", _ANY, "frames a second that all monitors together look at", live=True),
     _limit("max_topic_counters", _count(0, MAX_ID), "topics that are counted by name"),
     _limit("max_route_cache", _count(1, 1_000_000), "routes that the bus remembers for one peer", live=True),
     _limit("handshake_timeout_s", _WAIT, "how long a connection may take to say who it is", live=True),

@@ -51,6 +51,10 @@ LOSS_LOG_S = 300.0  #: the log tells of losses at one place for one reason again
 LOSS_EPISODES = 50  #: B-3 losses: episodes of each kind that are remembered
 LOSS_WALK_S = 10_000  #: B-3 topics: lost frames a second whose topics are looked at, so that a flood of losses costs little …
 LOSS_WALK_MAX = 1_000  #: … and so many at once: all of a second's would be 10 ms for which everybody waits
+MONITOR_PAYLOAD_BYTES = 4_096  #: M-3: of a payload; to be looked at by a person
+MONITOR_BURST_S = 0.1  #: M-4: so many seconds' frames may be looked at in one go: it is time for which everybody waits
+MONITOR_TELL_S = 0.1  #: M-4: how long it may take until a monitor hears what it was not shown, where nothing more comes
+MONITOR_NAMES = 32  #: M-2: names of one peer that are compared with patterns for each frame to its address
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +98,8 @@ class Limits:
     max_user_requests: int = 500_000  #: Q-1
     max_bus_requests: int = 1_000_000  #: Q-1
     quota_grace_s: float = 2.0  #: Q-3: how long more than its share may wait for a peer that takes nothing of it
+    max_monitors: int = 64  #: M-1: of the bus; each frame is copied for each that looks at it
+    max_monitor_rate: int = 10_000  #: M-4: frames a second that all monitors look at: some per cent of what the bus can do
     max_topic_counters: int = 1_000  #: B-3 topics: the rest is counted as "(all others)"
     max_route_cache: int = 8_192  #: envelope prefixes a peer may keep resolved
     handshake_timeout_s: float = 10.0  #: H-9

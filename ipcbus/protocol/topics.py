@@ -10,6 +10,7 @@ from .errors import Code, ProtocolError
 from .limits import GROUP_MAX_BYTES, MAX_ID, METHOD_MAX_BYTES, TOPIC_MAX_BYTES, TOPIC_MAX_TOKENS
 
 BUS_NAME = "bus"  #: T-5: the bus's own name
+MONITOR_TOPIC = "$bus.monitor"  #: M-3: of what monitors see
 
 _CONTROL = re.compile("[\x00-\x20\x7f-\x9f]")
 _NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")

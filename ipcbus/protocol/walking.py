@@ -6,7 +6,10 @@ For queues of whole frames of PUBLISH and RETAIN. Whoever calls this has bytes f
 
 from __future__ import annotations
 
+import msgpack
+
 from .limits import HEADER_BYTES
+from .messages import ENVELOPE_HEAD_BYTES, Meta
 
 Frames = bytes | bytearray | memoryview
 
@@ -48,3 +51,12 @@ def topic_of(frames: Frames, at: int = 0) -> bytes:
     if first == _STR_8:
         return bytes(frames[at + 2 : at + 2 + frames[at + 1]])
     return bytes(frames[at + 1 : at + 1 + (first & 0x1F)])
+
+
+def head_of(frames: Frames, at: int = 0) -> tuple[int, int, str, Meta, int]:
+    """Kind, sender, topic or name, and meta of the PUBLISH, RETAIN or SEND that begins *at*, and how far behind that its payload begins."""
+    unpacker = msgpack.Unpacker(use_list=False)
+    unpacker.feed(frames[at + HEADER_BYTES : at + HEADER_BYTES + ENVELOPE_HEAD_BYTES])
+    unpacker.read_array_header()
+    kind, sender, to, meta = (unpacker.unpack() for _ in range(4))
+    return kind, sender, to, meta, 2 * HEADER_BYTES + unpacker.tell()
