@@ -11,13 +11,14 @@ import pytest
 
 import ipcbus_client
 from ipcbus.protocol.errors import Code
+from ipcbus.protocol.limits import MAX_INTRODUCED
 from ipcbus.protocol.messages import Kind, encode, encode_with_payload
 from ipcbus_client import Credentials, Message, Request, Sender, aio
 from ipcbus_client._gather import Gathering, listed
 from ipcbus_client._greeting import FEATURES
 from ipcbus_client._lanes import INBOX, Lane
 from ipcbus_client._message import kept_message, message_class
-from ipcbus_client._senders import SENDERS_MAX, Senders, credentials_of
+from ipcbus_client._senders import Senders, credentials_of
 from ipcbus_client._session import INBOX_MAX_BYTES, Session
 
 LAMP = {
@@ -161,14 +162,14 @@ def test_over_a_reconnect_to_the_same_bus_who_was_known_stays_so() -> None:
     assert lane.messages[0].sender.credentials == credentials_of(LAMP)
 
 
-@pytest.mark.parametrize(("others", "known"), [(SENDERS_MAX - 2, True), (SENDERS_MAX - 1, True), (SENDERS_MAX, False)])
+@pytest.mark.parametrize(("others", "known"), [(MAX_INTRODUCED - 2, True), (MAX_INTRODUCED - 1, True), (MAX_INTRODUCED, False)])
 def test_the_oldest_is_forgotten_as_the_bus_does(others: int, known: bool) -> None:
     senders = Senders()
     senders.introduce(LAMP)
     held = senders[9]
     for peer in range(100, 100 + others):
         senders.introduce({**LAMP, "peer": peer})
-    assert len(senders) == min(others + 1, SENDERS_MAX)
+    assert len(senders) == min(others + 1, MAX_INTRODUCED)
     assert (senders[9].credentials is not None) is known
     assert senders[99 + others].credentials is not None
     assert held.credentials == credentials_of(LAMP)  # who holds it keeps it
@@ -176,13 +177,13 @@ def test_the_oldest_is_forgotten_as_the_bus_does(others: int, known: bool) -> No
 
 def test_who_is_introduced_again_is_the_latest() -> None:
     senders = Senders()
-    for peer in range(1, SENDERS_MAX + 1):
+    for peer in range(1, MAX_INTRODUCED + 1):
         senders.introduce({**LAMP, "peer": peer})
     senders.introduce({**LAMP, "peer": 1})  # as to a new connection
-    senders.introduce({**LAMP, "peer": SENDERS_MAX + 1})
+    senders.introduce({**LAMP, "peer": MAX_INTRODUCED + 1})
     assert senders[1].credentials is not None
     assert senders[2].credentials is None
-    assert len(senders) == SENDERS_MAX
+    assert len(senders) == MAX_INTRODUCED
 
 
 def test_looking_somebody_up_remembers_nobody() -> None:
@@ -194,10 +195,18 @@ def test_looking_somebody_up_remembers_nobody() -> None:
 def test_of_a_sender_that_had_gone_nothing_is_known() -> None:
     session = connected()
     lane = subscribed(session)
-    nothing = dict.fromkeys(LAMP) | {"peer": 9, "gone": True}
-    session.receive(introduced() + introduced(nothing) + message(lane))
+    session.receive(introduced(dict.fromkeys(LAMP) | {"peer": 9, "gone": True}) + message(lane))
     assert lane.messages[0].sender.credentials is None
     assert session.hangup is None
+
+
+def test_what_was_known_of_a_sender_that_has_gone_stays() -> None:
+    session = connected()
+    lane = subscribed(session)
+    session.receive(introduced())
+    reconnected(session, b"i")
+    session.receive(introduced(dict.fromkeys(LAMP) | {"peer": 9, "gone": True}) + message(lane))
+    assert lane.messages[0].sender.credentials == credentials_of(LAMP)
 
 
 def test_a_malformed_introduction_ends_the_connection() -> None:

@@ -155,7 +155,7 @@ class Bus(BusMessages):
         """Who the peer with this id is, as the bus says. Where the id is a message's or a request's, ``sender.credentials`` says it without
         asking.
 
-        Raises NoSuchPeer, also for one that has gone, Expired, ConnectionLost, Closed; TypeError for what is no int.
+        Raises NoSuchPeer, also for one that has been gone for long, Expired, ConnectionLost, Closed; TypeError for what is no int.
         """
         _names.check_peer(peer)
         return credentials_of(self.request("bus/identity", {"peer": peer}, timeout=self._patience(), idempotent=True))

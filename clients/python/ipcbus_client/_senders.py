@@ -11,8 +11,8 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-#: As many senders are known at once (I-1). The bus forgets in the same order, and introduces again whom it forgot.
-SENDERS_MAX = 4096
+from ipcbus.protocol.limits import MAX_INTRODUCED
+
 FEATURE = "identity"  #: H-3
 
 
@@ -37,8 +37,8 @@ class Credentials(NamedTuple):
 class Sender(int):
     """The peer id of a sender (H-7), an int in every other way; copied or pickled it is a plain one.
 
-    ``credentials`` says who that is. None: the bus itself, or not known: an older bus, a sender that had gone before its retained message
-    came, or 4096 others were introduced since. It does not change, also when the sender goes.
+    ``credentials`` says who that is, also when it has gone. None: the bus itself, or not known: the bus is an older one, 4096 others have
+    sent something since, or the sender had gone long before its message came out of a group's queue (I-3, I-4).
     """
 
     credentials: Credentials | None = None
@@ -54,14 +54,14 @@ class Senders(OrderedDict[int, Sender]):
         return Sender(peer)
 
     def introduce(self, about: Mapping[str, Any]) -> None:
-        """NOTICE identity (I-1)."""
+        """NOTICE identity (I-1). Beyond 4096 the first is forgotten, as the bus does, which introduces it again (I-3)."""
         peer = about["peer"]
-        self.pop(peer, None)  # by an earlier connection to the same bus
         if about.get("transport") is None:
-            return  # gone before anybody asked: nothing is known
+            return  # I-4: of who has gone the bus knows nothing any more; what is known here stays true
+        self.pop(peer, None)  # the bus told an earlier connection; it forgets in the order of this one
         self[peer] = sender = Sender(peer)
         sender.credentials = credentials_of(about)
-        if len(self) > SENDERS_MAX:
+        if len(self) > MAX_INTRODUCED:
             self.popitem(last=False)
 
 

@@ -98,7 +98,7 @@ class Engine:
         """A client connects. Raises ConnectionRefusedError where there is no bus, or it has no room."""
         if self.broker is None:
             raise ConnectionRefusedError
-        credentials = Credentials(os.getpid(), os.getuid(), os.getgid())
+        credentials = Credentials(os.getpid(), os.getuid(), os.getgid(), tuple(sorted(os.getgroups())))
         try:
             peer = self.broker.connect(self.now, transport="unix", credentials=credentials)
         except ProtocolError as error:

@@ -37,6 +37,9 @@ class FakeBus:
     For asyncio run the test with run_async(), and connect with ``await kit.aio_connect()``; there asyncio.sleep() is instant too.
     time.sleep() is not: use advance(). All of it belongs to the thread that made it.
 
+    To the bus all of its clients are this process, as they would be on a real one: ``sender.credentials`` has its pid, uid, gid and groups,
+    and no unit.
+
     The same *seed* gives the same run. *limits* are the bus's (ipcbus.protocol.limits). *patience* is how long, on the virtual clock, a
     wait without a deadline goes on where there are only heartbeats and attempts to connect.
     """
