@@ -18,6 +18,8 @@ from tests.daemons import ROOT, RunningDaemon
 
 os.umask(0o022)  # the daemon trusts no file that others may write to, whatever the developer's umask is
 
+pytest_plugins = ["tests.survival.table"]
+
 DaemonFactory = Callable[..., RunningDaemon]
 
 #: Test processes for each core: most tests wait most of the time, for another process or for a clock.

@@ -126,6 +126,7 @@ OPERATIONS: dict[str, Operation] = {
     "wait_for_name": lambda bus: bus.wait_for_name("svc", WAIT_S),
     "names": lambda bus: bus.names(),
     "peers": lambda bus: bus.peers(),
+    "identity": lambda bus: bus.identity(bus.peer_id),
     "topics": lambda bus: bus.topics(),
     "losses": lambda bus: bus.losses(),
     "stats": lambda bus: bus.stats(),

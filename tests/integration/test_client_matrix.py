@@ -59,6 +59,7 @@ CALLS: dict[str, dict[str, Callable[[Any], Any]]] = {
         "wait_for_name": lambda bus: bus.wait_for_name("svc", 2.0),
         "names": lambda bus: bus.names(),
         "peers": lambda bus: bus.peers(),
+        "identity": lambda bus: bus.identity(bus.peer_id),
         "topics": lambda bus: bus.topics(),
         "stats": lambda bus: bus.stats(),
         "ping": lambda bus: bus.ping(),
