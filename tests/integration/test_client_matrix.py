@@ -106,7 +106,7 @@ def test_no_public_method_is_forgotten() -> None:
     for module in (ipcbus_client, aio):
         for name in aio.__all__:
             cls = getattr(module, name)
-            if inspect.isclass(cls) and not issubclass(cls, (tuple, Exception)) and name not in ELSEWHERE | {"Request"}:
+            if inspect.isclass(cls) and not issubclass(cls, (tuple, int, Exception)) and name not in ELSEWHERE | {"Request"}:
                 methods = {method for method, value in inspect.getmembers(cls, inspect.isfunction) if not method.startswith("_")}
                 assert methods == set(CALLS[name]), name
 
