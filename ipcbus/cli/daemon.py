@@ -118,7 +118,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _warnings(config: Config) -> list[str]:
     """What is legal in the policy and yet not what somebody meant."""
-    return [f"warning: {line}" for line in config.policy.warnings]
+    from ..policy.lint import lint
+
+    return [f"warning: {line}" for line in (*config.policy.warnings, *lint(config.policy.rules))]
 
 
 def _verdict(config: Config) -> str:

@@ -11,8 +11,8 @@ from dataclasses import asdict
 
 from ..daemon import user_database
 from ..daemon.config import Config, ConfigError, load
-from ..daemon.places import SYSTEM_RUNTIME_DIR
 from ..policy import Action, Policy, Rights, Rule, Subject, Verdict
+from ..protocol.addresses import SYSTEM_RUNTIME_DIR
 from ..protocol.errors import ProtocolError
 from ..protocol.topics import check_method, check_name, check_publication, split_pattern
 from .failures import CommandError, Exit, usage

@@ -159,8 +159,11 @@ def _read_file(path: str, uids: Collection[int] | None, errors: list[str]) -> li
     except OSError as error:
         errors.append(f"{path}: {error.strerror}")
         return []
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError are some, and so is a number of too many digits
         errors.append(f"{path}: not TOML: {error}")
+        return []
+    except RecursionError:
+        errors.append(f"{path}: lists or tables are nested too deeply")
         return []
     found: list[tuple[str, Any]] = []
     for name, value in content.items():

@@ -6,7 +6,8 @@ import os
 import stat
 import warnings
 
-SYSTEM_RUNTIME_DIR = "/run/ipcbus"
+from ..protocol.addresses import SYSTEM_RUNTIME_DIR
+
 SYSTEM_CONFIG_DIR = "/etc/ipcbus"
 #: What packages ship lies in the second; a file of the same name in the first takes its place.
 SYSTEM_POLICY_DIRS = (f"{SYSTEM_CONFIG_DIR}/policy.d", "/usr/lib/ipcbus/policy.d")

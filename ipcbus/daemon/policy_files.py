@@ -12,8 +12,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from ..broker.peers import BUS_SECRET
-from ..policy import EVERYBODY, Action, Policy, Redaction, Rule, Who, parse
-from ..policy.limits import MAX_RULES
+from ..policy import EVERYBODY, Action, ParsedFile, Policy, Redaction, Rule, Who, parse
+from ..policy.parsing import joined
 from . import user_database
 from .limits import CONFIG_FILE_MAX_BYTES, POLICY_FILES_MAX
 from .places import PlaceError
@@ -89,28 +89,22 @@ def built_in(kind: str, uid: int, *, open_to_others: bool) -> tuple[tuple[Rule, 
 def read_policy(main: str | None, directories: Sequence[str], uids: Collection[int] | None, errors: list[str]) -> PolicyFiles:
     """Read the *main* file (None: there is none) and the drop-ins of *directories*; what is wrong with any of them goes to *errors*."""
     paths = ([main] if main else []) + _drop_ins(directories, uids, errors)
-    found = []
-    for path in paths:
-        try:
-            text = read_trusted(path, max_bytes=CONFIG_FILE_MAX_BYTES, uids=uids).decode()
-        except PlaceError as error:
-            errors.append(str(error))
-        except OSError as error:
-            errors.append(f"{path}: {error.strerror}")
-        except UnicodeDecodeError as error:
-            errors.append(f"{path}: not TOML: {error}")
-        else:
-            found.append(parse(text, path, users=user_database.uid_of, groups=user_database.gid_of))
-            errors.extend(found[-1].errors)
-    rules = tuple(rule for file in found for rule in file.rules)
-    if len(rules) > MAX_RULES:
-        errors.append(f"the policy has {len(rules)} rules in {len(paths)} files: at most {MAX_RULES} are allowed")
-    return PolicyFiles(
-        files=tuple(paths),
-        rules=rules,
-        redact=tuple(dict.fromkeys(pattern for file in found for pattern in file.redact)),
-        warnings=tuple(line for file in found for line in file.warnings),
-    )
+    policy = joined(_read(path, uids) for path in paths)
+    errors.extend(policy.errors)
+    return PolicyFiles(tuple(paths), policy.rules, tuple(dict.fromkeys(policy.redact)), policy.warnings)
+
+
+def _read(path: str, uids: Collection[int] | None) -> ParsedFile:
+    """What one file says, or what is wrong with it."""
+    try:
+        text = read_trusted(path, max_bytes=CONFIG_FILE_MAX_BYTES, uids=uids).decode()
+    except PlaceError as error:
+        return ParsedFile(errors=(str(error),))
+    except OSError as error:
+        return ParsedFile(errors=(f"{path}: {error.strerror}",))
+    except UnicodeDecodeError as error:
+        return ParsedFile(errors=(f"{path}: not TOML: {error}",))
+    return parse(text, path, users=user_database.uid_of, groups=user_database.gid_of)
 
 
 def _drop_ins(directories: Sequence[str], uids: Collection[int] | None, errors: list[str]) -> list[str]:

@@ -117,13 +117,22 @@ def test_a_kind_is_for_life(daemon_factory: DaemonFactory) -> None:
 
 def test_check_config(short_dir: Path) -> None:
     good, bad = short_dir / "good.toml", short_dir / "bad.toml"
-    good.write_text('[[rule]]\nallow = "publish"\nuser = "no-such-user"\n')
+    good.write_text(
+        '[[rule]]\nallow = "publish"\ntopics = "room.>"\n[[rule]]\ndeny = "publish"\ntopics = "room.secret"\n'
+        '[[rule]]\nallow = "publish"\ntopics = "room.kitchen"\n[[rule]]\nallow = "own"\nuser = "no-such-user"\n'
+    )
     bad.write_text('[[rule]]\nallow = "publish"\nnames = "a"\n[[rule]]\nalow = "call"\n')
     done = run_ipcbusd("--config", os.devnull, "--check-config", "--policy-file", str(good))
     assert (done.returncode, done.stderr) == (0, "")
-    first, last = done.stdout.splitlines()
-    assert first.startswith(f"ipcbusd: warning: rule 1 of {good}, line 1, user:")
-    assert last == "ipcbusd: the configuration is good (no file; 1 policy rule in 1 file)"
+    *warnings, last = done.stdout.splitlines()
+    assert all(line.startswith("ipcbusd: warning: rule ") for line in warnings)
+    assert [line.split(": ")[2].partition(",")[2] for line in warnings] == [
+        " line 10, user",
+        f" line 4 denies publish 'room.secret', but rule 1 of {good}, line 1 allows it before, and the first decides",
+        " line 7 never decides anything",
+        " line 10 concerns nobody",
+    ]
+    assert last == "ipcbusd: the configuration is good (no file; 4 policy rules in 1 file)"
     done = run_ipcbusd("--config", os.devnull, "--policy-file", str(bad), "--listen", f"unix:{short_dir}/bus.sock")
     assert done.returncode == 2
     lines = done.stderr.splitlines()

@@ -16,13 +16,13 @@ from ipcbus.daemon import user_database
 
 RULES = """
 [[rule]]
+deny = "subscribe"
+topics = "room.secret"
+
+[[rule]]
 allow = ["publish", "subscribe"]
 uid = 4242
 topics = "room.>"
-
-[[rule]]
-deny = "subscribe"
-topics = "room.secret"
 
 [[rule]]
 allow = "*"
@@ -79,12 +79,12 @@ def main(words: list[str]) -> int:
 @pytest.mark.parametrize(
     ("words", "code", "by"),
     [
-        ([*AS, "publish", "room.a"], 0, "rule 1 "),
-        (["publish", "room.a", *AS], 0, "rule 1 "),
+        ([*AS, "publish", "room.a"], 0, "rule 2 "),
+        (["publish", "room.a", *AS], 0, "rule 2 "),
         ([*AS, "publish", "hall.a"], 5, "the default of a system bus"),
-        ([*AS, "subscribe", "room.*"], 0, "rule 1 "),
-        (["--as-uid", "4243", "subscribe", "room.*"], 5, "rule 2 "),
-        (["--as-uid", "4243", "--as-group", "operators", "subscribe", "room.*"], 5, "rule 2 "),
+        ([*AS, "subscribe", "room.a.*"], 0, "rule 2 "),
+        ([*AS, "subscribe", "room.*"], 5, "rule 1 "),
+        (["--as-uid", "4243", "--as-group", "operators", "subscribe", "room.*"], 5, "rule 1 "),
         (["--as-uid", "4243", "--as-group", "operators", "subscribe", "hall.*"], 0, "rule 3 "),
         (["--as-uid", "4243", "--as-group", "1", "--as-group", "77", "subscribe", "hall.*"], 0, "rule 3 "),
         (["--as-uid", "4243", "--as-gid", "77", "subscribe", "hall.*"], 0, "rule 3 "),
@@ -113,15 +113,15 @@ def test_one_action(policy: list[str], words: list[str], code: int, by: str, cap
 
 
 def test_what_it_says(policy: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    main(["policy", "test", *policy, "--as-uid", "4243", "subscribe", "room.*"])
+    main(["policy", "test", *policy, *AS, "subscribe", "room.*"])
     assert capsys.readouterr().out == (
-        f"denied by rule 2 of {tmp_path}/p.toml, line 7: deny subscribe for everybody on topics room.secret\n"
-        f"rule 2 of {tmp_path}/p.toml, line 7 denies subscribe to 'room.*', which would also match 'room.secret', "
-        "for uid 4243, no known group\n"
+        f"denied by rule 1 of {tmp_path}/p.toml, line 2: deny subscribe for everybody on topics room.secret\n"
+        f"rule 1 of {tmp_path}/p.toml, line 2 denies subscribe to 'room.*', which would also match 'room.secret', "
+        "for uid 4242, no known group\n"
     )
     main(["policy", "test", *policy, *AS, "--json", "publish", "room.a"])
     found = json.loads(capsys.readouterr().out)
-    assert (found["allowed"], found["rule"]["where"]) == (True, f"rule 1 of {tmp_path}/p.toml, line 2")
+    assert (found["allowed"], found["rule"]["where"]) == (True, f"rule 2 of {tmp_path}/p.toml, line 6")
     assert found["subject"]["uid"] == 4242
 
 
@@ -157,14 +157,14 @@ def test_the_user_of_the_system_bus_is_whose_its_directory_is(
 def test_list(policy: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["policy", "list", *policy]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == f"rule 1 of {tmp_path}/p.toml, line 2: allow publish, subscribe for uid 4242 on topics room.>"
+    assert lines[1] == f"rule 2 of {tmp_path}/p.toml, line 6: allow publish, subscribe for uid 4242 on topics room.>"
     assert lines[2].endswith("allow everything for group operators  # they know\\u0009best"), "no control character comes through"
     assert [line.partition(" (")[0] for line in lines[5:9]] == ["the default of a system bus"] * 4
     assert lines[8].endswith(": deny everything for everybody")
     assert lines[9:] == ["redacted for monitors: secret.>"]
     assert main(["policy", "list", *policy, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert [rule["allow"] for rule in found["rules"]] == [True, False, True, True, True, True, True, True, False]
+    assert [rule["allow"] for rule in found["rules"]] == [False, True, True, True, True, True, True, True, False]
     assert (found["redact"], found["files"]) == (["secret.>"], [f"{tmp_path}/p.toml"])
 
 

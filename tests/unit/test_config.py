@@ -157,6 +157,8 @@ def test_another_bus_does_not_take_the_first_ones_address(tmp_path: Path) -> Non
         ("[limits]\nmax_program_lanes = 0", "limits.max_program_lanes: 0 is not a whole number from 1 to"),
         ("[limits]\nquota_grace_s = 0", "limits.quota_grace_s: 0 is not a number of seconds"),
         ("drain_s = ", "not TOML"),
+        ("drain_s = " + 5000 * "1", "not TOML"),
+        ("drain_s = " + 5000 * "[", "nested too deeply"),
     ],
 )
 def test_messages(tmp_path: Path, text: str, expected: str) -> None:

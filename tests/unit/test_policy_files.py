@@ -108,9 +108,6 @@ def test_limits_of_files(system: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(read(None, etc)[1]) == wrong
     assert "has 3 policy files, more than 2" in read(None, etc)[1][0]
     monkeypatch.setattr(policy_files, "POLICY_FILES_MAX", 3)
-    for most, wrong in ((2, 1), (3, 0), (4, 0)):
-        monkeypatch.setattr(policy_files, "MAX_RULES", most)
-        assert len(read(None, etc)[1]) == wrong
     size = len(rule("t0"))
     for most, wrong in ((size + 1, 0), (size, 0), (size - 1, 3)):
         monkeypatch.setattr(policy_files, "CONFIG_FILE_MAX_BYTES", most)
