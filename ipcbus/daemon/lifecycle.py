@@ -98,6 +98,7 @@ class Daemon:
             log=log.log,
             gauges=self._gauges,
         )
+        self._broker.monitors.redaction = self._policy.redaction
         self._loop = Loop(self._broker, config.poller, time.monotonic)
         self._admission = Admission(self._broker, self._loop, may_connect=self._policy.may_connect)
         self._signals = SignalPipe(self._on_signal)
@@ -238,6 +239,7 @@ class Daemon:
         if any(option.name == "exit_idle_s" for option in live):
             self._idle.set(new.exit_idle_s, time.monotonic())
         self._policy.use(self._config)
+        self._broker.monitors.redaction = self._policy.redaction
         if told != (self._config.socket_mode, self._config.policy):
             self._tell_who_may_connect()
 

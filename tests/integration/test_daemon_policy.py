@@ -9,10 +9,13 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ipcbus.protocol.errors import Code
+from ipcbus.protocol.messages import Kind
+from ipcbus.protocol.payloads import decode_value
 from tests.conftest import DaemonFactory
 from tests.daemons import RunningDaemon, command, environment, run_ipcbusd, wait_until
 from tests.wire import Wire
@@ -158,3 +161,28 @@ def test_rules_about_users_in_a_user_namespace(short_dir: Path) -> None:
     (said,) = done.stderr.splitlines()
     assert said.startswith(f"ipcbusd: rule 1 of {file}, line 1 is about users or groups")
     assert "unit or identity" in said
+
+
+def test_what_no_monitor_sees(daemon_factory: DaemonFactory, short_dir: Path) -> None:
+    file = short_dir / "policy.toml"
+    file.write_text('[redact]\ntopics = "secret.>"\n')
+    daemon = daemon_factory("--policy-file", str(file))
+    with Wire(daemon.address) as wire:
+        wire.hello()
+        wire.call("monitor", lane=1, pattern=">", credit=1 << 20, payloads=True, kinds=["publish"])
+
+        def seen(topic: str) -> Any:
+            wire.publish(topic, b"1234")
+            while (frame := wire.receive()) is None or frame.kind is not Kind.PUBLISH:  # LANE comes before the first
+                assert frame is not None
+            found = decode_value(frame.elements[-1], frame.payload)
+            assert found["to"] == topic
+            return found
+
+        assert seen("open.a")["payload"] == b"1234"
+        found = seen("secret.a")
+        assert (found["redacted"], found["size"], "payload" in found) == (True, 4, False)
+        file.write_text('[redact]\ntopics = "open.>"\n')
+        reload(daemon, "there is a new policy")
+        assert seen("secret.b")["payload"] == b"1234"
+        assert seen("open.b")["redacted"]
