@@ -78,10 +78,10 @@ class Wire:
         assert self.receive() is None
         return str(frame.elements[3])
 
-    def hello(self, program: str = "test", secret: bytes | None = None) -> Frame:
+    def hello(self, program: str = "test", secret: bytes | None = None, features: tuple[str, ...] = ()) -> Frame:
         """The handshake, on TCP with *secret*; returns WELCOME."""
         nonce = os.urandom(32) if self.tcp else None
-        frame = encode(Kind.HELLO, 0, 1, 1, [], {"program": program}, nonce)
+        frame = encode(Kind.HELLO, 0, 1, 1, features, {"program": program}, nonce)
         self.send(frame)
         if self.tcp:
             _, _, version, features, bus_nonce, bus_proof = self.expect(Kind.CHALLENGE).elements

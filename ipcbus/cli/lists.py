@@ -27,12 +27,14 @@ def names(arguments: argparse.Namespace) -> int:
 
 def peers(arguments: argparse.Namespace) -> int:
     """List the peers. The one that asks is among them."""
-    heads = ("peer", "program", "pid", "uid", "names", "lanes", "in", "out", "queued", "lost", "refused", "held", "connected")
+    heads = ("peer", "program", "pid", "uid", "unit", "names", "lanes", "in", "out", "queued", "lost", "refused", "held", "connected")
     lost = ("dropped", "replaced", "expired_messages", "evicted", "over_quota")
 
     def row(item: Row) -> Sequence[object]:
         return [
-            *(item.get(key) for key in ("peer", "program", "pid", "uid", "names", "lanes")),
+            *(item.get(key) for key in ("peer", "program", "pid", "uid")),
+            _unit(item),
+            *(item.get(key) for key in ("names", "lanes")),
             item.get("in_messages"),
             item.get("out_messages"),
             size(item.get("queued_bytes", 0)),
@@ -43,6 +45,13 @@ def peers(arguments: argparse.Namespace) -> int:
         ]
 
     return _list(arguments, lambda bus: bus.peers(), heads, row)
+
+
+def _unit(item: Row) -> str | None:
+    """What systemd runs it as, the user's own manager named before its unit; who came by TCP has the name of its secret instead."""
+    if item.get("identity"):
+        return f"tcp as {item['identity']}"
+    return "/".join(filter(None, (item.get("unit"), item.get("user_unit")))) or None
 
 
 def topics(arguments: argparse.Namespace) -> int:

@@ -12,7 +12,6 @@ import errno
 import logging
 import os
 import socket
-import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,7 @@ from ..broker import Credentials, OverQuota
 from ..policy import EVERYTHING, Subject, Verdict
 from ..protocol.addresses import endpoint
 from ..protocol.errors import Code, ProtocolError
+from .kernel_identity import credentials_of
 from .limits import ACCEPT_BATCH, ACCEPT_PAUSE_S, REFUSE_BATCH
 from .links import close, part, say_bye
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("ipcbus.daemon")
 
-_UCRED = struct.Struct("3i")
+_RAISE_IT = "raise its limit (ulimit -n, LimitNOFILE=)"
 _NO_DESCRIPTOR = frozenset({errno.EMFILE, errno.ENFILE})
 _NO_MEMORY = frozenset({errno.ENOBUFS, errno.ENOMEM})
 
@@ -109,6 +109,9 @@ class Admission:
             try:
                 self._admit(listener, sock, now)
             except OSError as error:
+                if error.errno in _NO_DESCRIPTOR:
+                    self._refuse_full(sock, f"the bus has no file descriptor left to find out who this is ({error.strerror}); {_RAISE_IT}")
+                    continue
                 log.debug("a connection to %s ended while it was accepted: %s", listener.address, error.strerror)
                 close(sock)
             except Exception:
@@ -123,7 +126,7 @@ class Admission:
             return
         try:
             if listener.transport == "unix":
-                credentials = Credentials(*_UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)))
+                credentials = credentials_of(sock)
                 verdict = self._may_connect(credentials)
                 if not verdict.allowed:
                     log.warning("refused pid %d uid %d at %s: %s", credentials.pid, credentials.uid, listener.address, verdict.why)
@@ -162,7 +165,7 @@ class Admission:
 
     def _no_descriptor(self, listener: Listener, now: float, error: OSError) -> None:
         """No file descriptor is left: with the spare one those who wait are told so, then nobody is looked at for a while."""
-        text = f"the bus has no file descriptor left ({error.strerror}); raise its limit (ulimit -n, LimitNOFILE=)"
+        text = f"the bus has no file descriptor left ({error.strerror}); {_RAISE_IT}"
         for _ in range(REFUSE_BATCH):
             if not self._give_spare():
                 break
