@@ -22,7 +22,6 @@ Resolve = Callable[[str], int | None]  #: the number of a user or group, None wh
 _KEYS = ("allow", "deny", "uid", "gid", "user", "group", "unit", "user_unit", "identity", "names", "methods", "topics", "comment")
 _MAX_NUMBER = 2**32 - 2  # 4294967295 is "no id" to the kernel
 _HEADER = re.compile(r"\s*\[\[\s*rule\s*\]\]")
-_UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # control characters, and what is no character
 _NAME_PATTERN = re.compile(r"(?:[A-Za-z0-9_-]+|[*>])(?:\.(?:[A-Za-z0-9_-]+|[*>]))*")
 
 
@@ -224,8 +223,8 @@ class _Table:
         if values is None:
             return None
         for value in values:
-            if not isinstance(value, str) or not value or len(value.encode(errors="replace")) > MAX_TEXT_BYTES or _UNFIT.search(value):
-                self._wrong(key, f"{_quoted(value)} is not a text of 1 to {MAX_TEXT_BYTES} bytes without control characters")
+            if not isinstance(value, str) or not value or len(value.encode(errors="replace")) > MAX_TEXT_BYTES or not value.isprintable():
+                self._wrong(key, f"{_quoted(value)} is not a text of 1 to {MAX_TEXT_BYTES} bytes of printable characters")
                 return None
         return tuple(dict.fromkeys(values))
 
@@ -289,7 +288,7 @@ class _Table:
                     return
                 check_name(filled.replace("*", "x").replace(">", "x"))
         except ProtocolError as error:
-            self._wrong(key, f"{_quoted(text)}: {_shown(str(error))}")
+            self._wrong(key, f"{_quoted(text)}: {_shown(error.text)}")
 
     def _wrong(self, key: str, text: str) -> None:
         self._file.errors.append(f"{self._where}, {_shown(key)}: {text}")

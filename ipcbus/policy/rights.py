@@ -17,7 +17,7 @@ from .subjects import Subject
 NO_NAME = ":"  #: stands for the name of a peer that owns none
 _NOTHING = ("",)  # the target of what is done to the bus itself
 _LIMIT = Rule(False, where="the limit of what is judged")
-_SHOWN = 120  # characters of a target in a line for people
+_SHOWN = 200  # characters of a target in a line for people
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,8 @@ class Rights:
 
 def _quoted(target: str) -> str:
     """A target in a line for people: without control characters, and short."""
-    return repr(target) if len(target) <= _SHOWN else f"{target[:_SHOWN]!r}…"
+    shown = repr(target)
+    return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}…"
 
 
 def _named(name: str) -> str:

@@ -16,7 +16,7 @@ from .targets import TARGETS
 
 #: Inputs of an ordinary run: about a second for each target. `python -m tests.fuzz --seconds N` takes as long as it is told.
 RUNS = {"frame": 12_000, "stream": 4000, "payload": 12_000, "elements": 12_000, "topics": 6000, "text": 8000, "address": 8000,
-        "config": 1000, "convert": 12_000, "bus": 1000, "session": 800}  # fmt: skip
+        "config": 1000, "policy": 5000, "convert": 12_000, "bus": 1000, "session": 800}  # fmt: skip
 
 #: What was found once.
 FOUND: dict[str, list[str]] = {
