@@ -72,8 +72,8 @@ def connect(
     A program with rights that whoever started it may not have (set-user-ID, set-group-ID, file capabilities) believes nothing of its
     environment: not $IPCBUS_…, not $XDG_RUNTIME_DIR.
 
-    Raises ConnectError (whose ``reason`` says why; at once where trying again would not help), AddressError (a ValueError), BadName, or
-    Refused where another peer owns the name.
+    Raises ConnectError (whose ``reason`` says why; at once where trying again would not help), AddressError (a ValueError), BadName,
+    Refused where another peer owns the name, or Denied where the bus's policy does not allow it.
     """
     waiting = Waiting(outbox, outbox_bytes, outbox_messages)
     made = Bus(
@@ -116,9 +116,9 @@ class Bus(BusMessages):
 
     def own(self, name: str, *, mode: str = "exclusive", replace: bool = False, allow_replace: bool = False) -> bool:
         """Own *name*: True, or False where it is owned by another and this program waits in line (mode ``queue``). Declared again after a
-        reconnect.
+        reconnect, until the bus's policy denies it: then it is lost, with the methods served under it, and the log says so.
 
-        Raises Refused (name_taken), BadName, ConnectionLost, Timeout, Closed.
+        Raises Refused (name_taken), Denied, BadName, ConnectionLost, Timeout, Closed.
         """
         _names.check_name(name)
         _names.check_mode(mode)

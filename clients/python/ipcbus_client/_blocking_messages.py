@@ -121,7 +121,8 @@ class BusMessages(BusRequests):
         *window_bytes* is how much the bus sends ahead. Declared again after a reconnect. Where messages are missing, or may be, ``lost``
         and ``gaps`` count; with *notices* the stream also has Lost and Reconnected objects, at the place of the gap (a *key* is not asked
         about notices). With a *type* (a dataclass, datetime, list[float], … any hint for what msgpack carries) ``data`` of the messages is
-        that, or raises PayloadError where a payload is something else.
+        that, or raises PayloadError where a payload is something else. Where the bus's policy is changed and denies it, it ends with Denied
+        after what had come; the log says so.
 
         What this program does not take in time waits at the bus. Over the soft limit (*limits*: a Limits, or a mapping with ``soft`` and
         ``hard`` in bytes and ``seconds``; what is left out is as the bus has it) the subscription lags, which Lagging and CaughtUp objects
@@ -130,7 +131,7 @@ class BusMessages(BusRequests):
         and ``drop_newest`` lose these messages over the hard limit, and after *seconds*; ``latest`` keeps one message for each topic, the
         newest; ``disconnect`` ends the connection. A group's are those of its first member, and ``disconnect`` is not for groups.
 
-        Raises BadName, RequestError, ConnectionLost, Timeout, Closed; TypeError for a *type* that no payload can become.
+        Raises BadName, RequestError (Denied), ConnectionLost, Timeout, Closed; TypeError for a *type* that no payload can become.
         """
         _names.check_subscription(pattern, group, window_bytes, prefetch)
         _names.check_subscriber(callback, concurrency, key, errors)

@@ -159,6 +159,7 @@ class Request:
     _senders: ClassVar[Senders] = NOBODY
 
     def __init__(self, envelope: tuple[Any, ...], epoch: int) -> None:
+        # ``peer`` is the sender as a plain int, which the session counts with
         _, self.peer, self.to, self.id, timeout_ms, self.meta, self.payload = envelope
         self.timeout: float = timeout_ms / 1000  #: seconds that the requester gave, counted by the bus from when it read the request
         self.cancelled = False  #: the requester gave up, died, or the time passed: the answer would go nowhere

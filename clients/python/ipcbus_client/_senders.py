@@ -58,9 +58,12 @@ class Senders(OrderedDict[int, Sender]):
         peer = about["peer"]
         if about.get("transport") is None:
             return  # I-4: of who has gone the bus knows nothing any more; what is known here stays true
-        self.pop(peer, None)  # the bus told an earlier connection; it forgets in the order of this one
-        self[peer] = sender = Sender(peer)
+        if peer in self:
+            self.move_to_end(peer)  # an earlier connection was told, too: the bus forgets in the order of this one
+            return
+        sender = Sender(peer)
         sender.credentials = credentials_of(about)
+        self[peer] = sender
         if len(self) > MAX_INTRODUCED:
             self.popitem(last=False)
 

@@ -57,6 +57,8 @@ class Engine:
         self.delays: dict[Any, float] = {}  #: by session; None: everybody else's
         self.log: deque[str] = deque(maxlen=_LOG_LINES)  #: what the bus logged
         self.broker: Broker | None = None
+        #: whom the kernel would say of bus objects that are made now
+        self.acting = Credentials(os.getpid(), os.getuid(), os.getgid(), tuple(sorted(os.getgroups())))
         self._limits = limits
         self._timers: list[tuple[float, int, Callable[[], object]]] = []
         self._count = itertools.count()
@@ -94,11 +96,10 @@ class Engine:
         for link in self.links:
             link.orphan()
 
-    def connect(self, session: Any) -> Link:
-        """A client connects. Raises ConnectionRefusedError where there is no bus, or it has no room."""
+    def connect(self, session: Any, credentials: Credentials) -> Link:
+        """A client with these *credentials* connects. Raises ConnectionRefusedError where there is no bus, or it has no room."""
         if self.broker is None:
             raise ConnectionRefusedError
-        credentials = Credentials(os.getpid(), os.getuid(), os.getgid(), tuple(sorted(os.getgroups())))
         try:
             peer = self.broker.connect(self.now, transport="unix", credentials=credentials)
         except ProtocolError as error:

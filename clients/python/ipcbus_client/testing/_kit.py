@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from functools import partial
 from math import inf
 from types import TracebackType
@@ -38,7 +39,7 @@ class FakeBus:
     time.sleep() is not: use advance(). All of it belongs to the thread that made it.
 
     To the bus all of its clients are this process, as they would be on a real one: ``sender.credentials`` has its pid, uid, gid and groups,
-    and no unit.
+    and no unit. With acting_as() they are somebody else.
 
     The same *seed* gives the same run. *limits* are the bus's (ipcbus.protocol.limits). *patience* is how long, on the virtual clock, a
     wait without a deadline goes on where there are only heartbeats and attempts to connect.
@@ -62,10 +63,10 @@ class FakeBus:
         from .. import aio  # here: a blocking test does not pay for asyncio
 
         connecting = aio.connect(address, **options)
-        make = connecting._make
+        make, acting = connecting._make, asdict(self._engine.acting)
 
         def make_here() -> aio.Bus:
-            with self.patched():
+            with self.patched(), self.acting_as(**acting):
                 return make()
 
         connecting._make = make_here
@@ -82,6 +83,20 @@ class FakeBus:
             yield
         finally:
             _dial.stand_in = before
+
+    @contextmanager
+    def acting_as(self, **credentials: Any) -> Iterator[None]:
+        """``with kit.acting_as(uid=1000, groups=(27,), unit="lights.service"):`` makes the bus objects that are made in the block those of
+        such a process, over all their connections. What is left out (of ``pid``, ``uid``, ``gid``, ``groups``, ``unit``, ``user_unit``) is
+        as outside of the block.
+        """
+        engine = self._engine
+        before = engine.acting
+        engine.acting = replace(before, **credentials)
+        try:
+            yield
+        finally:
+            engine.acting = before
 
     def run_async(self, main: Coroutine[Any, Any, T]) -> T:
         """As asyncio.run(), on this kit's clock."""

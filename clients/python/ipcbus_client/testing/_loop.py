@@ -133,6 +133,7 @@ class MemoryLoopWire(LoopWire):
             raise RuntimeError("this event loop has another clock than the FakeBus: run the test with kit.run_async() or testing.run()")
         self._virtual = self.loop.virtual
         self._engine = engine
+        self._credentials = engine.acting
         self.now = engine.time
         self.jitter = engine.random.random
         self.keeper = MemoryLoopKeeper(self)
@@ -140,7 +141,7 @@ class MemoryLoopWire(LoopWire):
     def dial(self) -> Any:
         """A new link, which the loop watches as a socket."""
         self._engine.moves += 1
-        made = self._engine.connect(self.session)
+        made = self._engine.connect(self.session, self._credentials)
         links = self._virtual.links
         for number in [number for number, link in links.items() if link.closed]:
             del links[number]

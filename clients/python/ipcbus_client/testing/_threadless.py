@@ -64,7 +64,7 @@ class MemoryKeeper(Keeper):
         self._dial_at = None
         wire.engine.moves += 1
         try:
-            made: Any = wire.engine.connect(self._session)
+            made: Any = wire.engine.connect(self._session, wire.credentials)
         except OSError as error:
             self._failed(error)
         else:
@@ -80,6 +80,7 @@ class MemoryWire(Wire):
     def __init__(self, engine: Engine, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.engine = engine
+        self.credentials = engine.acting
         self.now = engine.time
         self.jitter = engine.random.random
         self.keeper = self._steps = MemoryKeeper(self)
