@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 
+from ..policy import EVERYTHING, Policy, Subject
 from ..protocol.connection import Connection
 from ..protocol.errors import Code, ProtocolError
 from ..protocol.framing import Run
@@ -24,6 +25,8 @@ from .lanes import OUTPUT_HIGH_BYTES
 from .peers import BUS_SECRET, Credentials, Peer, Piece
 from .quotas import LANES, OverQuota
 from .refusals import Refusals
+from .revocation import Revocation
+from .rights import subject_of
 from .routing import AnyRoute, PublishRoute, Refusal, RetainRoute
 from .state import State
 from .timeouts import Timeouts
@@ -48,9 +51,12 @@ class Broker(State):
         owners: frozenset[int] | None = None,
         log: Callable[[int, str], None] = lambda level, text: None,
         gauges: Callable[[], dict[str, int]] = dict,
+        policy: Policy = EVERYTHING,
+        subject_of: Callable[[Peer], Subject] = subject_of,
     ) -> None:
-        """*owners*: the uids whose bus it is (Q-2), None: everybody's."""
-        super().__init__(limits or Limits(), now, software, pid, owners, log, gauges)
+        """*owners*: the uids whose bus it is (Q-2), None: everybody's. *subject_of* says whom *policy* judges when a peer comes (P-1), and
+        again at each `set_policy`."""
+        super().__init__(limits or Limits(), now, software, pid, owners, log, gauges, policy, subject_of)
         self._incarnation = incarnation
         self._random_bytes = random_bytes
         self._secret = secret
@@ -71,6 +77,7 @@ class Broker(State):
             self._inflows,
             bus=BusService(self, self._delivery),
             effort=self.effort,
+            judge=self.judge,
             settled=self._settled,
         )
         self._handlers: dict[Kind, Callable[[Peer, Frame], None]] = {
@@ -308,6 +315,14 @@ class Broker(State):
         self.names.limits = limits
         self.publications.limits = self.retained.limits = self.monitors.limits = limits
 
+    def set_policy(self, policy: Policy, now: float) -> list[str]:
+        """Another policy from now on: every peer gets its rights anew, and what it has that they do not allow ends (P-8). Returns what that
+        was, in lines for the log."""
+        self.now = self._delivery.now = now
+        self.judge.set_policy(policy)
+        self.routes.generation += 1
+        return Revocation(self, self._delivery, self._expel).run()
+
     # --- runs: PUBLISH, RETAIN, SEND --------------------------------------------------------------
 
     def _route_run(self, peer: Peer, route: AnyRoute, data: bytes, start: int, end: int, last: int, count: int) -> None:
@@ -362,6 +377,11 @@ class Broker(State):
         self._welcome(peer)
 
     def _welcome(self, peer: Peer) -> None:
+        try:
+            self.judge.give_rights(peer)
+        except ProtocolError as error:
+            self._expel(peer, error)  # P-2
+            return
         self._strangers.stop(peer)
         self._last_peer += 1
         peer.id = self._last_peer

@@ -48,6 +48,7 @@ class Method:
     doc: str
     call: Callable[[Peer, Arguments], Any]  #: its result, packed already where it is bytes
     arguments: dict[str, Argument] = field(default_factory=dict)
+    admin: bool = False  #: whether it takes the right `admin` (P-7)
 
 
 def _int(low: int, high: int) -> Callable[[Any], bool]:
@@ -121,13 +122,16 @@ class BusService:
             "unserve": Method("Serve methods under a name no more.", self._unserve, {"name": _NAME, "methods": _METHODS}),
             "names": Method("List the names that are owned.", lists.names, _PAGE),
             "peers": Method("List the peers.", lists.peers, _PAGE),
-            "accounts": Method("List who uses how much of what, and how much they may.", lists.accounts, _PAGE),
-            "topics": Method("List the topics that were published to or are retained.", lists.topics, _PAGE),
-            "patterns": Method("List the patterns that somebody subscribes to.", lists.patterns, _PAGE),
+            "accounts": Method("List who uses how much of what, and how much they may.", lists.accounts, _PAGE, admin=True),
+            "topics": Method("List the topics that were published to or are retained.", lists.topics, _PAGE, admin=True),
+            "patterns": Method("List the patterns that somebody subscribes to.", lists.patterns, _PAGE, admin=True),
             "receivers": Method(
-                "List who gets what is published to a topic, and what waits there.", lists.receivers, {"topic": _TOPIC, **_PAGE}
+                "List who gets what is published to a topic, and what waits there.",
+                lists.receivers,
+                {"topic": _TOPIC, **_PAGE},
+                admin=True,
             ),
-            "losses": Method("List the recent episodes in which messages ended that nobody got.", lists.losses, _PAGE),
+            "losses": Method("List the recent episodes in which messages ended that nobody got.", lists.losses, _PAGE, admin=True),
             "stats": Method("Counters and gauges of the bus.", lists.stats),
             "identity": Method(
                 "Say who a peer is.", self._identity, {"peer": Argument("a peer id", _int(0, MAX_ID), required=True)}
@@ -179,6 +183,8 @@ class BusService:
         method = self._methods.get(name)
         if method is None:
             raise ProtocolError(Code.NO_SUCH_METHOD, f"the bus has no method {name!r}; it has {', '.join(sorted(self._methods))}")
+        if method.admin and peer.rights is not None:
+            self._broker.judge.admin(peer)
         effort = self._broker.effort
         effort.spent += frame.payload_size // BYTES_A_UNIT
         result = method.call(peer, self._arguments(name, method, frame))
@@ -221,6 +227,7 @@ class BusService:
     def _subscribe(self, peer: Peer, arguments: Arguments) -> dict[str, Any]:
         broker = self._broker
         number = self._free_lane(peer, arguments)
+        broker.judge.subscribe(peer, arguments["pattern"])
         group = arguments.get("group")
         terms = parse_terms(arguments.get("policy"), arguments.get("limits"), group=group is not None)
         lane = Lane(peer, number, arguments["pattern"], min(arguments["credit"], broker.limits.max_credit_bytes), terms)
@@ -261,10 +268,12 @@ class BusService:
 
     def _monitor(self, peer: Peer, arguments: Arguments) -> dict[str, Any]:
         limits = self._broker.limits
+        number, pattern = self._free_lane(peer, arguments), arguments.get("pattern", ">")
+        self._broker.judge.monitor(peer, pattern)
         monitor = Monitor(
             peer,
-            self._free_lane(peer, arguments),
-            arguments.get("pattern", ">"),
+            number,
+            pattern,
             min(arguments["credit"], limits.max_credit_bytes),
             limits,
             terms=parse_terms("drop_oldest", arguments.get("limits"), group=False),
@@ -285,6 +294,7 @@ class BusService:
     def _get(self, peer: Peer, arguments: Arguments) -> dict[str, Any] | None:
         topic = arguments["topic"]
         check_topic(topic)
+        self._broker.judge.subscribe(peer, topic)
         kept = self._broker.publications.kept(topic)
         origin = self._broker.retained.origin(topic)
         if kept is None or origin is None:
@@ -318,6 +328,7 @@ class BusService:
     # --- names ------------------------------------------------------------------------------------
 
     def _own(self, peer: Peer, arguments: Arguments) -> dict[str, Any]:
+        self._broker.judge.own(peer, arguments["name"])
         position, change = self._broker.names.own(
             peer,
             arguments["name"],

@@ -17,6 +17,7 @@ from .losses import Losses
 from .names import Claim, Names
 from .peers import Peer, Piece
 from .requests import CALLERS_COUNTED, Pending, Requests
+from .rights import Judge
 
 
 class Calls:
@@ -34,6 +35,7 @@ class Calls:
         *,
         bus: BusService,
         effort: Effort,
+        judge: Judge,
         settled: Callable[[Peer], None],
     ) -> None:
         self.limits = limits
@@ -47,6 +49,7 @@ class Calls:
         self.orphans: deque[Pending] = deque()  #: of requesters that went with many: settled, but their callees do not know it yet
         self._bus = bus
         self._effort = effort
+        self._judge = judge
         self._settled = settled
         self.give: Callable[[Peer, str, Piece, int, int], object] = self.send  #: what a SEND is given to; monitors go between
         self.told: Callable[[Pending, Code, str], None] | None = None  #: who else hears of what the bus settles with an error
@@ -148,6 +151,8 @@ class Calls:
             return
         if len(calls or ()) >= self.limits.max_requests:
             raise ProtocolError(Code.OVER_LIMIT, f"{len(calls or ())} requests of this peer are in flight (limits.max_requests)")
+        if peer.rights is not None:
+            self._judge.call(peer, to, target, method)
         callee = self._callee(target, method)
         serving = len(callee.serving or ())
         if serving >= self.limits.max_callee_requests:

@@ -56,8 +56,8 @@ class Counters:
         self.over_quota = 0  #: waited, or were to wait, where an account had no room
         self.unknown = 0  #: were in the output of a connection when it went: whether they arrived is not known
         self.no_subscriber = 0  #: publications that nobody wanted (L-10)
-        self.denied = 0  #: publications and subscriptions that a policy forbids: 0, for this version has none
         self.refused = 0  #: messages answered with an error of the bus
+        self.denied = 0  #: of those: because the policy does not allow them
         self.not_kept = 0  #: retained messages that were delivered but are not kept, for want of room (L-8)
         self.expired = 0  #: requests
         self.cancelled = 0  #: requests

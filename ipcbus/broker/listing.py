@@ -229,6 +229,7 @@ def describe_peer(peer: Peer, now: float) -> dict[str, Any]:
         "queued": queued,
         **{name: lost.get(name, 0) for name in ENDS[1:-1]},
         "refused": peer.refused,
+        "denied": peer.denied,
     }
 
 

@@ -194,6 +194,9 @@ class Losses:
         """The bus answered frames of *peer* with an error (E-3, E-4)."""
         self.counters.refused += count
         peer.refused += count
+        if error.code is Code.DENIED:
+            self.counters.denied += count
+            peer.denied += count
         if kind in (Kind.RETAIN, Kind.POST) and error.code is Code.OVER_LIMIT:
             return  # it was delivered: `not_kept` tells it
         self._tell("refused", peer, (error.code, to), count, topic=to, kind=kind.name, code=error.code.label, about=error.text)

@@ -12,6 +12,7 @@ from ..protocol.limits import CHECKPOINT_BYTES
 from .origins import Origin
 
 if TYPE_CHECKING:
+    from ..policy import Rights
     from .accounts import Program
     from .holding import Hold, Holding
     from .inflow import Inflow
@@ -62,6 +63,7 @@ class Peer:
         "credentials",
         "delivered",
         "delivered_bytes",
+        "denied",
         "ending",
         "forwarded",
         "given",
@@ -82,11 +84,13 @@ class Peer:
         "logged",
         "lost",
         "marks",
+        "may_call",
         "out",
         "out_bytes",
         "parked_at",
         "parked_bytes",
         "refused",
+        "rights",
         "serving",
         "touched",
         "transport",
@@ -105,6 +109,8 @@ class Peer:
         self.transport = transport  #: "unix" or "tcp"
         self.credentials = credentials
         self.identity = ""  #: TCP: the name of the secret that its proof was made with; "" until then, and on a Unix socket
+        self.rights: Rights | None = None  #: what it may do; None: everything, and nobody asks
+        self.may_call: set[str] | None = None  #: calls that its rights were asked about, and allow
         self.connected_at = now
         self.id = 0  #: H-7; 0 until WELCOME
         self._origin: Origin | None = None
@@ -149,6 +155,7 @@ class Peer:
         self.marks: deque[tuple[int, int, int]] | None = None  #: ``written_bytes`` at which some were given: how many, and their bytes
         self.lost: dict[str, int] | None = None  #: messages of its lanes, and groups that it pays for, by the counters of B-4
         self.refused = 0  #: messages that the bus answered with an error
+        self.denied = 0  #: of those: because its rights do not allow them
         self.forwarded = 0  #: requests and answers given to it
         self.written_bytes = 0
         self.logged: set[int] | None = None  #: codes of refusals that were logged

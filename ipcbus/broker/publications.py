@@ -22,6 +22,7 @@ from .monitors import Monitors
 from .origins import Origin
 from .peers import Peer, Piece
 from .retained import Retained
+from .rights import Judge
 from .routing import PublishRoute, RetainRoute, RouteTable
 
 
@@ -38,9 +39,11 @@ class Publications:
         log: Callable[[int, str], None],
         effort: Effort,
         monitors: Monitors,
+        judge: Judge,
     ) -> None:
         self.limits = limits
         self._effort = effort
+        self._judge = judge
         self.retained = Retained(limits, accounts)
         self._losses = losses
         self._counters = losses.counters
@@ -113,6 +116,8 @@ class Publications:
         _, _, topic, request, ttl_ms, retain, meta = frame.elements
         peer.in_messages += 1
         check_publication(topic)
+        if peer.rights is not None:
+            self._judge.publish(peer, topic)
         deadline = None if ttl_ms is None else self._delivery.now + ttl_ms / 1000
         plain = encode_with_payload(frame.payload, Kind.RETAIN if retain else Kind.PUBLISH, peer.id, topic, meta)
         lanes = self._give_counted(topic, plain, peer.origin, peer, deadline)
@@ -152,6 +157,7 @@ class Publications:
         """Retain *payload* unless another peer than *was* has published what is kept (B-3). What is kept like that is not published
         again. Raises ``over_limit``."""
         check_publication(topic)
+        self._judge.publish(peer, topic)
         self.check_size(payload)
         kept = self.kept(topic)
         if kept is not None and kept.elements[1] not in was:
@@ -174,6 +180,7 @@ class Publications:
     def set_will(self, peer: Peer, topic: str, meta: Meta, payload: bytes, *, retain: bool) -> None:
         """What is published when *peer* goes without BYE (W-1). A refused one leaves none on its topic."""
         self.drop_will(peer, topic)
+        self._judge.publish(peer, topic)
         self.check_size(payload)
         wills = peer.wills or {}
         limits = self.limits
@@ -198,6 +205,7 @@ class Publications:
     def bind(self, peer: Peer, topic: str) -> None:
         """What is kept for *topic* goes with *peer*, where that one published it (W-2)."""
         check_publication(topic)
+        self._judge.publish(peer, topic)
         bound = peer.bound if peer.bound is not None else {}
         if topic not in bound and len(bound) >= self.limits.max_bound:
             raise ProtocolError(

@@ -22,6 +22,7 @@ from .effort import LITERAL_CHANGE, LOOK, REFUSED, RESOLVE, RUN, WILDCARD_CHANGE
 from .lanes import Group, Lane
 from .origins import Origin
 from .peers import Peer
+from .rights import Judge
 
 if TYPE_CHECKING:
     from .monitors import Monitor
@@ -324,19 +325,20 @@ class Refusal:
 
 AnyRoute = PublishRoute | SendRoute | Refusal
 
-#: In no generation: the prefix that has it finds its route anew.
-_VOID = PublishRoute(0, (), (), TopicCounter())
+_NEVER = 0  #: the generation of no time: a prefix with such a route finds it anew
+_VOID = PublishRoute(_NEVER, (), (), TopicCounter())
 
 
 class RouteTable(SubscriptionIndex):
     """The index as the router of all scanners (`protocol.framing.Router`)."""
 
-    def __init__(self, topics: TopicCounters, effort: Effort, max_matches: int) -> None:
+    def __init__(self, topics: TopicCounters, effort: Effort, max_matches: int, judge: Judge) -> None:
         super().__init__()
         self.topics = topics
         self.max_matches = max_matches
         self._crowded: dict[Peer, tuple[str, int]] = {}  #: who has more subscriptions to one topic than max_matches: which, and how many
         self._effort = effort
+        self._judge = judge
         self.uncounted = TopicCounter()  #: for what is not published to a topic, and for the bus's own
         self._routes: dict[tuple[tuple[Lane, ...], tuple[Group, ...]] | TopicCounter, PublishRoute] = {}
         self._routes_generation = 0
@@ -359,13 +361,15 @@ class RouteTable(SubscriptionIndex):
         if prefix.kind is Kind.SEND:
             prefix.counter = self.uncounted
             self._effort.spent += RESOLVE
-            return SendRoute(self.generation, prefix.to)
+            return self._find_send(prefix, owner)
         try:
             check_publication(prefix.to)
+            if owner.rights is not None:
+                self._judge.publish(owner, prefix.to)
         except ProtocolError as error:
             prefix.counter = self.uncounted
             return Refusal(self.generation, prefix.kind, prefix.to, error.with_traceback(None))  # kept, and the scanner's frames not
-        if prefix.counter is None or prefix.counter.retired or prefix.counter is self.topics.other:
+        if prefix.counter is None or prefix.counter.retired or prefix.counter in (self.topics.other, self.uncounted):
             prefix.counter = self.topics.of(prefix.to)
         generation = self.generation
         lanes, groups = self.receivers(prefix.to)
@@ -388,6 +392,17 @@ class RouteTable(SubscriptionIndex):
         if route is None:
             route = self._routes[key] = PublishRoute(generation, lanes, groups, prefix.counter)
         return route
+
+    def _find_send(self, prefix: Prefix, owner: Peer) -> SendRoute | Refusal:
+        if owner.rights is None:
+            return SendRoute(self.generation, prefix.to)
+        # What a peer may send to an address depends on the names there, which change: such a route is for one run.
+        generation = _NEVER if prefix.to.startswith(":") else self.generation
+        try:
+            self._judge.send(owner, prefix.to)
+        except ProtocolError as error:
+            return Refusal(generation, prefix.kind, prefix.to, error.with_traceback(None))
+        return SendRoute(generation, prefix.to)
 
     def receivers(self, topic: str) -> tuple[tuple[Lane, ...], tuple[Group, ...]]:
         """The lanes and groups that get a message on *topic*. Who has too many of them is noted (L-1)."""

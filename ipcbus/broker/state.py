@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import islice
 
+from ..policy import Policy, Subject
 from ..protocol.errors import ProtocolError
 from ..protocol.limits import Limits
 from ..protocol.messages import pack
@@ -23,6 +24,7 @@ from .peers import Peer
 from .publications import Publications
 from .quotas import LANES
 from .requests import Requests
+from .rights import Judge
 from .routing import RouteTable
 from .timeouts import Timeouts
 
@@ -39,6 +41,8 @@ class State:
         owners: frozenset[int] | None,
         log: Callable[[int, str], None],
         gauges: Callable[[], dict[str, int]],
+        policy: Policy,
+        subject_of: Callable[[Peer], Subject],
     ) -> None:
         self.limits = limits
         self.now = now
@@ -46,11 +50,12 @@ class State:
         self.topics = TopicCounters(self.limits.max_topic_counters, lambda: self.now)
         self.losses = Losses(self.counters, self.topics, self, log)
         self.effort = Effort()
-        self.routes = RouteTable(self.topics, self.effort, self.limits.max_matches)
+        self.peers: dict[int, Peer] = {}
+        self.judge = Judge(policy, subject_of, self.peers, self.effort)
+        self.routes = RouteTable(self.topics, self.effort, self.limits.max_matches, self.judge)
         self.accounts = Accounts(self.limits, log, owners=owners)
         self.names = Names(self.limits, self.accounts)
         self.requests = Requests(self.accounts)
-        self.peers: dict[int, Peer] = {}
         self.started_at = now
         self.software = software
         self.pid = pid
@@ -61,7 +66,7 @@ class State:
         self.holds = self._delivery.holds
         self.monitors = Monitors(self.limits, self.routes, self._delivery, self.peers, now)
         self.publications = Publications(
-            self.limits, self.losses, self.routes, self._delivery, self.accounts, log, self.effort, self.monitors
+            self.limits, self.losses, self.routes, self._delivery, self.accounts, log, self.effort, self.monitors, self.judge
         )
         self.retained = self.publications.retained
         self._unpublished: dict[str, None] = {}  #: names whose owners have changed, which is not published yet

@@ -17,11 +17,12 @@ class TooComplexError(Exception):
 class Ordered:
     """Rules in order, and the trees that hold their patterns by the rules' numbers. The last rule decides what no pattern matches."""
 
-    __slots__ = ("_roots", "_rules")
+    __slots__ = ("_roots", "_rules", "steps")
 
     def __init__(self, rules: Sequence[Rule], roots: Sequence[Node]) -> None:
         self._rules = rules
         self._roots = roots
+        self.steps = 0  #: of all walks so far
 
     def decide(self, target: Sequence[str]) -> Rule:
         """The rule that decides a target, of whose tokens at least one is given."""
@@ -51,7 +52,11 @@ class Ordered:
         Exact for topics of at most 32 tokens (T-1), whatever they weigh: that all of one has to fit 255 bytes is left out. Raises
         TooComplexError where more than POLICY_WALK_MAX steps would be needed.
         """
-        found = _Walk(self._rules, pattern).visit(self._roots, len(self._rules) - 1, ())
+        walk = _Walk(self._rules, pattern)
+        try:
+            found = walk.visit(self._roots, len(self._rules) - 1, ())
+        finally:
+            self.steps += walk.steps
         return None if found is None else (self._rules[found[0]], ".".join(found[1]))
 
 
@@ -68,7 +73,7 @@ class _Walk:
         self._wanted = pattern
         self._open = self._wanted[-1] == ">"
         self._seen: set[tuple[frozenset[Node], int, int]] = set()
-        self._steps = 0
+        self.steps = 0
 
     def visit(self, nodes: Sequence[Node], best: int, topic: tuple[str, ...]) -> tuple[int, tuple[str, ...]] | None:
         """Look at *topic* and at all that goes on from it: the number of the denying rule and the topic, or None."""
@@ -88,8 +93,8 @@ class _Walk:
             return None
         self._seen.add(state)
         for token in self._tokens(nodes, depth):
-            self._steps += 1 + len(nodes)
-            if self._steps > POLICY_WALK_MAX:
+            self.steps += 1 + len(nodes)
+            if self.steps > POLICY_WALK_MAX:
                 raise TooComplexError
             found = self.visit(*_step(nodes, best, token, wild=depth > 0 or not token.startswith("$")), (*topic, token))
             if found is not None:

@@ -41,6 +41,11 @@ class Rights:
         #: Whether everything is allowed: who has such rights need not be judged.
         self.unrestricted = selection.unrestricted
 
+    @property
+    def walked(self) -> int:
+        """The steps that all patterns together have taken so far (POLICY_WALK_MAX): who asks pays for them."""
+        return sum(ordered.steps for ordered in self._ordered.values())
+
     def connect(self) -> Verdict:
         """Whether the subject may use the bus."""
         return self._verdict(Action.CONNECT, self._of(Action.CONNECT).decide(_NOTHING), "")

@@ -7,6 +7,7 @@ from typing import Any
 import msgpack
 
 from ipcbus.broker import Broker, Credentials, Peer
+from ipcbus.policy import EVERYTHING, Policy
 from ipcbus.protocol.limits import Limits
 from ipcbus.protocol.messages import Kind, encode, encode_with_payload
 
@@ -18,7 +19,7 @@ def publication(sender: int, topic: str, payload: bytes = b"x", kind: Kind = Kin
 class Bus:
     """One broker and its clock."""
 
-    def __init__(self, *, owners: frozenset[int] | None = None, **limits: Any) -> None:
+    def __init__(self, *, owners: frozenset[int] | None = None, policy: Policy = EVERYTHING, **limits: Any) -> None:
         self.now = 100.0
         self.log: list[tuple[int, str]] = []
         self.broker = Broker(
@@ -29,6 +30,7 @@ class Bus:
             software="test",
             pid=4242,
             owners=owners,
+            policy=policy,
             log=lambda level, text: self.log.append((level, text)),
         )
 

@@ -9,7 +9,9 @@ import pytest
 from ipcbus.broker.counters import TopicCounters
 from ipcbus.broker.effort import Effort
 from ipcbus.broker.lanes import Lane
+from ipcbus.broker.rights import Judge, subject_of
 from ipcbus.broker.routing import RouteTable, SubscriptionIndex
+from ipcbus.policy import EVERYTHING
 from ipcbus.protocol.errors import Code, ProtocolError
 from ipcbus.protocol.framing import Prefix
 from ipcbus.protocol.limits import TOPIC_MAX_TOKENS
@@ -68,7 +70,7 @@ def test_an_illegal_pattern_changes_nothing() -> None:
 
 
 def route_table(max_matches: int = 1000) -> RouteTable:
-    return RouteTable(TopicCounters(2, float), Effort(), max_matches)
+    return RouteTable(TopicCounters(2, float), Effort(), max_matches, Judge(EVERYTHING, subject_of, {}, Effort()))
 
 
 def test_topics_with_the_same_receivers_share_a_route() -> None:

@@ -74,7 +74,7 @@ def test_many_rules_need_few_steps() -> None:
     for pattern in ("svc7.>", "svc7", "common.*", "svc7.*.*.*.>"):
         walk = _Walk(judged._rules, pattern.split("."))
         assert walk.visit(judged._roots, len(judged._rules) - 1, ()) is None
-        assert walk._steps < 20, pattern
+        assert walk.steps < 20, pattern
     assert judged.first_denied([">"]) is not None
 
 
@@ -87,7 +87,7 @@ def exploding(width: int) -> Ordered:
 def steps(judged: Ordered, pattern: str) -> int:
     walk = _Walk(judged._rules, pattern.split("."))
     walk.visit(judged._roots, len(judged._rules) - 1, ())
-    return walk._steps
+    return walk.steps
 
 
 def test_a_walk_ends_at_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
