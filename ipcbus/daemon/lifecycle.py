@@ -97,6 +97,8 @@ class Daemon:
             owners=frozenset({os.geteuid(), 0}),
             log=log.log,
             gauges=self._gauges,
+            policy=self._policy.policy,
+            subject_of=self._policy.subject_of,
         )
         self._broker.monitors.redaction = self._policy.redaction
         self._loop = Loop(self._broker, config.poller, time.monotonic)
@@ -240,6 +242,8 @@ class Daemon:
             self._idle.set(new.exit_idle_s, time.monotonic())
         self._policy.use(self._config)
         self._broker.monitors.redaction = self._policy.redaction
+        for line in self._broker.set_policy(self._policy.policy, time.monotonic()):
+            log.warning("SIGHUP: %s", line)
         if told != (self._config.socket_mode, self._config.policy):
             self._tell_who_may_connect()
 
