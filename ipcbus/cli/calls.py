@@ -94,6 +94,14 @@ def _say(text: str) -> None:
     pass_on(bytearray(f"ipcbus: {safe(text)}\n".encode(sys.stderr.encoding or "utf-8", "backslashreplace")))
 
 
+def _sender_of(request: ipcbus_client.Request) -> dict[str, str]:
+    """Who asks, for a command. Each variable is there, empty where it is not known: it must not come from whoever started us."""
+    who = request.sender.credentials
+    known = {} if who is None else {"PID": who.pid, "UID": who.uid, "GID": who.gid, "UNIT": who.unit, "IDENTITY": who.identity}
+    said = {key: "" if known.get(key) is None else str(known[key]) for key in ("PID", "UID", "GID", "UNIT", "IDENTITY")}
+    return {"IPCBUS_SENDER": str(request.sender), **{f"IPCBUS_SENDER_{key}": value for key, value in said.items()}}
+
+
 class Server:
     """Runs the command for each request. ``answer`` may be called by several threads at once.
 
@@ -118,7 +126,7 @@ class Server:
 
         arguments = self._arguments
         given = request.payload if arguments.raw else render(request.data).encode() + b"\n"
-        environment = {"IPCBUS_METHOD": request.method, "IPCBUS_SENDER": str(request.sender)}
+        environment = {"IPCBUS_METHOD": request.method, **_sender_of(request)}
         with self._lock:  # also while the command starts: stop() must not come between that and our knowing of it
             if self._stopped or self._taken == arguments.count:
                 raise ServiceError("stopping", "the service is being stopped")

@@ -242,7 +242,8 @@ It asks the bus, starts none, and prints nothing where nobody knows.""",
   ipcbus serve image/shrink --raw -- convert - -resize 50% -
   ipcbus serve 'door/*' -- ./door.sh                 any method; it is in $IPCBUS_METHOD
 
-The command gets the request's value as JSON on stdin (--raw: its bytes), and $IPCBUS_METHOD and $IPCBUS_SENDER. Its
+The command gets the request's value as JSON on stdin (--raw: its bytes), $IPCBUS_METHOD and $IPCBUS_SENDER, and of who
+asks what the kernel says: $IPCBUS_SENDER_PID, _UID, _GID and _UNIT, on TCP the name of its secret as _IDENTITY. Its
 stdout is the reply: JSON (nothing: null), or with --text a string, or with --raw bytes. When it exits with N other than
 0 the caller gets the error exit-N with the last line of stderr. It is killed when the caller gives up.
 Requests are answered one after the other; start it more than once with --mode shared for more.""",

@@ -312,6 +312,15 @@ def test_serve_raw_text_and_any_method(cli: Cli) -> None:
     assert cli.ok("call", "say/hello").startswith('"hello from ')
 
 
+def test_a_command_knows_who_asks(cli: Cli) -> None:
+    says = 'echo "$IPCBUS_SENDER_UID,$IPCBUS_SENDER_GID,$IPCBUS_SENDER_IDENTITY,$IPCBUS_SENDER_PID,${IPCBUS_SENDER_UNIT-none}"'
+    cli.serve("who/asks", "--text", "--", "sh", "-c", says)
+    uid, gid, identity, pid, unit = cli.ok("call", "who/asks").strip().strip('"').split(",")
+    assert (int(uid), int(gid), identity) == (os.getuid(), os.getgid(), "")
+    assert int(pid) > 1
+    assert unit != "none"
+
+
 def test_a_command_that_fails_is_an_error_of_the_service(cli: Cli) -> None:
     child = cli.serve("bad/method", "--count", "1", "--", "sh", "-c", "echo reason >&2; exit 7")
     done = cli("call", "bad/method")
