@@ -21,6 +21,7 @@ from ipcbus.protocol.limits import Limits
 
 from ._errors import StuckError
 from ._link import Link
+from ._policy import named_subject_of, policy_of
 
 #: Below every number of a link, above every number of a file.
 _FIRST_FD = 1_000_000_000
@@ -43,7 +44,7 @@ class Shell(Protocol):
 class Engine:
     """The clock and everything that moves."""
 
-    def __init__(self, seed: int, limits: Limits | None, patience: float) -> None:
+    def __init__(self, seed: int, limits: Limits | None, policy: str | None, patience: float) -> None:
         self.now = 0.0
         self.random = random.Random(seed)
         self.moves = 0  #: grows with everything that happens
@@ -60,6 +61,7 @@ class Engine:
         #: whom the kernel would say of bus objects that are made now
         self.acting = Credentials(os.getpid(), os.getuid(), os.getgid(), tuple(sorted(os.getgroups())))
         self._limits = limits
+        self._policy, self._redaction = policy_of(policy)
         self._timers: list[tuple[float, int, Callable[[], object]]] = []
         self._count = itertools.count()
         self._fds = itertools.count(_FIRST_FD)
@@ -81,8 +83,19 @@ class Engine:
             limits=self._limits,
             pid=os.getpid(),
             log=lambda level, text: self.log.append(text),
+            policy=self._policy,
+            subject_of=named_subject_of,
         )
+        self.broker.monitors.redaction = self._redaction
         self.moves += 1
+
+    def set_policy(self, text: str | None) -> None:
+        """Another policy, also for the buses to come."""
+        self._policy, self._redaction = policy_of(text)
+        if self.broker is not None:
+            self.log.extend(self.broker.set_policy(self._policy, self.now))
+            self.broker.monitors.redaction = self._redaction
+            self.moves += 1
 
     def end(self, *, orderly: bool) -> None:
         """The bus dies, or stops with a word to everybody."""

@@ -41,14 +41,15 @@ class FakeBus:
     To the bus all of its clients are this process, as they would be on a real one: ``sender.credentials`` has its pid, uid, gid and groups,
     and no unit. With acting_as() they are somebody else.
 
-    The same *seed* gives the same run. *limits* are the bus's (ipcbus.protocol.limits). *patience* is how long, on the virtual clock, a
+    The same *seed* gives the same run. *limits* are the bus's (ipcbus.protocol.limits). *policy* is the text of a policy file (POLICY.md):
+    what no rule of it allows is denied, but to connect; None: everybody may do everything. *patience* is how long, on the virtual clock, a
     wait without a deadline goes on where there are only heartbeats and attempts to connect.
     """
 
-    def __init__(self, *, seed: int = 0, limits: Limits | None = None, patience: float = 86_400.0) -> None:
+    def __init__(self, *, seed: int = 0, limits: Limits | None = None, policy: str | None = None, patience: float = 86_400.0) -> None:
         if limits is not None and not isinstance(limits, Limits):
             raise TypeError(f"limits={limits!r:.50}: they are ipcbus.protocol.limits.Limits(…)")
-        self._engine = Engine(seed, limits, _seconds(patience))
+        self._engine = Engine(seed, limits, policy, _seconds(patience))
         self._loop_wires: weakref.WeakSet[Any] = weakref.WeakSet()
 
     # --- clients ---
@@ -97,6 +98,12 @@ class FakeBus:
             yield
         finally:
             engine.acting = before
+
+    def set_policy(self, policy: str | None) -> None:
+        """Another policy for the bus, from now on. What it does not allow any more is revoked (names, subscriptions, wills, connections),
+        and the ``log`` says what. Raises TypeError, or ValueError for a text that is no policy.
+        """
+        self._engine.set_policy(policy)
 
     def run_async(self, main: Coroutine[Any, Any, T]) -> T:
         """As asyncio.run(), on this kit's clock."""
