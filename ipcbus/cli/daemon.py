@@ -11,7 +11,7 @@ from typing import Any
 
 from .. import __version__
 from ..daemon.config import Config, ConfigError, as_toml, load
-from ..daemon.namespaces import maps_some_only
+from ..daemon.namespaces import hides_others, maps_some_only
 from ..daemon.options import OPTIONS
 from ..daemon.policy_files import not_of_this_machine
 from .text import prepare_streams
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def configure() -> Config:
         config = load(flags=flags, environ=os.environ, path=given.config)
-        if errors := not_of_this_machine(config.policy, maps_some_only()):
+        if errors := not_of_this_machine(config.policy, maps_some_only(), units_hidden=hides_others()):
             raise ConfigError(errors)
         return config
 
@@ -120,7 +120,7 @@ def _warnings(config: Config) -> list[str]:
     """What is legal in the policy and yet not what somebody meant."""
     from ..policy.lint import lint
 
-    return [f"warning: {line}" for line in (*config.policy.warnings, *lint(config.policy.rules))]
+    return [f"warning: {line}" for line in (*config.oddities(), *lint(config.policy.rules))]
 
 
 def _verdict(config: Config) -> str:

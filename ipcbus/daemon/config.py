@@ -59,6 +59,15 @@ class Config:
         """Whether others than the bus's user may connect to its Unix sockets, as far as the kernel is concerned."""
         return bool(self.socket_mode & 0o022)
 
+    def oddities(self) -> list[str]:
+        """What is legal in the policy and yet not what somebody meant, for people."""
+        lines = list(self.policy.warnings)
+        rule = self.policy.kept_out(os.geteuid())
+        if rule is not None and not self.open_to_others and any(isinstance(address, UnixAddress) for address in self.listen):
+            kept_out = f"socket_mode {self.socket_mode:04o} keeps them from the socket"
+            lines.append(f"{rule} lets others connect, but {kept_out}; with 0666 the policy decides alone")
+        return lines
+
     @property
     def directory_mode(self) -> int:
         """Of a directory that has to be made: on a system bus everybody has to get to the socket in it."""

@@ -126,7 +126,7 @@ class Daemon:
     def _tell_who_may_connect(self) -> None:
         """What the log says of the policy, and where it is not just the bus's user and root, or where socket_group is of no use."""
         policy = self._config.policy
-        for line in policy.warnings:
+        for line in self._config.oddities():
             log.warning("%s", line)
         if policy.files or self._config.kind == "system":
             log.info("a %s bus with %s", self._config.kind, policy.described())

@@ -1,9 +1,13 @@
-"""Whether the uids that the kernel tells us are those of the machine: in a user namespace that maps only some of them they are not.
+"""Whether what the kernel tells us of others is true of this machine: not in a user namespace that maps only some uids, and not of units
+where /proc hides the processes of others.
 
-There the kernel says 65534 of everybody whom the namespace has no number for, so a rule about a uid could mean anybody.
+In such a namespace the kernel says 65534 of everybody whom it has no number for, so a rule about a uid could mean anybody. Where /proc
+hides others nobody is in a unit, so a rule that denies something to one would let it through.
 """
 
 from __future__ import annotations
+
+import os
 
 _IDS = 2**32 - 1  #: uids and gids are 0 to 4294967294; 4294967295 is nobody's
 
@@ -29,4 +33,15 @@ def _covers_all_of(path: str) -> bool:
         with open(path, encoding="ascii") as file:
             return covers_all(file.read())
     except OSError:  # no /proc, or a kernel without user namespaces
+        return True
+
+
+def hides_others(proc: str = "/proc") -> bool:
+    """Whether /proc does not show this process what it shows of others otherwise (hidepid=, systemd's ProtectProc=)."""
+    if not os.path.exists(f"{proc}/self/cgroup"):
+        return False  # no /proc, or a kernel without cgroups, and so without units
+    try:
+        with open(f"{proc}/1/cgroup", "rb"):
+            return False
+    except OSError:
         return True

@@ -19,8 +19,6 @@ from .limits import CONFIG_FILE_MAX_BYTES, POLICY_FILES_MAX
 from .places import PlaceError
 from .trusted_files import list_trusted, read_trusted
 
-_BY_NUMBER = ("%u", "%U", "%g", "%G")
-
 
 @dataclass(frozen=True, slots=True)
 class PolicyFiles:
@@ -42,6 +40,25 @@ class PolicyFiles:
             return "no policy file"
         return f"{_counted(len(self.rules), 'policy rule')} in {_counted(len(self.files), 'file')}"
 
+    def kept_out(self, uid: int) -> str | None:
+        """The first rule that lets others than root and *uid* connect; None where there is none that says so of a user or group."""
+        ours = {0, uid, None}
+        return next(
+            (
+                rule.where
+                for rule in self.rules
+                if rule.allow
+                and Action.CONNECT in rule.actions
+                and (
+                    not ours.issuperset(rule.who.uids or ())
+                    or not ours.issuperset(named.number for named in rule.who.users or ())
+                    or rule.who.gids is not None
+                    or rule.who.groups is not None
+                )
+            ),
+            None,
+        )
+
     @property
     def redaction(self) -> Redaction:
         """The topics whose payloads no monitor sees."""
@@ -52,22 +69,14 @@ class PolicyFiles:
         """Whether a rule speaks of the name of a peer's user or group."""
         return any("%u" in text or "%g" in text for rule in self.rules for text in _patterns(rule))
 
-    def by_number(self) -> list[str]:
-        """Where the rules are that mean users or groups of the machine, by number or name."""
-        return [
-            rule.where
-            for rule in self.rules
-            if any(given is not None for given in (rule.who.uids, rule.who.gids, rule.who.users, rule.who.groups))
-            or any(mark in text for text in _patterns(rule) for mark in _BY_NUMBER)
-        ]
-
 
 def _counted(number: int, what: str) -> str:
     return f"{number} {what}" + ("" if number == 1 else "s")
 
 
 def _patterns(rule: Rule) -> tuple[str, ...]:
-    return (*(rule.names or ()), *(rule.topics or ()))
+    """What may have placeholders."""
+    return tuple(text.replace("%%", "") for text in (*(rule.names or ()), *(rule.topics or ())))
 
 
 def built_in(kind: str, uid: int, *, open_to_others: bool) -> tuple[tuple[Rule, ...], Rule]:
@@ -127,12 +136,29 @@ def _drop_ins(directories: Sequence[str], uids: Collection[int] | None, errors: 
     return [found[name] for name in sorted(found, key=os.fsencode)]
 
 
-def not_of_this_machine(files: PolicyFiles, ids: str | None) -> list[str]:
-    """Why rules about users and groups cannot be used where the kernel knows *ids* only in part (``namespaces.maps_some_only``)."""
-    if ids is None:
-        return []
-    return [
-        f"{where} is about users or groups, but this process runs in a user namespace that knows only some {ids} (PrivateUsers=yes, a "
-        "container without root): everybody else would be 65534 here. Run the bus outside of it, or use rules about unit or identity"
-        for where in files.by_number()
-    ]
+def not_of_this_machine(files: PolicyFiles, ids: str | None, *, units_hidden: bool) -> list[str]:
+    """Why rules cannot be used here: about users and groups where the kernel knows *ids* only in part (``namespaces.maps_some_only``),
+    about units where they are hidden (``namespaces.hides_others``).
+    """
+    lines = []
+    if ids is not None:
+        lines += [
+            f"{rule.where} is about users or groups, but this process runs in a user namespace that knows only some {ids} "
+            "(PrivateUsers=yes, a container without root): everybody else would be 65534 here. Run the bus outside of it, or use rules "
+            "about unit or identity"
+            for rule in files.rules
+            if _is_about(rule, (rule.who.uids, rule.who.gids, rule.who.users, rule.who.groups), "uUgG")
+        ]
+    if units_hidden:
+        lines += [
+            f"{rule.where} is about units, but /proc hides from this process what others are in (hidepid=, ProtectProc=): nobody would be "
+            "in one. Run the bus without that, or use rules about users, groups or identity"
+            for rule in files.rules
+            if _is_about(rule, (rule.who.units, rule.who.user_units), "n")
+        ]
+    return lines
+
+
+def _is_about(rule: Rule, given: Sequence[object], placeholders: str) -> bool:
+    """Whether *rule* asks for one of these values of who it concerns, or has one of *placeholders*."""
+    return any(value is not None for value in given) or any(f"%{mark}" in text for text in _patterns(rule) for mark in placeholders)

@@ -14,7 +14,7 @@ import pytest
 from ipcbus.broker import Credentials
 from ipcbus.daemon import places, policy_files, user_database
 from ipcbus.daemon.config import Config, ConfigError, as_toml, load
-from ipcbus.daemon.namespaces import covers_all, maps_some_only
+from ipcbus.daemon.namespaces import covers_all, hides_others, maps_some_only
 from ipcbus.daemon.options import SYSTEM_DEFAULTS
 from ipcbus.daemon.policy_files import PolicyFiles, built_in, not_of_this_machine, read_policy
 from ipcbus.daemon.policy_in_force import PolicyInForce
@@ -239,6 +239,42 @@ def test_the_kind_may_come_from_the_file(system: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("allow", "who", "told"),
+    [
+        ("connect", "uid = 4242", True),
+        ("*", 'user = ["root", "alice"]', True),
+        ("connect", "gid = 0", True),
+        ("connect", 'group = "staff"', True),
+        ("publish", "uid = 4242", False),
+        ("connect", "uid = 0", False),
+        ("connect", 'user = "root"', False),
+        ("connect", 'user = "nobody-knows-him"', False),
+        ("connect", 'unit = "a.service"', False),
+        ("connect", 'identity = "panel"', False),
+    ],
+)
+def test_a_socket_that_keeps_out_whom_a_rule_lets_in(
+    system: Path, monkeypatch: pytest.MonkeyPatch, allow: str, who: str, told: bool
+) -> None:
+    monkeypatch.setattr(user_database, "uid_of", {"alice": 4242, "root": 0}.get)
+    monkeypatch.setattr(user_database, "gid_of", {"staff": 50}.get)
+    file = system / "home" / "ipcbus" / "policy.toml"
+    file.write_text(f'[[rule]]\nallow = "{allow}"\n{who}\n')
+
+    def said(**flags: Any) -> list[str]:
+        return [line for line in configure(**flags).oddities() if "socket_mode" in line]
+
+    lines = said()
+    assert len(lines) == told
+    for line in lines:
+        assert line.startswith(f"rule 1 of {file}, line 1 lets others connect, but socket_mode 0600 keeps them from the socket")
+    assert not said(socket_mode="0660")
+    assert not said(listen=["tcp:127.0.0.1:0"])
+    file.write_text(f'[[rule]]\ndeny = "{allow}"\n{who}\n')
+    assert not said()
+
+
+@pytest.mark.parametrize(
     ("flags", "expected"),
     [
         ({"kind": "session"}, "--kind: 'session' is not one of user, system"),
@@ -313,12 +349,46 @@ def test_rules_about_users_need_the_machines_uids(system: Path, who: str, means_
     (system / "p.toml").write_text(f'[[rule]]\nallow = ["publish"]\n{who}\n')
     files, errors = read(system / "p.toml")
     assert errors == []
-    assert not_of_this_machine(files, None) == []
-    lines = not_of_this_machine(files, "uids")
+    assert not_of_this_machine(files, None, units_hidden=False) == []
+    lines = not_of_this_machine(files, "uids", units_hidden=False)
     assert len(lines) == means_them
     for line in lines:
         assert line.startswith(f"rule 1 of {system}/p.toml, line 1 is about users or groups")
         assert "unit or identity" in line
+
+
+@pytest.mark.parametrize(
+    ("who", "means_them"),
+    [
+        ('unit = "a.service"', True),
+        ('user_unit = "a.service"', True),
+        ('topics = "home.%n"', True),
+        ('topics = "home.%%n"', False),
+        ("uid = 1", False),
+        ('topics = "home.%u"', False),
+    ],
+)
+def test_rules_about_units_need_to_see_them(system: Path, who: str, means_them: bool) -> None:
+    (system / "p.toml").write_text(f'[[rule]]\ndeny = ["publish"]\n{who}\n')
+    files, _ = read(system / "p.toml")
+    lines = not_of_this_machine(files, None, units_hidden=True)
+    assert len(lines) == means_them
+    for line in lines:
+        assert line.startswith(f"rule 1 of {system}/p.toml, line 1 is about units, but /proc hides")
+
+
+def test_whether_proc_hides_others(tmp_path: Path) -> None:
+    assert not hides_others(str(tmp_path)), "no /proc at all"
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self" / "cgroup").write_text("0::/\n")
+    assert hides_others(str(tmp_path))
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "cgroup").write_text("0::/\n")
+    assert not hides_others(str(tmp_path))
+    if os.geteuid() != 0:
+        (tmp_path / "1").chmod(0)
+        assert hides_others(str(tmp_path))
+        (tmp_path / "1").chmod(0o755)
 
 
 # --- names of users -----------------------------------------------------------------------------------------------------------------------
