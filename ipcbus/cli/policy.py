@@ -11,6 +11,7 @@ from dataclasses import asdict
 
 from ..daemon import user_database
 from ..daemon.config import Config, ConfigError, load
+from ..daemon.kernel_identity import own_units
 from ..policy import Action, Policy, Rights, Rule, Subject, Verdict
 from ..protocol.addresses import SYSTEM_RUNTIME_DIR
 from ..protocol.errors import ProtocolError
@@ -164,7 +165,7 @@ def _misused(action: str) -> CommandError:
 
 
 def _subject(arguments: argparse.Namespace) -> Subject:
-    """Who is meant: the caller, another user of the machine with the groups of that user, or who proved a secret on TCP."""
+    """Who is meant: the caller, another user of the machine with the groups of that user but in no unit, or who proved a secret on TCP."""
     machine = (arguments.as_uid, arguments.as_user, arguments.as_gid, arguments.as_group, arguments.as_unit, arguments.as_user_unit)
     if arguments.as_identity is not None:
         if any(given is not None for given in machine):
@@ -177,6 +178,9 @@ def _subject(arguments: argparse.Namespace) -> Subject:
         uid = user_database.uid_of(arguments.as_user)
         if uid is None:
             raise usage(f"there is no user {arguments.as_user!r}; --as-uid takes any number")
+    unit, user_unit = arguments.as_unit or "", arguments.as_user_unit or ""
+    if uid is None and not unit and not user_unit:
+        unit, user_unit = own_units()
     gid, groups = _groups(uid)
     uid = os.geteuid() if uid is None else uid
     gid = arguments.as_gid if arguments.as_gid is not None else gid
@@ -184,8 +188,8 @@ def _subject(arguments: argparse.Namespace) -> Subject:
         uid=uid,
         gid=gid,
         groups=groups | {_gid(group) for group in arguments.as_group or ()},
-        unit=arguments.as_unit or "",
-        user_unit=arguments.as_user_unit or "",
+        unit=unit,
+        user_unit=user_unit,
         user=user_database.user_of(uid),
         group="" if gid is None else user_database.group_of(gid),
     )

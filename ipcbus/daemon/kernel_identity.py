@@ -39,6 +39,11 @@ def credentials_of(sock: socket.socket) -> Credentials:
     return Credentials(pid, uid, gid, _groups_of(sock), unit, user_unit)
 
 
+def own_units() -> tuple[str, str]:
+    """The unit and the user unit of this process."""
+    return units_in(_read(os.getpid(), "cgroup"))
+
+
 # --- groups ---------------------------------------------------------------------------------------
 
 

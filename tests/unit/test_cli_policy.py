@@ -125,13 +125,20 @@ def test_what_it_says(policy: list[str], capsys: pytest.CaptureFixture[str], tmp
     assert found["subject"]["uid"] == 4242
 
 
-def test_who_asks_is_meant_where_nobody_is_named(policy: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_who_asks_is_meant_where_nobody_is_named(
+    policy: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "own_units", lambda: ("session-1.scope", "mine.service"))
     main(["policy", "test", *policy, "--json", "connect"])
     subject = json.loads(capsys.readouterr().out)["subject"]
     assert (subject["uid"], subject["gid"], subject["groups"]) == (os.geteuid(), os.getegid(), sorted(os.getgroups()))
+    assert (subject["unit"], subject["user_unit"]) == ("session-1.scope", "mine.service")
+    main(["policy", "test", *policy, "--json", "--as-unit", "other.service", "connect"])
+    subject = json.loads(capsys.readouterr().out)["subject"]
+    assert (subject["uid"], subject["unit"], subject["user_unit"]) == (os.geteuid(), "other.service", "")
     main(["policy", "test", *policy, "--json", "--as-user", "root", "connect"])
     subject = json.loads(capsys.readouterr().out)["subject"]
-    assert (subject["uid"], subject["gid"], subject["user"]) == (0, 0, "root")
+    assert (subject["uid"], subject["gid"], subject["user"], subject["unit"]) == (0, 0, "root", "")
     assert 0 in subject["groups"]
 
 
