@@ -90,6 +90,7 @@ def load(
     errors: list[str] = []
     values: dict[str, Any] = {option.name: option.default for option in OPTIONS}
     sources = dict.fromkeys(values, "default")
+    named = bool(path or environ.get("IPCBUS_CONFIG"))
     path = _find_file(path, environ, flags)
     if path is not None:
         for name, value in _read_file(path, uids, errors):
@@ -107,6 +108,8 @@ def load(
     if values["kind"] == "system":
         values.update({name: value for name, value in SYSTEM_DEFAULTS.items() if sources[name] == "default"})
     group = _group_id(values["socket_group"], sources["socket_group"], errors)
+    if values["policy_file"] is None and (values["kind"] == "system" or not named):  # who names another configuration names its policy too
+        values["policy_file"] = _if_there(os.path.join(config_dir(values["kind"]), POLICY_NAME))
     _fill_in(values, errors)
     policy = read_policy(values["policy_file"], values["policy_dir"], uids, errors)
     limits = Limits(**{name.removeprefix(_LIMITS): value for name, value in values.items() if name.startswith(_LIMITS)})
@@ -185,8 +188,6 @@ def _read_file(path: str, uids: Collection[int] | None, errors: list[str]) -> li
 
 def _fill_in(values: dict[str, Any], errors: list[str]) -> None:
     """Work out what depends on other options. A bus name that was refused is the default here, so that no second error comes of it."""
-    if values["policy_file"] is None:
-        values["policy_file"] = _if_there(os.path.join(config_dir(values["kind"]), POLICY_NAME))
     if values["policy_dir"] is None:
         values["policy_dir"] = ()
     try:

@@ -196,6 +196,8 @@ def test_a_user_bus(system: Path) -> None:
     config = configure()
     assert config.policy_file == f"{system}/home/ipcbus/policy.toml"
     assert topics(config.policy) == ["mine"]
+    assert load(flags={}, environ={}, path=os.devnull).policy_file is None, "who names another configuration names its policy too"
+    assert load(flags={"kind": "system"}, environ={}, path=os.devnull).policy_file == f"{system}/etc/policy.toml"
     other = system / "other.toml"
     other.write_text(rule("other"))
     assert topics(configure(policy_file=str(other)).policy) == ["other"]
