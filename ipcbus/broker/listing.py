@@ -146,6 +146,7 @@ class Lists:
             "peers": len(broker.peers),
             "names": len(broker.names),
             "lanes": broker.lane_count,
+            "monitors": len(broker.monitors),
             "retained": len(broker.retained),
             "retained_bytes": broker.retained.bytes,
             "requests": len(broker.requests),

@@ -148,6 +148,36 @@ drops messages because this is too slow, is told on stderr. With
         ),
     ),
     Command(
+        "monitor",
+        "monitor",
+        "monitor",
+        "print what others send: messages, requests, answers, errors",
+        """
+  ipcbus monitor                         everything, except the bus's own topics
+  ipcbus monitor 'room.>'                publications to these topics, and what the owners of these names get
+  ipcbus monitor thermostat --kind request --kind reply
+  ipcbus monitor --kind error            what goes wrong, the bus's answers among it
+  ipcbus monitor --seconds 10 --no-payloads --json > traffic.json
+
+A line is the time since the bus began, the kind, the sender, to whom, #ID of a request, and the value as JSON. It slows
+nobody: what is too much for it, or for limits.max_monitor_rate of the bus, is lost and told on stderr. The bus's policy says
+who may do this, and which payloads are redacted. A frame that two PATTERNs match is printed twice. With --seconds and
+--count the exit code is 4 when fewer frames came.""",
+        (
+            _argument("patterns", nargs="*", metavar="PATTERN", help="of topics and names; * is one token, a last > one or more"),
+            _argument(
+                "--kind",
+                action="append",
+                choices=("publish", "retain", "send", "request", "reply", "part", "error", "cancel"),
+                help="only these; may be given several times (default: all)",
+            ),
+            _argument("--no-payloads", action="store_true", help="only how large they are"),
+            _argument("--count", type=count, metavar="N", help="end after N frames"),
+            _argument("--seconds", type=seconds, metavar="S", help="end after S seconds (default: never)"),
+            _argument("--json", action="store_true", help="print each frame as one JSON object"),
+        ),
+    ),
+    Command(
         "get",
         "pubsub",
         "get",

@@ -552,7 +552,7 @@ def test_help_has_examples_for_every_subcommand() -> None:
     assert "exit codes:" in run("--help").stdout
     assert {item.name for item in COMMANDS} == {
         "pub", "sub", "get", "call", "serve", "names", "peers", "topics", "quotas", "stats", "why", "ping", "demo", "describe", "complete",
-        "policy",
+        "policy", "monitor",
     }  # fmt: skip
     for item in COMMANDS:
         done = run(item.name, "--help")

@@ -114,6 +114,7 @@ OPERATIONS: dict[str, Operation] = {
     "drop_will": lambda bus: bus.drop_will("last"),
     "subscribe": lambda bus: _then_close(bus.subscribe("x")),
     "watch": _watch,
+    "monitor": lambda bus: _then_close(bus.monitor("x")),
     "request": lambda bus: bus.request("svc/echo", 1),
     "request_all": lambda bus: bus.request_all("*/echo", 1),
     "stream": _stream,

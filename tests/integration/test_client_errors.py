@@ -200,6 +200,7 @@ def test_what_ended_the_bus_is_raised_anew_each_time(connect: Connect, daemon_fa
 OWNED: dict[str, Callable[[Any], Any]] = {
     "subscription": lambda bus: bus.subscribe("t"),
     "watch": lambda bus: bus.watch("t"),
+    "monitor": lambda bus: bus.monitor("t"),
     "responder": lambda bus: bus.respond("svc/do", print),
 }
 
@@ -225,7 +226,8 @@ def test_an_exception_does_not_wait_for_a_stopped_bus_on_its_way_out(connect: Co
             await fail_in(made, daemon)
         daemon.signal(signal.SIGCONT)
         assert await bus.names() == []
-        assert (await bus.stats())["lanes"] == 0
+        stats = await bus.stats()
+        assert (stats["lanes"], stats["monitors"]) == (0, 0)
         await bus.close()
 
     run(body())

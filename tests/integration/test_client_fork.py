@@ -128,6 +128,7 @@ FIRST_USES: dict[str, Callable[[ipcbus_client.Bus], Any]] = {
     "will": lambda bus: bus.will("gone", 1),
     "drop_will": lambda bus: (bus.drop_will("gone"), bus.ping()),
     "watch": lambda bus: next(iter(bus.watch("y"))),
+    "monitor": lambda bus: bus.monitor("y"),
     "wait_for_name": lambda bus: bus.wait_for_name("parent", WAIT_S),
     "request_all": lambda bus: bus.request_all(["parent/echo"], "hi", timeout=WAIT_S)[0].result(),
     "stream": lambda bus: list(bus.stream("parent/count", 3)),

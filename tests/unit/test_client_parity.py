@@ -18,7 +18,7 @@ from ipcbus_client import aio
 DUNDERS = {"__enter__": "__aenter__", "__exit__": "__aexit__", "__iter__": "__aiter__"}
 CLASSES = [
     "Bus", "BusState", "Inbox", "Responder", "StateChanges", "StateHandle", "Subscription", "ReplyStream", "Service", "Proxy",
-    "ProxyMethod", "Watch",
+    "ProxyMethod", "Watch", "Monitor",
 ]  # fmt: skip
 #: what waits for nothing, in neither shell
 PLAIN = {

@@ -9,6 +9,7 @@ from ipcbus.protocol.failures import BusError, use_clock
 from ipcbus.protocol.payloads import PayloadError
 
 from ._blocking import Bus, connect
+from ._blocking_monitor import Monitor
 from ._blocking_replies import ReplyStream
 from ._blocking_responders import Responder
 from ._blocking_services import Proxy, ProxyMethod, Service
@@ -40,6 +41,7 @@ from ._holds import Hold
 from ._message import Message
 from ._notices import CaughtUp, Lagging, Lost, Reconnected
 from ._policies import Limits
+from ._seen import Seen
 from ._senders import Credentials, Sender
 from ._waiting import Undelivered
 from ._watching import Change
@@ -68,6 +70,7 @@ __all__ = [
     "Limits",
     "Lost",
     "Message",
+    "Monitor",
     "NoSuchMethod",
     "NoSuchName",
     "NoSuchPeer",
@@ -83,6 +86,7 @@ __all__ = [
     "RequestError",
     "Responder",
     "ResponderDied",
+    "Seen",
     "Sender",
     "Service",
     "ServiceError",

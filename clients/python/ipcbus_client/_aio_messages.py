@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any, Literal
 
-from . import _aio_watch, _names
+from . import _aio_monitor, _aio_watch, _names
+from ._aio_monitor import Monitor
 from ._aio_requests import BusRequests
 from ._aio_streams import Inbox, Subscription
 from ._aio_watch import Watch
@@ -117,6 +118,19 @@ class BusMessages(BusRequests):
         Raises BadName, RequestError, ConnectionLost, Timeout, Closed; TypeError for a *type* that no payload can become.
         """
         return await _aio_watch.watch(self, pattern, type)
+
+    async def monitor(
+        self,
+        pattern: str = ">",
+        *,
+        kinds: Iterable[str] | None = None,
+        payloads: bool = True,
+        notices: bool = False,
+        window_bytes: int = 1024 * 1024,
+        limits: Limits | Mapping[str, Any] | None = None,
+    ) -> Monitor:
+        """Show what others send to topics and names that *pattern* matches. As ipcbus_client.Bus.monitor()."""
+        return await _aio_monitor.monitor(self, pattern, kinds, payloads, notices, window_bytes, limits)
 
     async def send(self, to: str, data: Any = None, *, headers: Mapping[str, Any] | None = None) -> None:
         """Send *data* to the owner of a name, or to a peer (``:42``); it comes into their inbox. At most once; waits for a connection as

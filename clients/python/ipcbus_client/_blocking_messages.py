@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any, Literal
 
-from . import _blocking_watch, _names
+from . import _blocking_monitor, _blocking_watch, _names
+from ._blocking_monitor import Monitor
 from ._blocking_requests import BusRequests
 from ._blocking_streams import Inbox, Subscription
 from ._blocking_watch import Watch
@@ -164,6 +165,30 @@ class BusMessages(BusRequests):
         Raises BadName, RequestError, ConnectionLost, Timeout, Closed; TypeError for a *type* that no payload can become.
         """
         return _blocking_watch.watch(self, pattern, type)
+
+    def monitor(
+        self,
+        pattern: str = ">",
+        *,
+        kinds: Iterable[str] | None = None,
+        payloads: bool = True,
+        notices: bool = False,
+        window_bytes: int = 1024 * 1024,
+        limits: Limits | Mapping[str, Any] | None = None,
+    ) -> Monitor:
+        """Show what others send: publications to topics that *pattern* matches, and messages, requests, answers and errors of names that it
+        matches, as if these were topics. For a person who wants to know what goes on, or a recorder: it slows nobody, so it may miss
+        some. Frames that are too many (for all monitors together limits.max_monitor_rate a second) or that this program does not
+        take in time are lost and counted in ``lost``; with *notices* the stream says so at the place of the gap, as subscribe()'s.
+
+        *kinds* (``publish``, ``retain``, ``send``, ``request``, ``reply``, ``part``, ``error``, ``cancel``; None: all) are those wanted,
+        and without *payloads* only sizes come. What the bus's policy redacts has neither payload nor headers. *window_bytes* and *limits*
+        as in subscribe(). Declared again after a reconnect.
+
+        Raises BadName, ValueError, RequestError (Denied without the right ``monitor``; Refused where the bus has too many monitors),
+        ConnectionLost, Timeout, Closed.
+        """
+        return _blocking_monitor.monitor(self, pattern, kinds, payloads, notices, window_bytes, limits)
 
     def send(self, to: str, data: Any = None, *, headers: Mapping[str, Any] | None = None) -> None:
         """Send *data* to the owner of a name, or to a peer (``:42``); it comes into their inbox. At most once; waits for a connection as

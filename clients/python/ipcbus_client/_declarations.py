@@ -59,6 +59,15 @@ class Declarations:
         call = self.subscribe(lane)
         call.notify = lambda: lane.close(call.error) if call.error is not None else None
 
+    def monitor(self, lane: Lane, kinds: list[str] | None, payloads: bool) -> Call:
+        """Have *lane* show what others send (M-1). It is ended as a subscription."""
+        arguments: dict[str, Any] = {"pattern": lane.pattern, "lane": lane.number, "payloads": payloads}
+        if kinds is not None:
+            arguments["kinds"] = kinds
+        if lane.limits:
+            arguments["limits"] = lane.limits
+        return self._declare(("subscribe", lane.number), "monitor", arguments, lane)
+
     def own(self, name: str, mode: str, replace: bool, allow_replace: bool) -> Call:
         """Claim *name*."""
         arguments: dict[str, Any] = {"name": name, "mode": mode, "replace": replace, "allow_replace": allow_replace}
@@ -254,7 +263,7 @@ class Declarations:
     def revoked(self, about: Mapping[str, Any]) -> None:
         """NOTICE revoked: the bus took a declaration back, for its policy was changed. The bus knows it, and is told nothing."""
         what, why = about.get("what"), str(about.get("why"))
-        keys: list[Any] = [(what, about.get("lane"))]
+        keys: list[Any] = [("subscribe", about.get("lane"))]  # a monitor, too
         if what == "own":
             keys = [("own", about.get("name"))]
         elif what == "publish":

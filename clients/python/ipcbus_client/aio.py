@@ -21,6 +21,7 @@ from ipcbus.protocol.payloads import PayloadError
 
 from . import _aio_watch, _names
 from ._aio_messages import BusMessages
+from ._aio_monitor import Monitor
 from ._aio_replies import ReplyStream
 from ._aio_responders import Responder
 from ._aio_services import Proxy, ProxyMethod, Service
@@ -53,6 +54,7 @@ from ._loop_wire import LoopToBe, LoopWire
 from ._message import Message
 from ._notices import CaughtUp, Lagging, Lost, Reconnected
 from ._policies import Limits
+from ._seen import Seen
 from ._senders import Credentials, Sender, credentials_of
 from ._state import State
 from ._waiting import OUTBOX_BYTES, OUTBOX_MESSAGES, Undelivered, Waiting
@@ -80,6 +82,7 @@ __all__ = [
     "Limits",
     "Lost",
     "Message",
+    "Monitor",
     "NoSuchMethod",
     "NoSuchName",
     "NoSuchPeer",
@@ -95,6 +98,7 @@ __all__ = [
     "RequestError",
     "Responder",
     "ResponderDied",
+    "Seen",
     "Sender",
     "Service",
     "ServiceError",

@@ -1,0 +1,91 @@
+"""``monitor()`` of an asyncio `Bus`. The same names in the same order as _blocking_monitor.py; what a copy says is in _seen.py."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from . import _names
+from ._aio_streams import Subscription
+from ._lanes import Lane
+from ._policies import Limits, check_policy
+from ._seen import Seen, check_kinds, seen
+
+if TYPE_CHECKING:
+    from ._aio_messages import BusMessages
+
+
+class Monitor:
+    """What others send, as Seen objects: ``async for seen in monitor``, or get(). Ends when it or the bus is closed. Several tasks share
+    what comes.
+    """
+
+    def __init__(self, bus: BusMessages, lane: Lane) -> None:
+        self._lane = lane
+        self._stream = Subscription(bus, lane, None)
+
+    async def __aiter__(self) -> AsyncIterator[Seen]:
+        async for item in self._stream:
+            yield seen(item)
+
+    async def get(self, timeout: float | None = None) -> Seen:
+        """The next frame. Raises Timeout after *timeout* seconds (None: never), Closed or what ended the monitor when there is nothing
+        more to come. With notices also a Lost, a Reconnected, a Lagging or a CaughtUp, as iteration has them. Cancelling it loses
+        none.
+        """
+        shown: Seen = seen(await self._stream.get(timeout))
+        return shown
+
+    async def close(self) -> None:
+        """End it. What was received already can still be taken. Idempotent."""
+        await self._stream.close()
+
+    @property
+    def pattern(self) -> str:
+        """The pattern of topics and names that it looks at."""
+        return self._lane.pattern
+
+    @property
+    def lost(self) -> int:
+        """Frames that were not shown, because they were too many, or this program was too slow."""
+        return self._lane.lost
+
+    @property
+    def gaps(self) -> int:
+        """Reconnections since it was made; at each one frames may have been missed, which nobody could count."""
+        return self._lane.gaps
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing more will come."""
+        return self._lane.closed
+
+    async def __aenter__(self) -> Monitor:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self._stream.__aexit__(kind, error, trace)
+
+    def __repr__(self) -> str:
+        return f"<Monitor {self._lane.pattern!r}>"
+
+
+async def monitor(
+    bus: BusMessages,
+    pattern: str,
+    kinds: Iterable[str] | None,
+    payloads: bool,
+    notices: bool,
+    window_bytes: int,
+    limits: Limits | Mapping[str, Any] | None,
+) -> Monitor:
+    """Bus.monitor()."""
+    _names.check_pattern(pattern, "monitor")
+    _names.check_window(window_bytes)
+    wanted, said = check_kinds(kinds), check_policy(None, limits, None)
+    bus._session.check_open()
+    lane = Lane(bus._session.new_id(), pattern, window_bytes=window_bytes, notices=notices, limits=said)
+    made = Monitor(bus, lane)
+    await bus._declared(bus._session.declarations.monitor(lane, wanted, payloads), "subscribe", lane.number)
+    return made
