@@ -15,6 +15,10 @@ from .origins import Origin, forgotten, identity_notice
 from .outputs import Outputs
 from .peers import Peer
 
+#: So many introductions are remembered in all; then a receiver who is told of one more forgets two, down to the fewest. That costs notices
+#: only, for receivers remember them all the same (I-3). A remembered one takes 30 bytes.
+_REMEMBERED_MAX = 1_048_576
+_REMEMBERED_MIN = 16
 #: So many peers that went last are remembered: what they have published may wait in the queue of a group that somebody joins.
 _DEPARTED_MAX = 1_024
 
@@ -27,6 +31,7 @@ class Introductions(Outputs):
         self._effort = effort
         self._peers = peers
         self._departed: dict[int, Origin] = {}
+        self._remembered = 0
 
     def introduce_all(self, origin: Origin, lanes: tuple[Lane, ...], groups: tuple[Group, ...]) -> None:
         """Introduce a sender to all that take from *lanes* and *groups*."""
@@ -61,7 +66,10 @@ class Introductions(Outputs):
         return peer.origin if peer is not None else self._departed.get(number)
 
     def gone(self, peer: Peer) -> None:
-        """A peer has gone; something that it sent may wait yet."""
+        """A peer has gone; something that it sent may wait yet. It is told of nobody any more."""
+        if peer.introduced is not None:
+            self._remembered -= len(peer.introduced)
+            peer.introduced = None
         if peer.in_messages:
             departed = self._departed
             departed[peer.id] = peer.origin
@@ -75,5 +83,9 @@ class Introductions(Outputs):
         self._effort.spent += INTRODUCED
         self.put(receiver, notice)
         introduced[number] = None
-        if len(introduced) > MAX_INTRODUCED:
-            del introduced[next(iter(introduced))]
+        self._remembered += 1
+        crowded = self._remembered > _REMEMBERED_MAX
+        for _ in range(2):
+            if len(introduced) > (_REMEMBERED_MIN if crowded else MAX_INTRODUCED):
+                del introduced[next(iter(introduced))]
+                self._remembered -= 1

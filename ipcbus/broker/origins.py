@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..protocol.limits import IDENTITY_GROUPS
 from ..protocol.messages import Kind, encode_with_payload, pack
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ def describe_credentials(credentials: Credentials | None) -> dict[str, Any]:
         "pid": credentials.pid,
         "uid": credentials.uid,
         "gid": credentials.gid,
-        "groups": credentials.groups[:IDENTITY_GROUPS],
+        "groups": credentials.groups,
         "unit": credentials.unit,
         "user_unit": credentials.user_unit,
     }

@@ -17,6 +17,7 @@ import socket
 import struct
 
 from ..broker import Credentials
+from ..protocol.limits import IDENTITY_GROUPS
 
 _SO_PEERGROUPS = 59
 _SO_PEERPIDFD = 77  #: since Linux 6.5
@@ -48,14 +49,14 @@ def own_units() -> tuple[str, str]:
 
 
 def _groups_of(sock: socket.socket) -> tuple[int, ...]:
-    """The supplementary groups of the process that connected."""
+    """The supplementary groups of the process that connected; of very many the lowest, in which order the kernel has them."""
     try:
         raw = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _GROUPS_BYTES)
     except OSError as error:
         if error.errno != errno.ERANGE:
             raise
         raw = _many_groups(sock)
-    return tuple(sorted(struct.unpack(f"{len(raw) // _GID_BYTES}I", raw)))
+    return tuple(sorted(struct.unpack_from(f"{min(len(raw) // _GID_BYTES, IDENTITY_GROUPS)}I", raw)))
 
 
 def _many_groups(sock: socket.socket) -> bytes:

@@ -41,7 +41,7 @@ ARGUMENTS_MAX_ELEMENTS = 20_000  #: B-1: a byte can become an object of 64 bytes
 LANE_SECONDS_MAX = 86_400  #: L-7: the longest that a subscription may let others wait: a day
 HOLDING_ITEMS = 20  #: B-4 stats: who holds whom; the rest is counted
 MAX_INTRODUCED = 4_096  #: I-3: senders that a receiver remembers; above it the one that it was told of first is forgotten
-IDENTITY_GROUPS = 1_000  #: I-2: supplementary groups that are told of a peer: Linux allows 65 536 of them
+IDENTITY_GROUPS = 1_000  #: I-2: supplementary groups of a peer that count: with subordinate gids anybody can have 65 536
 ABOUT_MAX_BYTES = 65_536  #: B-3 serve: what a peer says about one method; a long docstring, not a manual
 ABOUT_PEER_MAX_BYTES = 1_048_576  #: B-3 serve: what it says in all, and what introspect says of one name
 

@@ -7,6 +7,7 @@ by the simulation, or, where it can only be seen from inside or by a clock, by t
 from __future__ import annotations
 
 from .bounds_mutations import BOUNDS
+from .identity_mutations import IDENTITY
 from .mutation import Mutation
 
 CALLS = "ipcbus.broker.calls"
@@ -587,4 +588,5 @@ MUTATIONS = [
         ("tests/unit/test_client_heartbeat.py",),
     ),
     *BOUNDS,
+    *IDENTITY,
 ]

@@ -10,7 +10,7 @@ import pytest
 from ipcbus.broker import Broker, Credentials, introductions
 from ipcbus.protocol.auth import proof
 from ipcbus.protocol.errors import Code
-from ipcbus.protocol.limits import IDENTITY_GROUPS, Limits
+from ipcbus.protocol.limits import Limits
 from ipcbus.protocol.messages import Kind, encode, encode_with_payload
 
 from .harness import Bus, Client, publication
@@ -84,15 +84,6 @@ def test_a_tcp_peer_is_who_it_has_proved_to_be() -> None:
         "peer": 1, "transport": "tcp", "program": "panel", "pid": None, "uid": None, "gid": None, "groups": None,
         "unit": None, "user_unit": None, "identity": "default",
     }  # fmt: skip
-
-
-@pytest.mark.parametrize("count", [IDENTITY_GROUPS - 1, IDENTITY_GROUPS, IDENTITY_GROUPS + 1])
-def test_a_notice_has_no_more_groups_than_anybody_needs(count: int) -> None:
-    bus = Bus()
-    bus.broker.connect(bus.now)
-    sender = Client(bus, bus.broker.connect(bus.now, credentials=Credentials(7, 8, 9, tuple(range(count)))))
-    sender.write(encode(Kind.HELLO, 0, 1, 1, (), {}, None))
-    assert len(sender.peer.origin.describe()["groups"]) == min(count, IDENTITY_GROUPS)
 
 
 @pytest.mark.parametrize("wrong", [0, 2, 2**53 - 1])
@@ -331,6 +322,29 @@ def test_a_forgotten_publisher_is_told_again_where_its_route_is_found_anew() -> 
     bus.peer().subscribe("other.*")
     sender.publish("t")
     assert seen(receiver) == [("who", 2), 2]
+
+
+@pytest.mark.parametrize(("limit", "told_again"), [(6, True), (7, True), (8, False), (9, False)])
+def test_what_is_remembered_in_all_is_limited(limit: int, told_again: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two receivers with four senders each: at the limit they remember fewer, and are told again."""
+    monkeypatch.setattr(introductions, "_REMEMBERED_MAX", limit)
+    monkeypatch.setattr(introductions, "_REMEMBERED_MIN", 2)
+    bus = Bus()
+    receivers = [bus.peer(features=ASKS), bus.peer(features=ASKS)]
+    senders = [bus.peer() for _ in range(4)]
+    for receiver in receivers:
+        receiver.serve(f"n{receiver.id}", "m")
+        for sender in senders:
+            sender.write(encode_with_payload(b"", Kind.SEND, sender.id, f":{receiver.id}", None))
+        receiver.read()
+    remembered = [len(receiver.peer.introduced or ()) for receiver in receivers]
+    assert sum(remembered) == bus.broker._delivery._remembered <= limit
+    assert min(remembered) >= 2
+    senders[0].write(encode_with_payload(b"", Kind.SEND, senders[0].id, ":2", None))
+    assert seen(receivers[1]) == [("who", 3), 3] if told_again else [3]
+    for receiver in receivers:
+        receiver.leave()
+    assert bus.broker._delivery._remembered == 0
 
 
 def test_an_introduction_costs_who_causes_it() -> None:

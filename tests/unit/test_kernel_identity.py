@@ -18,6 +18,7 @@ from ipcbus.daemon import kernel_identity
 from ipcbus.daemon.admission import Admission
 from ipcbus.daemon.kernel_identity import credentials_of, units_in
 from ipcbus.protocol.errors import Code
+from ipcbus.protocol.limits import IDENTITY_GROUPS
 from ipcbus.protocol.messages import Kind
 
 from .test_loop import HELLO, Bench, bench, frames
@@ -163,6 +164,17 @@ class Socket:
         if option == kernel_identity._SO_PEERGROUPS:
             return struct.pack("3I", 9, 4_000_000_000, 7)
         raise OSError(self.pidfd, os.strerror(self.pidfd))
+
+
+@pytest.mark.parametrize("count", [0, 256, IDENTITY_GROUPS - 1, IDENTITY_GROUPS, IDENTITY_GROUPS + 1, 65_536])
+def test_of_very_many_groups_the_lowest_count(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_many(level: int, option: int, size: int) -> bytes:
+        raise OSError(errno.ERANGE, os.strerror(errno.ERANGE))
+
+    sock: Any = Socket((0, 0, 0))
+    ucred, sock.getsockopt = sock.getsockopt, lambda *option: (ucred if option[1] == socket.SO_PEERCRED else too_many)(*option)
+    monkeypatch.setattr(kernel_identity, "_many_groups", lambda sock: struct.pack(f"{count}I", *range(count)))
+    assert credentials_of(sock).groups == tuple(range(min(count, IDENTITY_GROUPS)))
 
 
 def test_who_is_in_another_pid_namespace_is_in_no_unit(way: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ipcbus.protocol.messages import Kind, encode_with_payload
-from ipcbus.protocol.walking import frame_end, frames_within, topic_of
+from ipcbus.protocol.walking import frame_end, frames_within, sender_of, topic_of
 
 FRAMES = [encode_with_payload(bytes(size), Kind.PUBLISH, 1, "t", None) for size in (0, 5, 300)]
 
@@ -25,7 +25,8 @@ def test_where_frames_end_and_how_many_fit(make: type) -> None:
 @pytest.mark.parametrize("topic", ["t", "ü.x", "t" * 31, "t" * 32, "t" * 255])
 @pytest.mark.parametrize("sender", [0, 127, 128, 255, 256, 65_535, 65_536, 2**32 - 1, 2**32, 2**53 - 1])
 @pytest.mark.parametrize("kind", [Kind.PUBLISH, Kind.RETAIN])
-def test_the_topic_of_a_frame(topic: str, sender: int, kind: Kind) -> None:
+def test_the_sender_and_the_topic_of_a_frame(topic: str, sender: int, kind: Kind) -> None:
     frame = encode_with_payload(b"x", kind, sender, topic, None)
     assert topic_of(frame) == topic.encode()
+    assert sender_of(frame) == sender_of(FRAMES[1] + frame, len(FRAMES[1])) == sender
     assert topic_of(FRAMES[1] + frame, len(FRAMES[1])) == topic.encode()
