@@ -225,6 +225,8 @@ class Loop:
             link = self._turns.popleft()
             try:
                 left -= self._take_turn(link, now, work)
+                if link.turn is Turn.QUEUED:
+                    self._turns.append(link)
             except OSError as error:
                 self._lost(link, now, error)
                 continue
@@ -232,8 +234,6 @@ class Loop:
                 log.exception("fault of the bus while it served %s, which is cut off", link.peer)
                 self._fault(link, now)
                 continue
-            if link.turn is Turn.QUEUED:
-                self._turns.append(link)
             if left <= 0:
                 return
 

@@ -6,7 +6,9 @@ The clock stands still unless a test moves it; a step is one round of the loop.
 from __future__ import annotations
 
 import socket
+from collections import deque
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -117,6 +119,36 @@ def test_who_asks_for_little_is_read_and_answered_before_the_turns(rounds: Round
         assert rounds.done[1][:2] == ("write", peer.id)
         assert len(rounds.done) > 2
         assert len(frames(good)) == 1
+
+
+class Full(deque[Any]):
+    """Turns for which there is no memory once."""
+
+    failures = 0
+
+    def append(self, link: Any) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise MemoryError
+        super().append(link)
+
+
+def test_whose_turn_cannot_be_noted_is_cut_off_and_not_forgotten(rounds: Rounds) -> None:
+    rounds.loop._turns = turns = Full()
+    floods = [Flood(rounds) for _ in range(2)]
+    for flood in floods:
+        flood.pour()
+    rounds.step()
+    assert [flood.turn for flood in floods] == [Turn.QUEUED] * 2
+    turns.failures = 1
+    for flood in floods:
+        flood.pour()
+    rounds.run()
+    assert sorted(flood.peer.closed for flood in floods) == [False, True]
+    for flood in floods:
+        flood.sock.close()
+    rounds.run()
+    assert not rounds.broker.peers
 
 
 @pytest.mark.parametrize("count", [1, 5])
