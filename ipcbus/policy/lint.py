@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from .actions import OF_NAMES, Action
 from .limits import LINT_KINDS_MAX
 from .ordered import Ordered, TooComplexError
-from .people import is_part, nobody
+from .people import is_part, nobody, strangers
 from .placeholders import is_personal
 from .rules import Rule
 from .selection import Tokens, patterns_of
@@ -33,6 +33,8 @@ def lint(rules: Sequence[Rule]) -> list[str]:
         if why:
             lines.append(f"{rule.where} concerns nobody: {why}")
             continue
+        if rule.allow and strangers(rule.who):
+            lines.append(f"{rule.where} allows something to 65534 (nobody): that is also who comes from another user namespace")
         lines += _oddities(rule, earlier[rule.who])
         for kind in includes[rule.who]:
             for action in rule.actions:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from .rules import Named, Who, fits
 
+_OVERFLOW = 65534  # overflowuid and overflowgid of the kernel
+
 
 def nobody(who: Who) -> str:
     """Why no subject can be one of these, or ""."""
@@ -20,6 +22,12 @@ def nobody(who: Who) -> str:
     if who.uids is not None and who.users is not None and not _uids(who):
         return "its users have other uids than it asks for"
     return ""
+
+
+def strangers(who: Who) -> bool:
+    """Whether these may be people whom nobody means: to the bus, everybody of another user namespace is 65534 (nobody, nogroup)."""
+    numbers = (who.uids, _numbers(who.users), who.gids, _numbers(who.groups))
+    return any(_OVERFLOW in given for given in numbers if given is not None)
 
 
 def is_part(part: Who, whole: Who) -> bool:

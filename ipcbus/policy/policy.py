@@ -11,7 +11,7 @@ from .selection import Selection
 from .subjects import Subject
 
 _SUBJECTS = 1_024  # whose rights are kept ready: programs of one user connect again and again
-_SELECTIONS = 64  # kinds of subjects whose rules are kept ready; peers keep their own besides
+_KINDS = 64  # kinds of subjects whose rules are kept ready; peers keep their own besides
 
 
 class Policy:
@@ -24,23 +24,28 @@ class Policy:
         self.rules = tuple(rules)
         self.default = default
         self._rights: dict[Subject, Rights] = {}
-        self._selections: dict[tuple[int, ...], Selection] = {}
+        self._kinds: dict[tuple[int, ...], tuple[Selection, Rights]] = {}
 
     def rights(self, subject: Subject) -> Rights:
-        """What *subject* may do."""
+        """What *subject* may do. Subjects whom the same rules concern share it, unless a rule has placeholders."""
         rights = self._rights.get(subject)
         if rights is None:
+            selection, rights = self._kind(subject)
+            if selection.personal:
+                rights = Rights(subject, selection)
             _make_room(self._rights, _SUBJECTS)
-            rights = self._rights[subject] = Rights(subject, self._selection(subject))
+            self._rights[subject] = rights
         return rights
 
-    def _selection(self, subject: Subject) -> Selection:
+    def _kind(self, subject: Subject) -> tuple[Selection, Rights]:
+        """The rules that concern *subject*, and the rights of one subject whom they concern."""
         concerned = tuple(index for index, rule in enumerate(self.rules) if rule.who.concerns(subject))
-        selection = self._selections.get(concerned)
-        if selection is None:
-            _make_room(self._selections, _SELECTIONS)
-            selection = self._selections[concerned] = Selection([self.rules[index] for index in concerned], self.default)
-        return selection
+        kind = self._kinds.get(concerned)
+        if kind is None:
+            selection = Selection([self.rules[index] for index in concerned], self.default)
+            _make_room(self._kinds, _KINDS)
+            kind = self._kinds[concerned] = selection, Rights(subject, selection)
+        return kind
 
 
 def _make_room(table: dict[Any, Any], limit: int) -> None:

@@ -15,7 +15,7 @@ from . import policy_world as world
 
 
 def said(text: str) -> list[str]:
-    parsed = parse(text, "p", users={"alice": 1000, "bob": 1001}.get, groups={"ops": 50}.get)
+    parsed = parse(text, "p", users={"alice": 1000, "bob": 1001, "nobody": 65534}.get, groups={"ops": 50, "nogroup": 65534}.get)
     assert not parsed.errors, parsed.errors
     return lint(parsed.rules)
 
@@ -85,6 +85,13 @@ def test_a_rule_for_nobody(rule: str, why: str) -> None:
     line = one(f'allow = "own"\n{rule}')
     assert line.startswith("rule 1 of p, line 1 concerns nobody: ")
     assert why in line
+
+
+@pytest.mark.parametrize("who", ["uid = [5, 65534]", "gid = 65534", 'user = "nobody"', 'group = "nogroup"'])
+def test_nobody_is_also_who_comes_from_elsewhere(who: str) -> None:
+    line = one(f'allow = "own"\n{who}')
+    assert line == "rule 1 of p, line 1 allows something to 65534 (nobody): that is also who comes from another user namespace"
+    assert nothing(f'deny = "own"\n{who}')
 
 
 def test_who_is_part_of_whom() -> None:

@@ -254,18 +254,22 @@ def test_subjects_of_one_kind_share_what_is_made_ready(monkeypatch: pytest.Monke
     assert rules.rights(ALICE).unrestricted
     assert len(made) == 2
     assert rules.rights(ALICE) is rules.rights(ALICE)
+    assert rules.rights(Subject(2000)) is rules.rights(Subject(2001, 5, unit="x.service"))
+    personal = policy(Rule(True, on(Action.OWN), names=("100%%.%u",)))
+    assert personal.rights(Subject(1)) is not personal.rights(Subject(2))
+    assert personal.rights(Subject(1)) is personal.rights(Subject(1))
 
 
 @pytest.mark.parametrize("over", [-1, 0, 1])
 def test_what_a_policy_remembers_is_bounded(over: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ipcbus.policy.policy._SUBJECTS", 10)
-    monkeypatch.setattr("ipcbus.policy.policy._SELECTIONS", 5)
+    monkeypatch.setattr("ipcbus.policy.policy._KINDS", 5)
     rules = Policy([Rule(True, who=Who(uids=frozenset({number}))) for number in range(20)], default=NOBODY)
     first = rules.rights(Subject(0))
     for number in range(1, 10 + over):
         assert rules.rights(Subject(number)).unrestricted
     assert len(rules._rights) == min(10 + over, 10)
-    assert len(rules._selections) == 5
+    assert len(rules._kinds) == 5
     assert (rules.rights(Subject(0)) is first) == (over < 1)
     assert first.unrestricted  # who has forgotten rights keeps them
 
