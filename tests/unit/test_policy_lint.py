@@ -59,7 +59,15 @@ def test_a_dead_rule() -> None:
     one('allow = "own"\nnames = ">"', 'allow = "own"')  # all names begin with no "$"
     one('allow = "call"\nmethods = ["on", "off"]', 'allow = "call"\nmethods = "off"\nnames = "x.y"')
     one('allow = "*"', 'allow = "monitor"')
+    one('allow = "publish"', 'allow = "publish"\ntopics = "a"')
     assert one('allow = ["connect", "admin"]', 'allow = ["connect", "send"]').endswith("never decides connect: rules before it do")
+
+
+def test_nothing_comes_after_a_rule_for_everything() -> None:
+    rules = ('allow = "publish"', 'deny = "publish"\ntopics = "a"', 'deny = "publish"')
+    lines = said("\n".join(f"[[rule]]\n{rule}" for rule in rules))
+    assert [line.split(",")[0] for line in lines] == ["rule 2 of p", "rule 3 of p"]
+    assert all("but rule 1 of p, line 1 allows it before" in line for line in lines)
 
 
 def test_placeholders_are_compared_as_what_they_are() -> None:
@@ -85,6 +93,11 @@ def test_a_rule_for_nobody(rule: str, why: str) -> None:
     line = one(f'allow = "own"\n{rule}')
     assert line.startswith("rule 1 of p, line 1 concerns nobody: ")
     assert why in line
+
+
+def test_of_a_rule_for_nobody_nothing_more_is_said() -> None:
+    rule = '[[rule]]\nallow = "own"\nuid = 65534\nidentity = "panel"\n'
+    assert ["concerns nobody" in line for line in said(rule * 2)] == [True, True]
 
 
 @pytest.mark.parametrize("who", ["uid = [5, 65534]", "gid = 65534", 'user = "nobody"', 'group = "nogroup"'])
@@ -113,6 +126,7 @@ def test_who_is_part_of_whom() -> None:
     for narrow, wide, part in (
         ("a.service", "a.service", True), ("a@x.service", "a@*.service", True), ("a@b*.service", "a@*.service", True),
         ("a@*.service", "a@b*.service", False), ("a@*.service", "a@x.service", False), ("*.service", "*", True), ("*", "*.service", False),
+        ("a.service*", "a.service", False),
     ):  # fmt: skip
         assert is_part(Who(units=(narrow,)), Who(units=(wide,))) == part, (narrow, wide)
         assert is_part(Who(user_units=(narrow,)), Who(user_units=(wide,))) == part, (narrow, wide)

@@ -87,6 +87,10 @@ def test_all_actions_are_those_that_the_targets_are_about(keys: str, meant: set[
     assert rule(f'allow = ["own", "*"]\n{keys}').actions == meant
 
 
+def test_a_peer_without_a_name_may_be_meant() -> None:
+    assert rule('allow = "send"\nnames = [":", "*"]').names == (":", "*")
+
+
 def test_methods_may_be_all() -> None:
     assert rule('allow = "call"\nmethods = ["on", "*"]').methods is None
 
