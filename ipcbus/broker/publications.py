@@ -224,15 +224,18 @@ class Publications:
     # --- the end of a peer ------------------------------------------------------------------------
 
     def left(self, peer: Peer) -> None:
-        """A peer goes: its bound values end, then its wills are published (W-1, W-2). After BYE it has no wills any more. Idempotent."""
+        """A peer goes: its bound values end, then its wills are published (W-1, W-2), where it may publish there (P-8). After BYE it has no
+        wills any more. Idempotent."""
         bound, wills = peer.bound, peer.wills
         peer.bound = peer.wills = None
         for topic in bound or ():
             kept = self.kept(topic)
-            if kept is not None and kept.elements[1] == peer.id:
+            if kept is not None and kept.elements[1] == peer.id and self._may_leave(peer, topic):
                 self.retained.remove(topic)
                 self._give_removal(topic, peer.origin)
         for topic, frame in (wills or {}).items():
+            if not self._may_leave(peer, topic):
+                continue
             self._give_counted(topic, frame, peer.origin)
             will = decode(frame)
             if will.kind is Kind.RETAIN:
@@ -240,3 +243,12 @@ class Publications:
                     self._keep(peer, topic, frame, will.payload_size, None)
                 except ProtocolError as error:
                     self._log(logging.WARNING, f"the will of {peer} on {topic!r} was published but is not kept: {error}")
+
+    def _may_leave(self, peer: Peer, topic: str) -> bool:
+        """Whether a peer that goes because of a new policy may still publish to *topic*; from all others what they may not was taken."""
+        try:
+            self._judge.publish(peer, topic)
+        except ProtocolError as error:
+            self._log(logging.INFO, f"what {peer} would leave on {topic!r} is not published: {error}")
+            return False
+        return True

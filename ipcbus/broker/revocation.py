@@ -43,13 +43,17 @@ class Revocation:
                 self._judge.give_rights(peer)
             except ProtocolError as error:
                 unwelcome.append((peer, error))
-        restricted = [peer for peer in peers if peer.rights is not None]
+        for peer, _ in unwelcome:
+            for name in self._claims(peer, owned=False):
+                self._state.names.release(peer, name)
+        gone = {peer for peer, _ in unwelcome}
+        restricted = [peer for peer in peers if peer.rights is not None and peer not in gone]
         for peer in restricted:
-            self._take_topics(peer)
             self._take_names(peer, owned=False)
         for peer, refusal in unwelcome:
             self._expel(peer, refusal)
         for peer in restricted:
+            self._take_topics(peer)
             self._take_names(peer, owned=True)
             self._take_lanes(peer)
         return [*self._lines, f"and {self._more} more"] if self._more else self._lines
@@ -63,12 +67,14 @@ class Revocation:
                 (peer.bound or {}).pop(topic, None)
                 self._tell(peer, f"what it would leave on {topic!r}", {"what": "publish", "topic": topic, "why": why})
 
+    def _claims(self, peer: Peer, *, owned: bool) -> list[str]:
+        """The names that it owns, or those that it waits for."""
+        records = [(self._state.names.get(name), name, claim) for name, claim in (peer.claims or {}).items()]
+        return [name for record, name, claim in records if record is not None and (claim in record.owners) == owned]
+
     def _take_names(self, peer: Peer, *, owned: bool) -> None:
         names = self._state.names
-        for name, claim in tuple((peer.claims or {}).items()):
-            record = names.get(name)
-            if record is None or (claim in record.owners) != owned:
-                continue
+        for name in self._claims(peer, owned=owned):
             why = _why_not(self._judge.own, peer, name)
             if why is not None:
                 what = "the name" if owned else "its place in line for the name"

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from itertools import count
 
 from ipcbus.broker import Broker, Credentials, Peer
+from ipcbus.policy import Policy, Rule, parse
 
 from .matching import cut
 from .runner import Enough
@@ -34,6 +35,12 @@ class CoreBus:
         self._written: dict[str, bytes] = {}
         self._ended: set[str] = set()
         self._ports: dict[str, int] = {}
+
+    def set_policy(self, text: str) -> None:
+        parsed = parse(text, "the policy", users=lambda name: None, groups=lambda name: None)
+        assert not parsed.errors, parsed.errors
+        self._broker.set_policy(Policy(parsed.rules, default=Rule(False, where="the default")), self._now)
+        self._settle()
 
     def connect(self, peer: str, transport: str) -> None:
         if transport == "tcp":

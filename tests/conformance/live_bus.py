@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -16,7 +18,7 @@ from typing import Any
 import msgpack
 
 from ipcbus.protocol.addresses import TcpAddress, parse_address
-from tests.daemons import environment
+from tests.daemons import environment, wait_until
 
 from .matching import cut, encode
 from .runner import Enough
@@ -63,11 +65,11 @@ class Nursery:
     @contextmanager
     def bus(self) -> Iterator[LiveBus]:
         """A fresh bus; afterwards it must end in order and must not have logged a fault."""
-        log = self._log
+        log, policy = self._log, self._policy
         started = self._started or self._answer()
         assert started["addresses"], f"ipcbusd did not start: {log.read_text()}"
         self._start_next()
-        bus = LiveBus(*started["addresses"])
+        bus = LiveBus(*started["addresses"], started["pid"], policy, log)
         try:
             yield bus
         finally:
@@ -84,8 +86,10 @@ class Nursery:
         directory = self._directory / str(self._number)
         directory.mkdir(0o700)
         self._log = directory / "log"
+        self._policy = directory / "policy.d"
+        self._policy.mkdir(0o700)
         flags = ["--config", str(self._config), "--secret-file", str(self._secret)]
-        flags += [f"--listen=unix:{directory}/s", "--listen=tcp:127.0.0.1:0"]
+        flags += [f"--policy-dir={self._policy}", f"--listen=unix:{directory}/s", "--listen=tcp:127.0.0.1:0"]
         self._started = None
         self._tell({"start": flags, "log": str(self._log)})
 
@@ -196,12 +200,22 @@ class _Peer:
 class LiveBus:
     """A `BusUnderTest` behind sockets."""
 
-    def __init__(self, unix: str, tcp: str) -> None:
+    def __init__(self, unix: str, tcp: str, pid: int, policy: Path, log: Path) -> None:
+        self._pid = pid
+        self._policy = policy
+        self._log = log
+        self._policies = 0
         self._unix = unix.removeprefix("unix:")
         address = parse_address(tcp)
         assert isinstance(address, TcpAddress)
         self._tcp = (address.host, address.port)
         self._peers: dict[str, _Peer] = {}
+
+    def set_policy(self, text: str) -> None:
+        (self._policy / "rules.toml").write_text(text)
+        self._policies += 1
+        os.kill(self._pid, signal.SIGHUP)
+        wait_until(lambda: self._log.read_text().count("there is a new policy") == self._policies, "the daemon should read its policy")
 
     def connect(self, peer: str, transport: str) -> None:
         if transport == "tcp":

@@ -24,6 +24,10 @@ CHALLENGE = 2
 class BusUnderTest(Protocol):
     """A bus with nobody connected yet. Peers go by the labels of the vectors."""
 
+    def set_policy(self, text: str) -> None:
+        """The rules of *text* are its policy from now on."""
+        ...
+
     def connect(self, peer: str, transport: str) -> None: ...
 
     def write(self, peer: str, pieces: Iterable[bytes]) -> None:
@@ -128,6 +132,8 @@ class Replay:
             case {"close": peer}:
                 self._bus.close(peer)
                 del self._open[peer]
+            case {"policy": text}:
+                self._bus.set_policy(text)
             case {"advance_s": seconds}:
                 self._bus.advance(float(seconds))
             case _:

@@ -24,6 +24,7 @@ FORMS = [
     {"eof"},
     {"close"},
     {"advance_s"},
+    {"policy"},
 ]
 PROOF_PARTS = {"role", "hello", "version", "features", "nonce", "bus_address", "client_address", "secret"}
 
@@ -52,7 +53,7 @@ def test_steps_have_a_known_form(case: vectors.Case) -> None:
         assert peer is None or peer in connected, f"not connected: {step}"
         connected |= {step[key] for key in ("connect", "ready") if key in step}
         if "closed" in step:
-            assert step["code"] is None or Code[step["code"].upper()].fatal
+            assert step["code"] is None or (code := Code[step["code"].upper()]).fatal or code is Code.DENIED
         if "in" in step:
             assert vectors.to_bytes(step["in"])
         assert set(step.get("with", {})) <= PROOF_PARTS

@@ -209,15 +209,26 @@ def test_who_may_not_connect_any_more_is_closed() -> None:
     half.request("x/m")
     bus.broker.half_close(half.peer, bus.now)
     watcher.read()
-    assert bus.broker.set_policy(policy('[[rule]]\nallow = "publish"\ntopics = ["a"]\n'), bus.now) == [
-        f"{client.peer} loses what it would leave on 'b': the default denies publish to 'b'"
-    ]
-    for one in (client, half):
-        assert one.read()[-1] == [Kind.BYE, 0, Code.DENIED, "the default denies connect"]
+    kept_for = guest(bus)
+    kept_for.ask("own", name="theirs", mode="queue")
+    kept_for.read()
+    for topic in ("a", "b"):
+        kept_for.publish(topic, b"kept", kind=Kind.RETAIN)
+        kept_for.ask("bind", topic=topic)
+    assert watcher.read_payloads(Kind.RETAIN) == [b"kept"] * 2
+    assert bus.broker.set_policy(policy('[[rule]]\nallow = "publish"\ntopics = ["a"]\n'), bus.now) == []
+    for one in (client, half, kept_for):
+        [bye] = one.read()
+        assert bye == [Kind.BYE, 0, Code.DENIED, "the default denies connect"]
         assert one.peer.closing
-    assert watcher.read_payloads() == [b"a"]
+    assert [(each[0], each[-1]) for each in watcher.read() if each[0] in (Kind.PUBLISH, Kind.RETAIN)] == [
+        (Kind.PUBLISH, b"a"),
+        (Kind.RETAIN, b""),
+    ]
+    assert "b" in bus.broker.retained
     assert owners(bus, "theirs") == []
-    assert sum("closed: denied" in line for _, line in bus.log) == 2
+    assert sum("closed: denied" in line for _, line in bus.log) == 3
+    assert sum("is not published: denied: the default denies publish to 'b'" in line for _, line in bus.log) == 2
 
 
 def test_a_stranger_is_judged_by_the_policy_of_its_hello() -> None:

@@ -168,12 +168,10 @@ def test_every_clause_that_is_cited_exists() -> None:
 
 def test_every_clause_has_a_vector() -> None:
     """S-2 is for clients, E-5 for versions that have not built something; all others show in what the bus does. Shares and the limits of
-    accounts show only where several programs use much: tests/unit/test_accounts*.py; what a policy does: tests/unit/test_broker_rights.py
-    and test_broker_revocation.py."""
+    accounts show only where several programs use much: tests/unit/test_accounts*.py."""
     cases = [case for path in (ROOT / "tests" / "vectors").glob("*.json") for case in json.loads(path.read_text())["cases"]]
     cited = {clause for case in cases for clause in case["clauses"]}
-    policy = {f"P-{number}" for number in range(1, 9)}
-    assert clauses() - cited == {"E-5", "S-2", "Q-2", "Q-3", "Q-4", "Q-5", "Q-6"} | policy
+    assert clauses() - cited == {"E-5", "S-2", "Q-2", "Q-3", "Q-4", "Q-5", "Q-6"}
 
 
 #: Put together here so that this file does not say what it forbids.
