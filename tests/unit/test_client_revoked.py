@@ -158,7 +158,7 @@ def test_a_bus_that_does_not_let_this_program_in_is_not_asked_again() -> None:
         assert session.state is State.CLOSED
         with pytest.raises(ipcbus_client.ConnectError, match="rule 1 denies connect") as caught:
             session.check_open()
-        assert caught.value.reason == "refused"
+        assert (caught.value.reason, caught.value.hint) == ("refused", ipcbus_client.Denied.hint)
 
 
 def test_a_publication_that_is_denied_is_told_once_for_many() -> None:

@@ -22,7 +22,7 @@ from ipcbus.protocol.messages import Kind, encode, encode_with_payload
 
 from ._calls import ERROR, WARNING, Call, Remark, map_of
 from ._declarations import Declarations
-from ._errors import BusError, Closed, ConnectError, ConnectionLost, RequestError, Verdict, refusal_reason, request_error, verdict
+from ._errors import BusError, Closed, ConnectError, ConnectionLost, Denied, RequestError, Verdict, refusal_reason, request_error, verdict
 from ._greeting import Greeting
 from ._heads import HEADS_MAX, Head, call_head
 from ._heartbeat import Heartbeat
@@ -229,7 +229,8 @@ class Session:
         self.said_bye = code
         words = f"{code_label(code)}: {text}" if text else code_label(code)
         if verdict(code) is Verdict.END:
-            self.fatal(ConnectError(f"the bus ended the connection: {words}", reason=refusal_reason(code), who=self.address))
+            hint = Denied.hint if code == Code.DENIED else ""
+            self.fatal(ConnectError(f"the bus ended the connection: {words}", reason=refusal_reason(code), who=self.address, hint=hint))
         self.hangup = f"the bus said {words}"
 
     def fatal(self, error: BusError) -> None:
