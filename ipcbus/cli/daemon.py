@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def configure() -> Config:
         config = load(flags=flags, environ=os.environ, path=given.config)
-        if errors := not_of_this_machine(config.policy, maps_some_only(), units_hidden=hides_others()):
+        if errors := not_of_this_machine(config.policy, os.geteuid(), maps_some_only(), units_hidden=hides_others()):
             raise ConfigError(errors)
         return config
 

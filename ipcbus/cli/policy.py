@@ -37,7 +37,12 @@ def policy(arguments: argparse.Namespace) -> int:
 
 
 def _configuration(arguments: argparse.Namespace) -> Config:
-    flags = {"kind": arguments.kind, "policy_file": arguments.policy_file, "policy_dir": arguments.policy_dir}
+    file, directories = arguments.policy_file, arguments.policy_dir
+    flags = {
+        "kind": arguments.kind,
+        "policy_file": None if file is None else os.path.abspath(file),
+        "policy_dir": None if directories is None else list(map(os.path.abspath, directories)),
+    }
     try:
         return load(flags=flags, environ=os.environ, path=arguments.config, uids={os.geteuid(), _bus_uid("system")})
     except ConfigError as error:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 
+UNKNOWN_UID = 65534  #: what everybody is whom a namespace has no number for (/proc/sys/kernel/overflowuid)
+
 _IDS = 2**32 - 1  #: uids and gids are 0 to 4294967294; 4294967295 is nobody's
 
 

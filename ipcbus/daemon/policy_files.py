@@ -16,6 +16,7 @@ from ..policy import EVERYBODY, Action, ParsedFile, Policy, Redaction, Rule, Who
 from ..policy.parsing import joined
 from . import user_database
 from .limits import CONFIG_FILE_MAX_BYTES, POLICY_FILES_MAX
+from .namespaces import UNKNOWN_UID
 from .places import PlaceError
 from .trusted_files import list_trusted, read_trusted
 
@@ -136,12 +137,17 @@ def _drop_ins(directories: Sequence[str], uids: Collection[int] | None, errors: 
     return [found[name] for name in sorted(found, key=os.fsencode)]
 
 
-def not_of_this_machine(files: PolicyFiles, ids: str | None, *, units_hidden: bool) -> list[str]:
+def not_of_this_machine(files: PolicyFiles, uid: int, ids: str | None, *, units_hidden: bool) -> list[str]:
     """Why rules cannot be used here: about users and groups where the kernel knows *ids* only in part (``namespaces.maps_some_only``),
-    about units where they are hidden (``namespaces.hides_others``).
+    about units where they are hidden (``namespaces.hides_others``). The rules that are built in are about *uid*, the bus's own.
     """
-    lines = []
+    lines: list[str] = []
     if ids is not None:
+        if uid == UNKNOWN_UID:
+            lines.append(
+                f"the bus runs as uid {uid}, which in this user namespace is also everybody whom it does not know: it could not tell its "
+                "own user from others. Run it as a uid that the namespace maps, or outside"
+            )
         lines += [
             f"{rule.where} is about users or groups, but this process runs in a user namespace that knows only some {ids} "
             "(PrivateUsers=yes, a container without root): everybody else would be 65534 here. Run the bus outside of it, or use rules "

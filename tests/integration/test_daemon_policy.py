@@ -296,6 +296,11 @@ def test_rules_about_users_in_a_user_namespace(short_dir: Path) -> None:
     (said,) = done.stderr.splitlines()
     assert said.startswith(f"ipcbusd: rule 1 of {file}, line 1 is about users or groups")
     assert "unit or identity" in said
+    line = ["unshare", "--user", *command("--config", os.devnull, "--listen", f"unix:{short_dir}/bus.sock")]
+    done = subprocess.run(line, env=environment(), capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 2
+    assert "the bus runs as uid 65534, which in this user namespace is also everybody" in done.stderr
+    assert not (short_dir / "bus.sock").exists()
 
 
 def test_what_no_monitor_sees(daemon_factory: DaemonFactory, short_dir: Path) -> None:

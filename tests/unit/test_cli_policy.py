@@ -207,6 +207,11 @@ def test_misuse_that_the_parser_sees(words: list[str]) -> None:
     assert caught.value.code == 2
 
 
+def test_paths_may_be_relative(policy: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["policy", "test", "--kind=system", "--policy-file=p.toml", "--policy-dir=none", *AS, "publish", "room.a"]) == 0
+
+
 def test_a_policy_that_cannot_be_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "p.toml"
     file.write_text('[[rule]]\nallow = "fly"\n[[rule]]\nallow = "call"\ntopics = "a"\n')

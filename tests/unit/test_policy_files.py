@@ -351,8 +351,8 @@ def test_rules_about_users_need_the_machines_uids(system: Path, who: str, means_
     (system / "p.toml").write_text(f'[[rule]]\nallow = ["publish"]\n{who}\n')
     files, errors = read(system / "p.toml")
     assert errors == []
-    assert not_of_this_machine(files, None, units_hidden=False) == []
-    lines = not_of_this_machine(files, "uids", units_hidden=False)
+    assert not_of_this_machine(files, BUS_UID, None, units_hidden=False) == []
+    lines = not_of_this_machine(files, BUS_UID, "uids", units_hidden=False)
     assert len(lines) == means_them
     for line in lines:
         assert line.startswith(f"rule 1 of {system}/p.toml, line 1 is about users or groups")
@@ -373,10 +373,17 @@ def test_rules_about_users_need_the_machines_uids(system: Path, who: str, means_
 def test_rules_about_units_need_to_see_them(system: Path, who: str, means_them: bool) -> None:
     (system / "p.toml").write_text(f'[[rule]]\ndeny = ["publish"]\n{who}\n')
     files, _ = read(system / "p.toml")
-    lines = not_of_this_machine(files, None, units_hidden=True)
+    lines = not_of_this_machine(files, BUS_UID, None, units_hidden=True)
     assert len(lines) == means_them
     for line in lines:
         assert line.startswith(f"rule 1 of {system}/p.toml, line 1 is about units, but /proc hides")
+
+
+def test_a_bus_that_cannot_tell_its_user_from_strangers() -> None:
+    (line,) = not_of_this_machine(PolicyFiles(), 65534, "uids", units_hidden=False)
+    assert line.startswith("the bus runs as uid 65534, which in this user namespace is also everybody")
+    for uid, ids in ((65533, "uids"), (65535, "uids"), (65534, None)):
+        assert not_of_this_machine(PolicyFiles(), uid, ids, units_hidden=False) == []
 
 
 def test_whether_proc_hides_others(tmp_path: Path) -> None:
