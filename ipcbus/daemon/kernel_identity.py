@@ -22,7 +22,6 @@ from ..protocol.limits import IDENTITY_GROUPS
 _SO_PEERGROUPS = 59
 _SO_PEERPIDFD = 77  #: since Linux 6.5
 _UCRED = struct.Struct("iII")
-_INT = struct.Struct("i")
 _GID_BYTES = 4
 _GROUPS_BYTES = 1024  #: as much as socket.getsockopt takes: 256 groups
 
@@ -78,7 +77,7 @@ def _many_groups(sock: socket.socket) -> bytes:
 def _units_of(sock: socket.socket, pid: int, uid: int) -> tuple[str, str]:
     """The unit and the user unit of the process that connected."""
     try:
-        pidfd = _INT.unpack(sock.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD, _INT.size))[0]
+        pidfd = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)  # an int, in one step: nothing can fail before it is known
     except OSError as error:
         if error.errno in _WANT:
             raise

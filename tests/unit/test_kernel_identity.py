@@ -157,7 +157,7 @@ class Socket:
         self.pidfd = pidfd
         self.asked: list[int] = []
 
-    def getsockopt(self, level: int, option: int, size: int) -> bytes:
+    def getsockopt(self, level: int, option: int, size: int = 0) -> bytes:
         self.asked.append(option)
         if option == socket.SO_PEERCRED:
             return struct.pack("iII", *self.ucred)
