@@ -37,6 +37,7 @@ class ParsedFile:
 
 def parse(text: str, where: str, *, users: Resolve, groups: Resolve) -> ParsedFile:
     """The rules of *text*, a file that people know as *where*. *users* and *groups* give the numbers of names. Raises nothing."""
+    where = _shown(where)  # verdicts carry it to clients and logs, and a file's name may be any bytes
     size = len(text.encode(errors="surrogatepass"))
     if size > MAX_FILE_BYTES:
         return ParsedFile(errors=(f"{where}: {size} bytes: at most {MAX_FILE_BYTES} are allowed; split it into several files",))

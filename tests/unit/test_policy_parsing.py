@@ -108,6 +108,14 @@ def test_every_error_of_a_file_is_told_with_its_line() -> None:
     ]
 
 
+def test_the_name_of_a_file_is_fit_for_clients_and_logs() -> None:
+    for name, shown in (("/\udce4.toml", r"/\udce4.toml"), ("/a\n\x1b[2J.toml", r"/a\n\x1b[2J.toml"), ("x" * 4096, "x" * 300)):
+        parsed = parse('[[rule]]\ndeny = "publish"\nuser = "gone"\n', name, users={}.get, groups={}.get)
+        assert parsed.rules[0].where == f"rule 1 of {shown}, line 1"
+        assert parsed.warnings[0].startswith(f"rule 1 of {shown}, line 1, user: ")
+        assert parse("[", name, users={}.get, groups={}.get).errors[0].startswith(f"{shown}: not TOML: ")
+
+
 def test_without_headers_there_are_no_lines() -> None:
     assert read("rule = [{allow = 'own'}, {deny = 'own'}]").rules[1].where == f"rule 2 of {FILE}"
     confusing = read('[[rule]]\nallow = "own"\ncomment = """x\n[[rule]]\n"""')
