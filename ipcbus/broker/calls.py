@@ -76,11 +76,13 @@ class Calls:
 
     def _put(self, sender: Peer, receiver: Peer, piece: Piece) -> None:
         """Give a frame of *sender* to *receiver*, who did not ask for it."""
+        size = len(piece)
         if receiver.introduced is not None and sender.id not in receiver.introduced:
             self._delivery.introduce(sender.origin, receiver)
+            size += len(sender.origin.notice)
         self._delivery.put(receiver, piece)
         if receiver.out_bytes > DIRECT_FREE_BYTES:
-            self._inflows.note(sender, receiver, len(piece))
+            self._inflows.note(sender, receiver, size)
 
     # --- whom an address reaches ---------------------------------------------------------------------------------------------------------
 
@@ -169,6 +171,7 @@ class Calls:
         callee.forwarded += 1
         if callee.introduced is not None and peer.id not in callee.introduced:
             self._delivery.introduce(peer.origin, callee)
+            size += len(peer.origin.notice)
         self._delivery.put(callee, frame.raw)
         if callee.out_bytes > DIRECT_FREE_BYTES:
             self._inflows.note(peer, callee, size)

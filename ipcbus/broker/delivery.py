@@ -136,6 +136,8 @@ class Delivery(Flow):
 
     def output_shrank(self, peer: Peer) -> None:
         """A peer's output fell below OUTPUT_HIGH_BYTES: what waited for that may go on."""
+        if peer.unintroduced is not None:
+            self.introduce_waiting(peer)
         for lane in tuple(peer.waiting or ()):
             if lane.backlog is not None:
                 self._drain(lane, lane.backlog)

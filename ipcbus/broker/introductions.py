@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from ..protocol.limits import MAX_INTRODUCED
 from .effort import INTRODUCED, Effort
-from .lanes import Group, Lane
+from .lanes import OUTPUT_HIGH_BYTES, Group, Lane
 from .origins import Origin, forgotten, identity_notice
 from .outputs import Outputs
 from .peers import Peer
@@ -38,10 +38,31 @@ class Introductions(Outputs):
         for lane in lanes:
             introduced = lane.peer.introduced
             if introduced is not None and origin.id not in introduced:
-                self._tell_of(origin, lane.peer, introduced)
+                self._introduce_reader(origin, lane.peer, introduced)
         for group in groups:
             for lane in group.members:
-                self.introduce(origin, lane.peer)
+                introduced = lane.peer.introduced
+                if introduced is not None and origin.id not in introduced:
+                    self._introduce_reader(origin, lane.peer, introduced)
+
+    def _introduce_reader(self, origin: Origin, receiver: Peer, introduced: dict[int, None]) -> None:
+        """Publications wait while much output does, and so do their introductions: a notice needs no credit, so who comes and goes could
+        fill the output of one that does not read until that is closed for it."""
+        if receiver.out_bytes < OUTPUT_HIGH_BYTES:
+            self._tell_of(origin, receiver, introduced)
+            return
+        if receiver.unintroduced is None:
+            receiver.unintroduced = {}
+        receiver.unintroduced[origin.id] = origin
+        if len(receiver.unintroduced) > MAX_INTRODUCED:  # it would forget the first by the last
+            del receiver.unintroduced[next(iter(receiver.unintroduced))]
+
+    def introduce_waiting(self, receiver: Peer) -> None:
+        """Its output is small enough again for publications: first those who sent them."""
+        if not receiver.closing:
+            for origin in (receiver.unintroduced or {}).values():
+                self.introduce(origin, receiver)
+        receiver.unintroduced = None
 
     def introduce(self, origin: Origin, receiver: Peer) -> None:
         """Introduce a sender to *receiver*, unless that was done or is not wanted."""
@@ -56,7 +77,7 @@ class Introductions(Outputs):
             return
         origin = self.origin_of(number)
         if origin is not None:
-            self._tell_of(origin, receiver, introduced)
+            self._introduce_reader(origin, receiver, introduced)
         else:
             self._remember(number, receiver, introduced, identity_notice(forgotten(number)))
 

@@ -94,6 +94,7 @@ class Peer:
         "serving",
         "touched",
         "transport",
+        "unintroduced",
         "unread",
         "unread_bytes",
         "waiting",
@@ -115,6 +116,7 @@ class Peer:
         self.id = 0  #: H-7; 0 until WELCOME
         self._origin: Origin | None = None
         self.introduced: dict[int, None] | None = None  #: the senders that it was told of, in this order (I-3); None: it does not ask
+        self.unintroduced: dict[int, Origin] | None = None  #: senders that it is told of when less waits for it
         self.link: Any = None  #: the daemon's own record of the socket; the broker never looks at it
 
         self.out: list[Piece] = []

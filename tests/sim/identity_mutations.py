@@ -89,6 +89,14 @@ IDENTITY = [
         BROKER_TESTS,
     ),
     Mutation(
+        "introductions_fill_an_output",
+        "who comes and goes fills the output of one that does not read (I-1 costs no credit)",
+        INTRODUCTIONS,
+        "        if receiver.out_bytes < OUTPUT_HIGH_BYTES:\n",
+        "        if True:\n",
+        BROKER_TESTS,
+    ),
+    Mutation(
         "unit_of_the_dead",
         "the unit of a process that has ended is believed: its number may be another's (I-2)",
         KERNEL,

@@ -8,6 +8,8 @@ import msgpack
 import pytest
 
 from ipcbus.broker import Broker, Credentials, introductions
+from ipcbus.broker.inflow import DIRECT_FREE_BYTES
+from ipcbus.broker.lanes import OUTPUT_HIGH_BYTES
 from ipcbus.protocol.auth import proof
 from ipcbus.protocol.errors import Code
 from ipcbus.protocol.limits import Limits
@@ -345,6 +347,75 @@ def test_what_is_remembered_in_all_is_limited(limit: int, told_again: bool, monk
     for receiver in receivers:
         receiver.leave()
     assert bus.broker._delivery._remembered == 0
+
+
+# --- who does not read ----------------------------------------------------------------------------
+
+
+def test_who_comes_and_goes_does_not_fill_the_output_of_one_that_does_not_read() -> None:
+    """Publications wait for room in the output, and so do their introductions: the first messages of all that are still remembered come
+    behind their notices, the oldest as from somebody unknown (I-3)."""
+    bus = Bus()
+    receiver, group_member, big = bus.peer(features=ASKS), bus.peer(features=ASKS), bus.peer()
+    receiver.subscribe("t", credit=1 << 26, policy="drop_oldest")
+    group_member.subscribe("t", credit=1 << 26, group="g", messages=100)
+    for stuck in (receiver, group_member):
+        big.write(encode_with_payload(bytes(OUTPUT_HIGH_BYTES), Kind.SEND, big.id, f":{stuck.id}", None))
+    before = receiver.peer.out_bytes, group_member.peer.out_bytes
+    ids = []
+    for _ in range(REMEMBERED + 3):
+        sender = bus.peer("passer-by")
+        sender.publish("t")
+        ids.append(sender.id)
+        sender.leave()
+    assert (receiver.peer.out_bytes, group_member.peer.out_bytes) == before
+    assert len(receiver.peer.unintroduced or ()) == REMEMBERED
+    for stuck in (receiver, group_member):
+        assert seen(stuck) == [("who", big.id), big.id]
+        assert stuck.peer.unintroduced is None
+        told = ids[-REMEMBERED:]
+        assert seen(stuck) == [*(("who", number) for number in told), *ids]
+    late = bus.peer()
+    late.publish("t")
+    assert seen(receiver) == [("who", late.id), late.id]
+
+
+def test_who_is_told_meanwhile_is_told_once() -> None:
+    bus = Bus()
+    receiver, sender = bus.peer(features=ASKS), bus.peer()
+    receiver.subscribe("t", credit=1 << 26)
+    receiver.write(encode_with_payload(bytes(OUTPUT_HIGH_BYTES), Kind.SEND, receiver.id, f":{receiver.id}", None))
+    sender.publish("t")
+    sender.write(encode_with_payload(b"", Kind.SEND, sender.id, f":{receiver.id}", None))
+    assert seen(receiver) == [("who", 1), 1, ("who", 2), 2]
+    assert seen(receiver) == [2]
+
+
+def test_nothing_follows_the_end_of_one_that_did_not_read() -> None:
+    bus = Bus()
+    receiver, sender = bus.peer(features=ASKS), bus.peer()
+    receiver.subscribe("t", credit=1 << 26)
+    receiver.write(encode_with_payload(bytes(OUTPUT_HIGH_BYTES), Kind.SEND, receiver.id, f":{receiver.id}", None))
+    sender.publish("t")
+    receiver.write(b"no frame")
+    assert [each[0] for each in receiver.read()][-1] == Kind.BYE
+    assert receiver.read() == []
+
+
+@pytest.mark.parametrize("kind", [Kind.SEND, Kind.REQUEST])
+def test_an_introduction_is_charged_to_whom_it_is_about(kind: Kind) -> None:
+    """As the direct message that it comes with (Q-5)."""
+    bus = Bus()
+    receiver, sender = bus.peer(features=ASKS), bus.peer(pid=11)
+    receiver.serve("s", "m")
+    receiver.write(encode_with_payload(bytes(DIRECT_FREE_BYTES), Kind.SEND, receiver.id, f":{receiver.id}", None))
+    before = receiver.peer.out_bytes
+    if kind is Kind.SEND:
+        sender.write(encode_with_payload(b"", Kind.SEND, sender.id, "s", None))
+    else:
+        sender.request("s/m")
+    assert receiver.peer.inflow is not None
+    assert receiver.peer.inflow.direct[sender.peer.account] == receiver.peer.out_bytes - before
 
 
 def test_an_introduction_costs_who_causes_it() -> None:
