@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..policy.redaction import Redaction
 from ..protocol.errors import Code, ProtocolError
 from ..protocol.limits import MONITOR_BURST_S, MONITOR_NAMES, MONITOR_PAYLOAD_BYTES, MONITOR_TELL_S, READ_BYTES, Limits
-from ..protocol.messages import Frame, Kind, Meta, encode_with_payload, pack
+from ..protocol.messages import Frame, Kind, Meta, clip_text, encode_with_payload, pack
 from ..protocol.payloads import encoding_of
 from ..protocol.topics import BUS_NAME, MONITOR_TOPIC, parse_peer, peer_address
 from ..protocol.walking import frame_end, head_of
@@ -174,6 +174,7 @@ class Monitors:
             self._taps[Kind.REQUEST][0](peer, frame)
             pending = (peer.calls or {}).get(request)
             if pending is not None:
+                pending.names = names
                 more["receiver"] = pending.callee.id
         finally:  # also where it is refused, before the answer
             self._frame(frame, peer.id, to, meta, names, more)
@@ -228,7 +229,7 @@ class Monitors:
         more: Content = {"id": request, "request": about, "code": code.value, "count": count}
         hidden = self._hides(names)
         if not hidden:
-            more["text"] = text
+            more["text"] = clip_text(text)
 
         def copies(payloads: bool, most: int) -> list[bytes]:
             return [self._copy(Kind.ERROR, 0, peer_address(peer.id), None, 0, None, hidden, more)]
@@ -238,10 +239,11 @@ class Monitors:
     # --- by which names ---------------------------------------------------------------------------
 
     def _asked(self, pending: Pending) -> tuple[str, ...]:
-        """By which names what answers a request is judged: as the request. Where it went to a peer address, and its callee, who served
-        it under some name, has none any more, by none: nobody looks at it."""
+        """By which names what answers a request is judged: as the request was, whatever names its callee has taken or given up since.
+        Where nobody looked at that, and a callee at a peer address has no name any more, by none: nobody looks at this either."""
         target = pending.to.partition("/")[0]
-        return tuple(pending.callee.claims or ()) if target.startswith(":") else (target,)
+        now = tuple(pending.callee.claims or ()) if target.startswith(":") else (target,)
+        return getattr(pending, "names", now)
 
     def _names_at(self, target: str) -> tuple[str, ...]:
         """By which names a frame to *target* is judged: a name by itself, a peer address by all names of the peer (M-2)."""

@@ -20,7 +20,9 @@ CALLERS_COUNTED = 64
 class Pending:
     """One request in flight."""
 
-    __slots__ = ("callee", "credit", "deadline", "id", "requester", "sequence", "settled", "to")
+    __slots__ = ("callee", "credit", "deadline", "id", "names", "requester", "sequence", "settled", "to")
+
+    names: tuple[str, ...]  #: by which its answers are shown to monitors; only where somebody monitored when it came
 
     def __init__(self, requester: Peer, callee: Peer, request: int, to: str, deadline: float) -> None:
         self.requester = requester

@@ -168,6 +168,33 @@ def test_after_a_reconnect_it_goes_on(shell: str) -> None:
         Memory(shell, kit).run(body)
 
 
+def test_the_policy_says_who_sees_what(shell: str) -> None:
+    allowed = '[[rule]]\nallow = "monitor"\ntopics = "room.>"\n'
+    others = '[[rule]]\nallow = ["connect", "publish"]\n'
+
+    async def body(world: World) -> None:
+        bus, eye = await world.connect(), await world.connect()
+        with pytest.raises(ipcbus_client.Denied, match="monitor"):
+            await eye.monitor()
+        monitor = await eye.monitor("room.>")
+        await bus.publish("room.safe.code", "hunter2", headers={"hint": "hunter2"}, confirm=True)
+        seen = await monitor.get(WAIT_S)
+        assert (seen.redacted, seen.size, seen.payload, seen.data, seen.headers) == (True, 8, None, None, {})
+        kit.set_policy(others)
+        with pytest.raises(ipcbus_client.Denied):
+            await monitor.get(WAIT_S)
+        assert monitor.closed
+        kit.set_policy(allowed + others)
+        monitor = await eye.monitor("room.>")
+        await bus.publish("room.safe.code", "hunter2", confirm=True)
+        assert (await monitor.get(WAIT_S)).data == "hunter2"  # nothing is redacted any more
+        for one in (bus, eye):
+            await one.close()
+
+    with testing.FakeBus(policy=allowed + others + '[redact]\ntopics = ["room.safe.>"]\n') as kit:
+        Memory(shell, kit).run(body)
+
+
 # --- ipcbus monitor ---------------------------------------------------------------------------------------
 
 #: What the policy of the bus below says about monitors.

@@ -270,19 +270,45 @@ def test_a_peer_with_many_names_is_for_those_who_look_at_everything(count: int, 
     assert [copy["redacted"] for copy in seen(m)] == [who != "both"]  # it may be one of those that were not looked at
 
 
-def test_an_answer_of_a_peer_that_gave_up_its_names_is_seen_by_nobody() -> None:
+@pytest.mark.parametrize("to", ["secret/get", ":2/get"])
+@pytest.mark.parametrize("also", [None, "open"])
+def test_an_answer_is_judged_as_its_request_was(to: str, also: str | None) -> None:
+    """Else a service that gives up its names before it answers would show what is redacted, or not for all."""
+    bus = Bus()
+    a, s, m, n = bus.peer(), bus.peer(), bus.peer(), bus.peer()
+    bus.broker.monitors.redaction = Redaction(["secret"])
+    watch(m, pattern=">")
+    watch(n, pattern="open")
+    s.serve("secret", "get")
+    if also is not None:
+        s.ask("own", name=also)
+    first, second, third = a.request(to), a.request(to), a.request(to)
+    s.reply(a, first, b"hunter2")
+    s.ask("release", name="secret")
+    s.reply(a, second, b"hunter2")
+    s.ask("own", name="new")
+    a.write(encode(Kind.CANCEL, a.id, to, third))
+    assert [(copy["kind"], copy["id"], copy["redacted"]) for copy in seen(m)] == [
+        *[("request", number, True) for number in (first, second, third)],
+        *[("reply", number, True) for number in (first, second)], ("cancel", third, True),
+    ]  # fmt: skip
+    assert seen(n) == []
+
+
+def test_an_answer_to_what_nobody_looked_at_is_judged_by_the_names_there_are() -> None:
     bus = Bus()
     a, s, m = bus.peer(), bus.peer(), bus.peer()
     s.serve("secret", "get")
-    watch(m, kinds=["reply"])
     for to in ("secret/get", f":{s.id}/get"):
         first, second = a.request(to), a.request(to)
+        watch(m, kinds=["reply"])
         s.reply(a, first)
         s.ask("release", name="secret")
         s.reply(a, second)
         s.serve("secret", "get")
         by_name = to == "secret/get"
         assert [copy["id"] for copy in seen(m)] == [first, second][: 1 + by_name]
+        m.ask("unsubscribe", lane=1)
 
 
 def test_handshakes_control_frames_and_answers_of_the_bus_are_not_seen() -> None:
