@@ -16,7 +16,7 @@ from ipcbus_client._lanes import Lane
 from ipcbus_client._session import Session
 from ipcbus_client._state import State
 
-from .test_session import WELCOME, answer_all, connected, sent, subscribed
+from .test_session import WELCOME, answer_all, connected, reply, sent, subscribed
 
 WHY = "rule 3 of /etc/ipcbus/policy.toml, line 12 denies subscribe to 'a.>'"
 
@@ -58,6 +58,18 @@ def test_a_subscription_ends_at_its_place() -> None:
     assert sent(session) == []
     reconnect(session)
     assert answer_all(session) == ["subscribe"]
+
+
+@pytest.mark.parametrize("what", ["subscribe", "monitor"])
+def test_a_monitor_is_a_subscription_that_is_revoked_by_its_own_name(what: str) -> None:
+    session = connected()
+    lane = Lane(session.new_id(), "a.>", window_bytes=1000)
+    session.declarations.subscribe(lane) if what == "subscribe" else session.declarations.monitor(lane, ["publish"], False)
+    (request,) = sent(session)
+    session.receive(reply(request.elements[3], {"retained": 0}))
+    session.receive(revoked(what, lane=lane.number, pattern="a.>"))
+    assert isinstance(lane.error, ipcbus_client.Denied)
+    assert told(session) == [f"the bus's policy was changed, and ended this: {what} 'a.>': {WHY}"]
 
 
 def test_what_was_taken_back_already_is_not_told() -> None:

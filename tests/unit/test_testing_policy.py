@@ -77,7 +77,7 @@ def test_what_is_revoked_ends_at_its_place(world: Memory) -> None:
         called: list[Any] = []
         calls = await lights.subscribe("a.b", called.append)
         await lights.will("a.will", 1)
-        watch = await lights.watch("a.>")
+        watch, monitor = await lights.watch("a.>"), await lights.monitor("a.>", kinds=["publish"])
         await other.publish("a.b", 1)
         await other.publish("door.a", 2)
         await other.flush()
@@ -86,7 +86,8 @@ def test_what_is_revoked_ends_at_its_place(world: Memory) -> None:
         await other.flush()
         await lights.flush()
         assert (await lost.get(WAIT_S)).data == 1
-        for nothing_more in (lost.get(WAIT_S), watch.get(WAIT_S), _last(lost)):
+        assert (await monitor.get(WAIT_S)).to == "a.b"
+        for nothing_more in (lost.get(WAIT_S), watch.get(WAIT_S), monitor.get(WAIT_S), _last(lost)):
             with pytest.raises(ipcbus_client.Denied) as caught:
                 await nothing_more
             assert (caught.value.who, caught.value.what) == ("a.>", "get")
@@ -97,13 +98,13 @@ def test_what_is_revoked_ends_at_its_place(world: Memory) -> None:
         world.kit.set_policy(None)
         with pytest.raises(ipcbus_client.NoSuchName):
             await other.request("lights/on")
-        assert len([line for line in world.kit.log if "loses" in line]) == 5
+        assert len([line for line in world.kit.log if "loses" in line]) == 6
         world.restart()
         await world.until(lambda: lights.epoch == other.epoch == 1, "they did not come back")
         await lights.flush()
         assert await other.names() == []  # what was revoked is not declared again
         assert [item["pattern"] for item in (await other.request("bus/patterns"))["items"]] == ["door.>"]
-        for what in (lost, calls, lights, other):
+        for what in (lost, calls, watch, monitor, lights, other):
             await what.close()
 
     world.run(body)
