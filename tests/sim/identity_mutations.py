@@ -27,8 +27,8 @@ IDENTITY = [
         "group_not_introduced",
         "a publisher is introduced to lanes, and to no member of a group (I-1)",
         INTRODUCTIONS,
-        "        for group in groups:\n            for lane in group.members:\n                self.introduce(origin, lane.peer)\n",
-        "",
+        "        for group in groups:\n",
+        "        for group in groups[:0]:\n",
     ),
     Mutation(
         "late_member_not_told",

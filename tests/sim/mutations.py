@@ -166,8 +166,8 @@ MUTATIONS = [
         "stolen_value",
         "a bound value goes with the peer that bound it, though another has published since (W-2)",
         PUBLICATIONS,
-        "            if kept is not None and kept.elements[1] == peer.id:\n",
-        "            if kept is not None:\n",
+        "            if kept is not None and kept.elements[1] == peer.id and ",
+        "            if kept is not None and ",
     ),
     Mutation(
         "longer_life",
