@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import msgpack
@@ -647,3 +648,75 @@ def test_other_limits_hold_at_once() -> None:
     a.publish("t", *[b"x"] * 100)
     assert len(seen(m)) == 10
     assert a.ask("monitor", lane=1, credit=1)[0] == Code.OVER_LIMIT
+
+
+# --- nobody notices ---------------------------------------------------------------------------------------
+
+
+def play(seed: int, monitors: int) -> tuple[list[Any], dict[str, int], list[int]]:
+    """A random story of four peers: what they read, what the bus counted of it, and how many copies each monitor got."""
+    rng = random.Random(seed)
+    bus = Bus(lane_soft_bytes=200, lane_hard_bytes=400, max_monitor_rate=500)
+    eyes = [bus.peer(f"eye {number}", pid=100) for number in range(2)]
+    peers = [bus.peer(f"peer {number}", ("parts", "hold", "identity"), pid=number + 1) for number in range(4)]
+    for number, peer in enumerate(peers):
+        peer.serve(f"n.{number}", "do")
+    for eye, pattern in zip(eyes[:monitors], (">", "t.*"), strict=False):
+        watch(eye, pattern=pattern)
+    told: list[Any] = []
+    asked: list[tuple[Client, int, str]] = []
+    topics, patterns = ["t.a", "t.b", "u", "a..b"], ["t.a", "t.*", ">", "u"]
+    for _ in range(150):
+        peer, other = rng.sample(peers, 2)
+        topic = rng.choice(topics)
+        target = rng.choice([f"n.{peers.index(other)}", f":{other.id}", "nobody"])
+        match rng.randrange(11):
+            case 0:
+                peer.publish(topic, *[bytes(rng.randrange(60))] * rng.randrange(1, 5))
+            case 1:
+                peer.publish(topic, b"kept", kind=Kind.RETAIN)
+            case 2:
+                peer.write(encode_with_payload(b"p", Kind.POST, peer.id, topic, rng.choice([None, 7]), None, rng.random() < 0.5, None))
+            case 3:
+                peer.write(encode_with_payload(b"s", Kind.SEND, peer.id, target, None) * rng.randrange(1, 3))
+            case 4:
+                asked.append((peer, peer.request(f"{target}/{rng.choice(['do', 'not'])}", b"q"), target))
+            case 5 if asked:
+                requester, number, to = rng.choice(asked)
+                if to != "nobody":
+                    callee = peers[int(to[2:])] if to[0] == "n" else next(one for one in peers if to == f":{one.id}")
+                    callee.reply(requester, number, b"r")
+            case 6 if asked:
+                requester, number, to = asked.pop(rng.randrange(len(asked)))
+                requester.write(encode(Kind.CANCEL, requester.id, f"{to}/do", number))
+            case 7:
+                lane = {"pattern": rng.choice(patterns), "lane": rng.randrange(1, 5), "credit": rng.choice([0, 50, 10_000])}
+                peer.request("bus/subscribe", msgpack.packb(lane | {"group": rng.choice([None, None, "g"])}))
+            case 8:
+                peer.request("bus/unsubscribe", msgpack.packb({"lane": rng.randrange(1, 5)}))
+            case 9:
+                peer.credit(rng.randrange(1, 5), 100, 1)
+            case 10:
+                bus.advance(rng.choice([0.001, 0.3]))
+        told += [(reader.id, envelope) for reader in peers for envelope in reader.read()]
+        balanced(bus)
+    copies = [len(seen(eye, of_bus=True)) for eye in eyes]
+    totals = bus.broker.totals()
+    ours = {name: totals[name] for name in ("no_subscriber", "refused", "in_messages", "late_replies", "protocol_errors")}
+    assert not ours["protocol_errors"]  # or there would not be much of a story
+    for peer in (*peers, *eyes):
+        peer.leave()
+    assert balanced(bus)["queued"] == 0
+    assert bus.broker.monitors.untold.earliest is None
+    return told, ours, copies
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_to_everybody_else_it_is_as_if_nobody_monitored(seed: int) -> None:
+    told, ours, copies = play(seed, 0)
+    assert copies == [0, 0]
+    for monitors in (1, 2):
+        also_told, counted, copies = play(seed, monitors)
+        assert also_told == told
+        assert counted == ours | {"in_messages": ours["in_messages"] + monitors}
+        assert all(copies[:monitors])
