@@ -8,9 +8,10 @@ total order (L-4).
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from ..policy import EVERYTHING, Policy, Subject
+from ..protocol.auth import Secret, Secrets
 from ..protocol.connection import Connection
 from ..protocol.errors import Code, ProtocolError
 from ..protocol.framing import Run
@@ -22,7 +23,7 @@ from .charges import Charges
 from .effort import CLAIM_WORK, CLAIMS, ENDS_AT_ONCE, FRAME, UNLIMITED
 from .inflow import Inflows
 from .lanes import OUTPUT_HIGH_BYTES
-from .peers import BUS_SECRET, Credentials, Peer, Piece
+from .peers import Credentials, Peer, Piece
 from .quotas import LANES, OverQuota
 from .refusals import Refusals
 from .revocation import Revocation
@@ -45,7 +46,7 @@ class Broker(State):
         random_bytes: Callable[[int], bytes],
         now: float,
         limits: Limits | None = None,
-        secret: bytes | None = None,
+        secrets: Secrets | None = None,
         software: str = "ipcbus",
         pid: int = 0,
         owners: frozenset[int] | None = None,
@@ -59,7 +60,7 @@ class Broker(State):
         super().__init__(limits or Limits(), now, software, pid, owners, log, gauges, policy, subject_of)
         self._incarnation = incarnation
         self._random_bytes = random_bytes
-        self._secret = secret
+        self._secrets = secrets
         self._offer = self._delivery.offer
         self._refusals = Refusals(self.losses, self._delivery, log)
         self._charges = Charges(self.limits, self.accounts, shed=self._delivery.shed, expel=self._evict)
@@ -105,7 +106,7 @@ class Broker(State):
         """A new connection, charged; `disconnect` gives that back. Raises OverQuota ``too_many_peers`` (Q-1). *addresses* (TCP): the bus's
         end and the client's (H-5)."""
         account = self.accounts.enter(credentials.uid, credentials.pid) if credentials else self.accounts.enter(transport, 0)
-        connection = Connection(self.routes, self.limits, secret=self._secret, addresses=addresses)
+        connection = Connection(self.routes, self.limits, secrets=self._secrets, addresses=addresses)
         peer = Peer(connection, transport, credentials, now, account)
         connection.scanner.owner = peer
         self._strangers.start(peer, now)
@@ -323,6 +324,20 @@ class Broker(State):
         self.routes.generation += 1
         return Revocation(self, self._delivery, self._expel).run()
 
+    def replace_secrets(self, keys: Mapping[str, Secret], now: float) -> list[str]:
+        """Other secrets from now on (H-14). Who proved one that is gone, or was about to, is closed. Returns what changed, in lines for the
+        log."""
+        self.now = self._delivery.now = now
+        if self._secrets is None:
+            return []
+        changed = self._secrets.replace(keys)
+        for peer in (*self.peers.values(), *self._strangers):
+            connection = peer.connection
+            if peer.transport == "tcp" and connection.version and connection.identity in changed:
+                text = f"the secret of {connection.identity!r} was replaced or taken away: read its file again (H-14)"
+                self._expel(peer, ProtocolError(Code.AUTH_FAILED, text))
+        return [f"the secret of {name!r} {'is another one' if name in keys else 'is gone'}" for name in sorted(changed)]
+
     # --- runs: PUBLISH, RETAIN, SEND --------------------------------------------------------------
 
     def _route_run(self, peer: Peer, route: AnyRoute, data: bytes, start: int, end: int, last: int, count: int) -> None:
@@ -373,7 +388,7 @@ class Broker(State):
 
     def _on_proof(self, peer: Peer, frame: Frame) -> None:
         peer.connection.prove(frame)
-        peer.identity = BUS_SECRET
+        peer.identity = peer.connection.identity
         self._welcome(peer)
 
     def _welcome(self, peer: Peer) -> None:

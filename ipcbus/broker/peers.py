@@ -28,9 +28,6 @@ CALLS_FREE = 8
 BYTES_FREE = 65_536
 
 
-BUS_SECRET = "default"  #: what the bus's own secret is called, among others that it may have
-
-
 @dataclass(frozen=True, slots=True)
 class Credentials:
     """Who is at the other end of a Unix socket, as the kernel says."""

@@ -78,7 +78,8 @@ _VALUE = _argument(
 BUS_OPTIONS = (
     _argument("--address", metavar="ADDR", help="the bus: unix:/PATH or tcp:127.0.0.1:PORT (or $IPCBUS_ADDRESS)"),
     _argument("--bus", metavar="NAME", help="the user's bus of this name (or $IPCBUS_BUS; default: default)"),
-    _argument("--secret-file", metavar="PATH", help="the bus's secret, for a tcp: address"),
+    _argument("--secret-file", metavar="PATH", help="the bus's secret, for a tcp: address (or $IPCBUS_SECRET_FILE)"),
+    _argument("--identity", metavar="NAME", help="which of its secrets that is (or $IPCBUS_IDENTITY; default: the bus's own)"),
     _argument("--autostart", action="store_true", help="start a bus where there is none (or $IPCBUS_AUTOSTART=1)"),
 )
 

@@ -32,7 +32,7 @@ def open_bus(
     reports: bool = False,
     autostart: bool | None = None,
 ) -> ipcbus_client.Bus:
-    """Connect as --address, --bus and --secret-file say; raises what `ipcbus_client.connect` raises.
+    """Connect as --address, --bus, --secret-file and --identity say; raises what `ipcbus_client.connect` raises.
 
     With *wait_s* (what the user asked for) it waits so long for a bus that is only starting. That, or ANSWER_TIMEOUT_S,
     is also the time that the bus has for everything after it. A command that is over after one exchange does not
@@ -56,6 +56,7 @@ def open_bus(
         bus=arguments.bus,
         program=program,
         secret_file=arguments.secret_file,
+        identity=arguments.identity,
         timeout=wait_s if wait_s is not None else START_TIMEOUT_S if starts else ANSWER_TIMEOUT_S,
         reconnect=reconnect,
         autostart=autostart,

@@ -107,9 +107,8 @@ def complete(arguments: argparse.Namespace) -> int:
         elif before[0] in ("call", "describe"):
             with contextlib.redirect_stdout(None), contextlib.redirect_stderr(None):
                 typed = parse_arguments([*before, word])
-            typed.address, typed.bus, typed.secret_file = (
-                getattr(typed, name) or getattr(arguments, name) for name in ("address", "bus", "secret_file")
-            )
+            for name in ("address", "bus", "secret_file", "identity"):
+                setattr(typed, name, getattr(typed, name) or getattr(arguments, name))
             with open_bus(typed, program="ipcbus complete", wait_s=arguments.timeout, autostart=False) as bus:
                 found = set(candidates(bus, typed))
         else:

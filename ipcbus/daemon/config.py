@@ -42,6 +42,7 @@ class Config:
     log_level: str
     log_format: str
     secret_file: str | None  #: None: nowhere, and no listener needs it
+    secret_dir: str | None  #: of the secrets that have names
     socket_mode: int
     socket_group: int | None
     policy_file: str | None

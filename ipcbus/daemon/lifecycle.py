@@ -15,7 +15,8 @@ from collections.abc import Callable
 
 from .. import __version__
 from ..broker import Broker
-from ..protocol.limits import INCARNATION_BYTES
+from ..protocol.auth import Secret, Secrets
+from ..protocol.limits import INCARNATION_BYTES, SECRET_BYTES
 from . import logs, resources
 from .admission import Admission
 from .config import Config, ConfigError, conflicts, difference
@@ -25,8 +26,9 @@ from .links import close
 from .listeners import Listener, open_listeners
 from .loop import Loop
 from .options import Option
+from .places import PlaceError
 from .policy_in_force import PolicyInForce
-from .secret_file import load_secret
+from .secret_file import load_secrets
 
 log = logging.getLogger("ipcbus.daemon")
 
@@ -80,9 +82,7 @@ class Daemon:
         self._reload = reload
         self._listeners: list[Listener] = []
         self._stopping = False
-        secret = None
-        if config.needs_secret and config.secret_file is not None:
-            secret = load_secret(config.secret_file, config.directory_mode)
+        self._secrets = Secrets(_secrets_of(config, config.secret_dir), os.urandom(SECRET_BYTES)) if config.needs_secret else None
         now = time.monotonic()
         self._gauges = resources.Gauges()
         self._policy = PolicyInForce(config)
@@ -91,7 +91,7 @@ class Daemon:
             random_bytes=os.urandom,
             now=now,
             limits=config.limits,
-            secret=secret,
+            secrets=self._secrets,
             software=f"ipcbusd {__version__}",
             pid=os.getpid(),
             owners=frozenset({os.geteuid(), 0}),
@@ -207,8 +207,9 @@ class Daemon:
             limits = dataclasses.replace(self._broker.limits, **in_force)
             if errors := conflicts(limits):  # what needs a restart stays as it was, and the rest must go with that
                 raise ConfigError(errors)
-        except ConfigError as error:
-            for line in error.errors:
+            secrets = _secrets_of(self._config, new.secret_dir) if self._secrets is not None else {}
+        except (ConfigError, PlaceError) as error:
+            for line in error.args:
                 log.error("SIGHUP: %s", line)
             log.error("SIGHUP: the configuration stays as it was")
             return
@@ -230,6 +231,7 @@ class Daemon:
             log_level=new.log_level,
             log_format=new.log_format,
             socket_mode=new.socket_mode,
+            secret_dir=new.secret_dir,
             policy_file=new.policy_file,
             policy_dir=new.policy_dir,
             policy=new.policy,
@@ -242,6 +244,8 @@ class Daemon:
             self._idle.set(new.exit_idle_s, time.monotonic())
         self._policy.use(self._config)
         self._broker.monitors.redaction = self._policy.redaction
+        for line in self._broker.replace_secrets(secrets, time.monotonic()):
+            log.warning("SIGHUP: %s", line)
         for line in self._broker.set_policy(self._policy.policy, time.monotonic()):
             log.warning("SIGHUP: %s", line)
         if told != (self._config.socket_mode, self._config.policy):
@@ -255,6 +259,12 @@ class Daemon:
                     listener.set_mode(new.socket_mode)
                 except OSError as error:
                     log.error("SIGHUP: cannot change the mode of %s: %s", listener.address, error.strerror)
+
+
+def _secrets_of(config: Config, directory: str | None) -> dict[str, Secret]:
+    """Every secret of a bus that needs one, with those of others in *directory*. Raises PlaceError."""
+    assert config.secret_file is not None
+    return load_secrets(config.secret_file, directory, directory_mode=config.directory_mode)
 
 
 def _as_text(option: Option, value: object) -> str:

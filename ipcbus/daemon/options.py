@@ -148,6 +148,7 @@ def _limit(name: str, kind: Type, doc: str, *, live: bool = False) -> Option:
 
 
 _MODE_DOC = "mode of Unix sockets: who may write to one may connect (0600: the bus's user and root)"
+_SECRETS_DOC = "directory of more of them, NAME.secret: who proves one is NAME to the policy; not set: none"
 _EXIT_DOC = "end when nobody was connected for so long, and forget what is retained; not set: never"
 _KIND_DOC = "whose bus it is: user (the bus's user and root may do everything) or system (nobody may do but what the policy allows)"
 _POLICY_DOC = "rules of who may do what; not set: policy.toml beside the ipcbusd.toml that is found without --config, where it exists"
@@ -163,6 +164,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("log_level", _LEVEL, "info", "least important line to log", "IPCBUS_LOG_LEVEL", "--log-level", live=True),
     Option("log_format", _choice("text", "json"), "text", "how a line of the log looks", "IPCBUS_LOG_FORMAT", "--log-format", live=True),
     Option("secret_file", _PATH, None, "what TCP peers must know; not set: BUS.secret beside it", "IPCBUS_SECRET_FILE", "--secret-file"),
+    Option("secret_dir", _PATH, None, _SECRETS_DOC, "IPCBUS_SECRET_DIR", "--secret-dir", live=True),
     Option("socket_mode", _MODE, 0o600, _MODE_DOC, "IPCBUS_SOCKET_MODE", "--socket-mode", live=True),
     Option("socket_group", _checked("a group name", str), None, "group of Unix sockets; see mode", "IPCBUS_SOCKET_GROUP", "--socket-group"),
     Option("policy_file", _PATH, None, _POLICY_DOC, "IPCBUS_POLICY_FILE", "--policy-file", live=True),

@@ -11,9 +11,9 @@ import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from ..broker.peers import BUS_SECRET
 from ..policy import EVERYBODY, Action, ParsedFile, Policy, Redaction, Rule, Who, parse
 from ..policy.parsing import joined
+from ..protocol.addresses import BUS_SECRET
 from . import user_database
 from .limits import CONFIG_FILE_MAX_BYTES, POLICY_FILES_MAX
 from .namespaces import UNKNOWN_UID

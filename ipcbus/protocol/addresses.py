@@ -10,6 +10,7 @@ from .failures import BusError
 from .topics import check_group
 
 SYSTEM_RUNTIME_DIR = "/run/ipcbus"  #: where the system's bus listens, as ``system.sock``; only root makes it
+BUS_SECRET = "default"  #: H-14: what the bus's own secret is called, among others that it may have
 DEFAULT_BUS = "default"  #: the bus of ``connect()`` and ``ipcbusd`` without a name
 
 #: sun_path of Linux holds 108 bytes with the terminating zero
@@ -108,3 +109,11 @@ def default_secret_path(runtime_dir: str, bus: str = DEFAULT_BUS) -> str:
     """Where the secret of the bus named *bus* lies (H-6): ``RUNTIME_DIR/BUS.secret``."""
     check_bus_name(bus)
     return f"{runtime_dir}/{bus}.secret"
+
+
+def check_identity(identity: str) -> None:
+    """Raise AddressError unless a secret can be called *identity* (H-14)."""
+    try:
+        check_group(identity)
+    except ProtocolError as error:
+        raise AddressError(f"identity {identity!r:.150}: use A-Z a-z 0-9 _ - with '.' between tokens", who=identity[:150]) from error

@@ -1,11 +1,43 @@
-"""The proof of a loopback TCP connection (H-5): both sides show that they hold the bus's secret, without sending it."""
+"""The proof of a loopback TCP connection (H-5): both sides show that they hold the same secret, without sending it."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Mapping
 
 from .messages import pack
+
+
+class Secret(bytes):
+    """A secret's bytes (H-6), which no log, no traceback and no message shows."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "<secret>"
+
+    __str__ = __repr__
+
+
+class Secrets:
+    """The secrets of a bus by their names (H-14)."""
+
+    __slots__ = ("_keys", "_nobodys")
+
+    def __init__(self, keys: Mapping[str, Secret], nobodys: bytes) -> None:
+        """*nobodys*: random bytes, the secret of all names that there are not."""
+        self._keys = dict(keys)
+        self._nobodys = Secret(nobodys)
+
+    def of(self, name: str) -> bytes:
+        """The secret called *name*. Where there is none it is one that nobody knows, so that who fails cannot tell why."""
+        return self._keys.get(name, self._nobodys)
+
+    def replace(self, keys: Mapping[str, Secret]) -> set[str]:
+        """Have other secrets from now on. Returns the names of those that are gone or not the same any more."""
+        before, self._keys = self._keys, dict(keys)
+        return {name for name, key in before.items() if not same_proof(key, keys.get(name, self._nobodys))}
 
 
 def proof(

@@ -8,7 +8,8 @@ from __future__ import annotations
 import enum
 from typing import Any
 
-from .auth import proof, same_proof
+from .addresses import BUS_SECRET
+from .auth import Secrets, proof, same_proof
 from .errors import Code, ProtocolError
 from .framing import Router, Scanner, check_sender
 from .limits import VERSION, Limits
@@ -60,13 +61,13 @@ ALLOWED: dict[State, frozenset[Kind]] = {
 
 class Connection:
     """State and scanner of one connection. On TCP, *addresses* are the bus's and the client's end as the kernel reports them, and
-    *secret* is needed."""
+    *secrets* are needed."""
 
-    __slots__ = ("_addresses", "_expected_proof", "_limits", "_secret", "features", "info", "peer", "scanner", "state", "version")
+    __slots__ = ("_addresses", "_expected_proof", "_limits", "_secrets", "features", "info", "peer", "scanner", "state", "version")
 
-    def __init__(self, router: Router, limits: Limits, *, secret: bytes | None = None, addresses: tuple[str, str] | None = None) -> None:
-        if addresses is not None and secret is None:
-            raise ValueError("a TCP connection needs the bus's secret (H-5)")
+    def __init__(self, router: Router, limits: Limits, *, secrets: Secrets | None = None, addresses: tuple[str, str] | None = None) -> None:
+        if addresses is not None and secrets is None:
+            raise ValueError("a TCP connection needs the bus's secrets (H-5)")
         self.state = State.HELLO
         self.scanner = Scanner(router, prefixes_max=limits.max_route_cache)
         self.peer = 0
@@ -74,9 +75,14 @@ class Connection:
         self.features: tuple[str, ...] = ()
         self.info: dict[str, str] = {}
         self._limits = limits
-        self._secret = secret
+        self._secrets = secrets
         self._addresses = addresses
         self._expected_proof = b""
+
+    @property
+    def identity(self) -> str:
+        """On TCP: which secret the client said in HELLO that it has (H-14), which is not known to be true before PROOF."""
+        return self.info.get("identity") or BUS_SECRET
 
     def check(self, frame: Frame) -> None:
         """Raise unless *frame* may come now (K-1) and from this sender (V-4)."""
@@ -98,12 +104,13 @@ class Connection:
         self.version = VERSION
         self.features = tuple(name for name in features if name in FEATURES)
         self.info = info
-        if self._addresses is None or self._secret is None:
+        if self._addresses is None or self._secrets is None:
             return None
         transcript: tuple[Any, ...] = (frame.raw[5:], self.version, list(self.features), nonce, *self._addresses)
-        self._expected_proof = proof(self._secret, "client", *transcript)
+        secret = self._secrets.of(self.identity)
+        self._expected_proof = proof(secret, "client", *transcript)
         self.state = State.PROOF
-        return encode(Kind.CHALLENGE, 0, self.version, list(self.features), nonce, proof(self._secret, "bus", *transcript))
+        return encode(Kind.CHALLENGE, 0, self.version, list(self.features), nonce, proof(secret, "bus", *transcript))
 
     def prove(self, frame: Frame) -> None:
         """Take PROOF; raises ``auth_failed`` (H-5)."""

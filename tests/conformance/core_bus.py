@@ -7,10 +7,11 @@ from itertools import count
 
 from ipcbus.broker import Broker, Credentials, Peer
 from ipcbus.policy import Policy, Rule, parse
+from ipcbus.protocol.auth import Secret, Secrets
 
 from .matching import cut
 from .runner import Enough
-from .vectors import SECRET
+from .vectors import NAMED_SECRETS, SECRET
 
 BUS_ADDRESS = "127.0.0.1:4222"
 
@@ -25,7 +26,7 @@ class CoreBus:
             incarnation=bytes(range(16)),
             random_bytes=lambda size: next(numbers).to_bytes(size, "big"),
             now=self._now,
-            secret=SECRET,
+            secrets=Secrets({name: Secret(key) for name, key in {"default": SECRET, **NAMED_SECRETS}.items()}, bytes(32)),
             software="ipcbus under test",
             pid=4242,
         )

@@ -22,7 +22,7 @@ from tests.daemons import environment, wait_until
 
 from .matching import cut, encode
 from .runner import Enough
-from .vectors import SECRET
+from .vectors import NAMED_SECRETS, SECRET
 
 #: How long nothing may come while something is expected, on a machine under load.
 PATIENCE_S = 5.0
@@ -42,8 +42,11 @@ class Nursery:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._secret = directory / "secret"
-        self._secret.touch(0o600)
-        self._secret.write_bytes(SECRET)
+        self._named = directory / "named"
+        self._named.mkdir(0o700)
+        for path, secret in {self._secret: SECRET, **{self._named / f"{name}.secret": key for name, key in NAMED_SECRETS.items()}}.items():
+            path.touch(0o600)
+            path.write_bytes(secret)
         self._config = directory / "ipcbusd.toml"
         self._config.write_text("")
         self._number = 0
@@ -88,7 +91,7 @@ class Nursery:
         self._log = directory / "log"
         self._policy = directory / "policy.d"
         self._policy.mkdir(0o700)
-        flags = ["--config", str(self._config), "--secret-file", str(self._secret)]
+        flags = ["--config", str(self._config), "--secret-file", str(self._secret), "--secret-dir", str(self._named)]
         flags += [f"--policy-dir={self._policy}", f"--listen=unix:{directory}/s", "--listen=tcp:127.0.0.1:0"]
         self._started = None
         self._tell({"start": flags, "log": str(self._log)})

@@ -72,9 +72,10 @@ class _Handshake:
         """The proof of *role*; *other* takes the place of what it covers."""
         assert self.challenge is not None, "no CHALLENGE came"
         _, _, version, features, nonce, _ = self.challenge
+        named = msgpack.unpackb(self.hello)[5].get("identity")
         covered = {
             "version": version, "features": features, "bus_address": addresses[0], "client_address": addresses[1],
-            "secret": vectors.SECRET, "hello": self.hello, "nonce": nonce, "role": role,
+            "secret": vectors.NAMED_SECRETS.get(named, vectors.SECRET), "hello": self.hello, "nonce": nonce, "role": role,
             **{key: bytes.fromhex(value) if key in ("secret", "hello", "nonce") else value for key, value in other.items()},
         }  # fmt: skip
         transcript = ["ipcbus-1", *(covered[key] for key in _TRANSCRIPT)]

@@ -14,6 +14,8 @@ SPLITS = ("whole", "bytes", "random")
 
 #: The secret of every bus that a vector meets (H-6).
 SECRET = bytes(range(32))
+#: H-14: another secret that the bus has.
+NAMED_SECRETS = {"panel": bytes(range(32, 64))}
 #: What ``{"ready": …}`` stands for: HELLO on a Unix socket, and its WELCOME.
 HELLO = "ce00000008 9701 00 01 01 90 80 c0"
 WELCOME: list[Any] = [4, 0, 1, [], "*", {"bytes": 16}, "*"]

@@ -457,7 +457,7 @@ def test_ping(cli: Cli) -> None:
 
 def test_a_bus_that_answers_late_is_waited_for(daemon: RunningDaemon) -> None:
     """Without --timeout it is 5 s, as --help says, however soon the bus was connected."""
-    arguments = argparse.Namespace(address=daemon.address, bus=None, secret_file=None)
+    arguments = argparse.Namespace(address=daemon.address, bus=None, secret_file=None, identity=None)
     with open_bus(arguments, program="test", wait_s=None) as bus:
         daemon.signal(signal.SIGSTOP)
         later = threading.Timer(1.0, daemon.signal, (signal.SIGCONT,))

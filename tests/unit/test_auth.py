@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ipcbus.protocol.auth import proof, same_proof
+from ipcbus.protocol.auth import Secret, Secrets, proof, same_proof
 
 SECRET = bytes(range(32))
 COVERED: dict[str, Any] = {
@@ -57,3 +57,25 @@ def test_comparison() -> None:
     assert same_proof(b"a" * 32, b"a" * 32)
     assert not same_proof(b"a" * 32, b"a" * 31 + b"b")
     assert not same_proof(b"a" * 32, b"a" * 31)
+
+
+def test_a_secret_does_not_show() -> None:
+    secret = Secret(SECRET)
+    assert secret == SECRET
+    for text in (str(secret), repr(secret), f"{secret}", repr({"key": secret}), str(ValueError(secret))):
+        assert "<secret>" in text
+        assert repr(SECRET)[2:10] not in text
+
+
+def test_a_name_that_there_is_not_has_a_secret_that_nobody_knows() -> None:
+    secrets = Secrets({"default": Secret(SECRET)}, b"n" * 32)
+    assert secrets.of("default") == SECRET
+    assert secrets.of("panel") == secrets.of("") == b"n" * 32
+
+
+def test_which_secrets_changed() -> None:
+    one, two, three = (Secret(bytes([n]) * 32) for n in (1, 2, 3))
+    secrets = Secrets({"default": one, "panel": two, "gone": three}, bytes(32))
+    assert secrets.replace({"default": one, "panel": three, "new": two}) == {"panel", "gone"}
+    assert (secrets.of("panel"), secrets.of("gone"), secrets.of("new")) == (three, bytes(32), two)
+    assert secrets.replace({"default": one, "panel": three, "new": two}) == set()

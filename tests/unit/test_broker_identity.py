@@ -10,7 +10,7 @@ import pytest
 from ipcbus.broker import Broker, Credentials, introductions
 from ipcbus.broker.inflow import DIRECT_FREE_BYTES
 from ipcbus.broker.lanes import OUTPUT_HIGH_BYTES
-from ipcbus.protocol.auth import proof
+from ipcbus.protocol.auth import Secret, Secrets, proof
 from ipcbus.protocol.errors import Code
 from ipcbus.protocol.limits import Limits
 from ipcbus.protocol.messages import Kind, encode, encode_with_payload
@@ -79,7 +79,8 @@ def test_a_notice_says_what_the_kernel_said() -> None:
 
 def test_a_tcp_peer_is_who_it_has_proved_to_be() -> None:
     secret = b"s" * 32
-    broker = Broker(incarnation=b"i" * 16, random_bytes=lambda size: b"r" * size, now=0.0, limits=Limits(), secret=secret)
+    secrets = Secrets({"default": Secret(secret)}, bytes(32))
+    broker = Broker(incarnation=b"i" * 16, random_bytes=lambda size: b"r" * size, now=0.0, limits=Limits(), secrets=secrets)
     peer = tcp_peer(broker, secret)
     assert (peer.identity, peer.credentials) == ("default", None)
     assert peer.origin.describe() == {

@@ -9,6 +9,7 @@ import msgpack
 import pytest
 
 from ipcbus.broker import Broker
+from ipcbus.protocol.auth import Secret, Secrets
 from ipcbus.protocol.errors import Code, ProtocolError
 from ipcbus.protocol.limits import MAX_ID, Limits
 from ipcbus.protocol.messages import Kind, encode, encode_with_payload
@@ -818,7 +819,8 @@ def test_expel_from_outside() -> None:
 
 
 def test_tcp_handshake_through_the_broker() -> None:
-    broker = Broker(incarnation=b"i" * 16, random_bytes=lambda n: b"r" * n, now=0.0, secret=b"s" * 32)
+    secrets = Secrets({"default": Secret(b"s" * 32)}, bytes(32))
+    broker = Broker(incarnation=b"i" * 16, random_bytes=lambda n: b"r" * n, now=0.0, secrets=secrets)
     peer = broker.connect(0.0, transport="tcp", addresses=("127.0.0.1:1", "127.0.0.1:2"))
     broker.receive(peer, encode(Kind.HELLO, 0, 1, 1, [], {}, b"n" * 32), 0.0)
     assert len(peer.out) == 1

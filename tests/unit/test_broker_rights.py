@@ -10,7 +10,7 @@ import pytest
 from ipcbus.broker import Broker, Credentials
 from ipcbus.broker.rights import subject_of
 from ipcbus.policy import EVERYTHING, Policy, Rights, Rule, Subject, parse
-from ipcbus.protocol.auth import proof
+from ipcbus.protocol.auth import Secret, Secrets, proof
 from ipcbus.protocol.errors import Code
 from ipcbus.protocol.messages import Kind, encode, encode_with_payload
 from tests.unit.harness import Bus, Client, publication
@@ -459,7 +459,8 @@ def test_who_may_not_connect_ends_nobody_s_session() -> None:
 def tcp(rule: str) -> list[int]:
     """The kinds of frames that a TCP peer gets which proves the bus's secret under the policy of *rule*."""
     secret, addresses = b"s" * 32, ("127.0.0.1:1", "127.0.0.1:2")
-    broker = Broker(incarnation=b"i" * 16, random_bytes=lambda size: b"r" * size, now=0.0, secret=secret, policy=policy(rule))
+    secrets = Secrets({"default": Secret(secret)}, bytes(32))
+    broker = Broker(incarnation=b"i" * 16, random_bytes=lambda n: b"r" * n, now=0.0, secrets=secrets, policy=policy(rule))
     peer = broker.connect(0.0, transport="tcp", addresses=addresses)
     hello = encode(Kind.HELLO, 0, 1, 1, [], {}, b"n" * 32)
     broker.receive(peer, hello, 0.0)

@@ -24,7 +24,7 @@ def environ(monkeypatch: pytest.MonkeyPatch, short_dir: Path) -> None:
 
 
 def common(address: str | None = None, bus: str | None = None) -> argparse.Namespace:
-    return argparse.Namespace(address=address, bus=bus, secret_file=None)
+    return argparse.Namespace(address=address, bus=bus, secret_file=None, identity=None)
 
 
 @pytest.fixture

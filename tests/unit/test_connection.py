@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ipcbus.protocol.auth import proof
+from ipcbus.protocol.addresses import BUS_SECRET
+from ipcbus.protocol.auth import Secret, Secrets, proof
 from ipcbus.protocol.connection import ALLOWED, Connection, State
 from ipcbus.protocol.errors import Code, ProtocolError
 from ipcbus.protocol.limits import Limits
@@ -20,7 +21,7 @@ def unix() -> Connection:
 
 
 def tcp() -> Connection:
-    return Connection(Router(), Limits(), secret=SECRET, addresses=ADDRESSES)
+    return Connection(Router(), Limits(), secrets=Secrets({BUS_SECRET: Secret(SECRET)}, bytes(32)), addresses=ADDRESSES)
 
 
 def hello(low: int = 1, high: int = 1, features: tuple[str, ...] = (), nonce: bytes | None = None) -> bytes:

@@ -277,7 +277,7 @@ def test_a_malformed_welcome_is_the_end_of_the_connection(elements_of: tuple[Any
         (Code.OVER_QUOTA, False),
         (Code.BAD_VERSION, True),
         (Code.FORGED_SENDER, True),
-        (Code.AUTH_FAILED, True),
+        (Code.AUTH_FAILED, False),  # H-14: the secret was replaced, and its file is read again
     ],
 )
 def test_bye(code: Code, ends: bool) -> None:
@@ -285,6 +285,13 @@ def test_bye(code: Code, ends: bool) -> None:
     session.receive(encode(Kind.BYE, 0, code.value, "text"))
     assert session.hangup is not None
     assert (session.error is not None) is ends
+
+
+def test_who_does_not_get_in_does_not_try_again() -> None:
+    session = on_tcp()
+    session.receive(encode(Kind.BYE, 0, Code.AUTH_FAILED.value, "text"))
+    assert isinstance(session.error, ConnectError)
+    assert session.error.reason == "secret"
 
 
 # --- receiving ---

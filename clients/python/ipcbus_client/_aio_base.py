@@ -39,6 +39,7 @@ class BusBase:
         name: str | None,
         program: str | None,
         secret_file: str | None,
+        identity: str | None,
         timeout: float | None,
         reconnect: bool,
         heartbeat: float | None,
@@ -46,7 +47,7 @@ class BusBase:
         autostart: bool | None,
     ) -> None:
         _names.check_patience(timeout, reconnect, heartbeat)
-        self._target = _dial.aim(address, bus, secret_file, autostart)
+        self._target = _dial.aim(address, bus, secret_file, identity, autostart)
         self._address = str(self._target.address)
         self._program = _discovery.clip_program(program or _discovery.program_name())
         self._timeout = timeout

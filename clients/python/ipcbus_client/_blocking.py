@@ -34,6 +34,7 @@ def connect(
     name: str | None = None,
     program: str | None = None,
     secret_file: str | None = None,
+    identity: str | None = None,
     timeout: float | None = 10.0,
     reconnect: bool = True,
     heartbeat: float | None = None,
@@ -45,10 +46,11 @@ def connect(
     """Connect to a bus: to *address* (``unix:/path``, ``tcp:127.0.0.1:port``), to the one named *bus*, or to ``$IPCBUS_ADDRESS``,
     ``$IPCBUS_BUS``, or ``default``.
 
-    With *name* the name is owned before this returns. *program* is what ``ipcbus peers`` shows. *secret_file* is for TCP. Tries for
-    *timeout* seconds (None: for ever), as the daemon may be just starting; the bus object uses the same time for what has no timeout of
-    its own. With *reconnect* a lost connection comes back by itself and everything declared is declared again; without it the bus is
-    closed then.
+    With *name* the name is owned before this returns. *program* is what ``ipcbus peers`` shows. *secret_file* and *identity* are for
+    TCP: the file with the bus's secret, and which of its secrets that is (None: what $IPCBUS_SECRET_FILE and $IPCBUS_IDENTITY say, else
+    the bus's own, ``default``, where the user's bus keeps it, and another beside that as ``NAME.secret``). Tries for *timeout* seconds
+    (None: for ever), as the daemon may be just starting; the bus object uses the same time for what has no timeout of its own. With
+    *reconnect* a lost connection comes back by itself and everything declared is declared again; without it the bus is closed then.
 
     What is published or sent while there is no connection waits for it, at most *outbox_messages* messages and *outbox_bytes* bytes (with
     topics and headers, and 64 for each). What is over that goes by *outbox*: ``block`` waits for the connection, up to *timeout*, then
@@ -82,6 +84,7 @@ def connect(
         name=name,
         program=program,
         secret_file=secret_file,
+        identity=identity,
         timeout=timeout,
         reconnect=reconnect,
         heartbeat=heartbeat,

@@ -14,7 +14,7 @@ from ipcbus.protocol.addresses import Address, UnixAddress, endpoint
 from ipcbus.protocol.limits import NONCE_BYTES
 
 from ._autostart import Order
-from ._discovery import find_address, find_order, find_secret_path, is_tcp, read_secret
+from ._discovery import find_address, find_identity, find_order, find_secret_path, is_tcp, read_secret
 from ._errors import ConnectError, ConnectReason
 from ._trust import is_privileged, trusted_uids
 
@@ -31,6 +31,7 @@ class Target(NamedTuple):
 
     address: Address
     secret_path: str | None  #: TCP only
+    identity: str = ""  #: TCP only: what the bus calls this secret; "": it is the bus's own
     order: Order | None = None  #: what to start where nothing listens
     session: str = ""  #: which session's connections are made (H-13): what nobody else can guess
 
@@ -59,6 +60,7 @@ class Target(NamedTuple):
             "nonce": os.urandom(NONCE_BYTES),
             "bus_address": endpoint(*there[:2]),
             "client_address": endpoint(*here[:2]),
+            "identity": self.identity,
             "session_id": self.session_id(),
         }
 
@@ -99,11 +101,12 @@ def check_listener(made: socket.socket, address: UnixAddress) -> None:
         raise UntrustedError(text + way_out, str(address))
 
 
-def aim(address: str | None, bus: str | None, secret_file: str | None, autostart: bool | None) -> Target:
+def aim(address: str | None, bus: str | None, secret_file: str | None, identity: str | None, autostart: bool | None) -> Target:
     """Where connect() was asked to go. Raises AddressError."""
     found = find_address(address, bus)
-    secret_path = find_secret_path(secret_file, bus) if is_tcp(found) else None
-    return Target(found, secret_path, find_order(found, bus, autostart), os.urandom(16).hex())
+    identity = find_identity(identity)
+    secret_path = find_secret_path(secret_file, bus, identity) if is_tcp(found) else None
+    return Target(found, secret_path, identity, find_order(found, bus, autostart), os.urandom(16).hex())
 
 
 def jitter() -> float:

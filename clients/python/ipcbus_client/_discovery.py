@@ -7,12 +7,14 @@ import stat
 import sys
 
 from ipcbus.protocol.addresses import (
+    BUS_SECRET,
     DEFAULT_BUS,
     Address,
     AddressError,
     TcpAddress,
     UnixAddress,
     check_bus_name,
+    check_identity,
     default_address,
     default_secret_path,
     parse_address,
@@ -83,10 +85,21 @@ def default_bus_path() -> str:
     return default_address(runtime_dir(), DEFAULT_BUS).path
 
 
-def find_secret_path(secret_file: str | None, bus: str | None) -> str:
-    """The file with the secret of a TCP bus (H-6)."""
+def find_identity(identity: str | None) -> str:
+    """Which of the secrets of a TCP bus this program has (H-14): "" for the bus's own. Raises AddressError for what is no name."""
+    check_text("identity", identity)
+    found = identity or environment().get("IPCBUS_IDENTITY") or BUS_SECRET
+    check_identity(found)
+    return "" if found == BUS_SECRET else found
+
+
+def find_secret_path(secret_file: str | None, bus: str | None, identity: str = "") -> str:
+    """The file with the secret of a TCP bus: the one that was named, else the bus's own (H-6), else beside it that of *identity*."""
     named = secret_file or environment().get("IPCBUS_SECRET_FILE")
-    return named or default_secret_path(runtime_dir(), bus or environment().get("IPCBUS_BUS") or DEFAULT_BUS)
+    if named:
+        return named
+    own = default_secret_path(runtime_dir(), bus or environment().get("IPCBUS_BUS") or DEFAULT_BUS)
+    return os.path.join(os.path.dirname(own), f"{identity}.secret") if identity else own
 
 
 def read_secret(path: str) -> bytes:

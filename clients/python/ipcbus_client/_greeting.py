@@ -53,17 +53,21 @@ class Greeting:
         self._secret = b""
         self._hello = b""
         self._addresses = ("", "")
+        self._challenged: tuple[str, ...] | None = None  #: TCP: the features of CHALLENGE, which the proofs cover
         self._distrusts = False  #: the log knows that another listens there
 
-    def begin(self, secret: bytes | None, nonce: bytes | None, addresses: tuple[str, str], session_id: str) -> None:
+    def begin(self, secret: bytes | None, nonce: bytes | None, addresses: tuple[str, str], identity: str, session_id: str) -> None:
         """Put HELLO into the outbox."""
         session = self._session
         info = {"program": session.program, "library": session.client_library}
+        if identity:
+            info["identity"] = identity
         if session_id:
             info["session"] = session_id
         hello = encode(Kind.HELLO, 0, VERSION, VERSION, FEATURES, info, nonce)
         self._stage = Stage.CHALLENGED if nonce is None else Stage.HELLO
         self._secret, self._addresses = secret or b"", addresses
+        self._challenged = None
         self._hello = hello[HEADER_BYTES:]
         session.outbox.put(hello)
 
@@ -97,6 +101,7 @@ class Greeting:
             return proof(self._secret, role, self._hello, version, list(features), nonce, *self._addresses)
 
         if same_proof(of("bus"), shown):
+            self._challenged = tuple(features)
             self._session.outbox.put(encode(Kind.PROOF, 0, of("client")))
         else:
             self._distrust("it does not hold this secret (H-5): another program, or another bus's file?")
@@ -119,6 +124,8 @@ class Greeting:
         _, _, version, features, peer, incarnation, info = envelope
         sizes = type(incarnation) is bytes and len(incarnation) == INCARNATION_BYTES
         kinds = isinstance(info, dict) and isinstance(features, tuple)
+        if self._challenged is not None and features != self._challenged:
+            raise ValueError("a WELCOME with other features than the CHALLENGE, which the proofs cover (H-5)")
         if version != VERSION or type(peer) is not int or not 1 <= peer <= MAX_ID or not sizes or not kinds:
             raise ValueError("a WELCOME that is not in PROTOCOL.md")
         limits = {key: value for key, value in info.items() if type(value) is int and value > 0}

@@ -112,18 +112,20 @@ class Session:
         nonce: bytes | None = None,
         bus_address: str = "",
         client_address: str = "",
+        identity: str = "",
         session_id: str = "",
     ) -> None:
         """A socket is connected: HELLO and, on a Unix socket, all declarations wait in the outbox for one write (H-4).
 
-        On TCP *secret*, 32 random bytes as *nonce* and the addresses as this side's kernel reports them are for the proof (H-5).
+        On TCP *secret*, 32 random bytes as *nonce* and the addresses as this side's kernel reports them are for the proof (H-5), and
+        *identity* is what the bus calls that secret, where it is not its own (H-14).
         *session_id* has the bus end this session's earlier connection first (H-13).
         """
         self._void("the connection was lost meanwhile")  # what a signal handler did within the end of the last one
         self.incoming.begin()
         self.heartbeat.begin()
         self.hangup = self.said_bye = None
-        self.greeting.begin(secret, nonce, (bus_address, client_address), session_id)
+        self.greeting.begin(secret, nonce, (bus_address, client_address), identity, session_id)
         if nonce is None:
             self.declarations.replay()
 
@@ -228,7 +230,8 @@ class Session:
         _, _, code, text = envelope
         self.said_bye = code
         words = f"{code_label(code)}: {text}" if text else code_label(code)
-        if verdict(code) is Verdict.END:
+        replaced = code == Code.AUTH_FAILED and self.state is State.CONNECTED  # H-14: the file has another secret by now
+        if verdict(code) is Verdict.END and not replaced:
             hint = Denied.hint if code == Code.DENIED else ""
             self.fatal(ConnectError(f"the bus ended the connection: {words}", reason=refusal_reason(code), who=self.address, hint=hint))
         self.hangup = f"the bus said {words}"
