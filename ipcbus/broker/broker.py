@@ -16,27 +16,26 @@ from ..protocol.connection import Connection
 from ..protocol.errors import Code, ProtocolError
 from ..protocol.framing import Run
 from ..protocol.limits import CHECKPOINT_BYTES, NONCE_BYTES, Limits
-from ..protocol.messages import Frame, Kind, clip_text, encode
+from ..protocol.messages import Frame, Kind, encode
 from .bus import BusService
 from .calls import Calls
 from .charges import Charges
 from .effort import CLAIM_WORK, CLAIMS, ENDS_AT_ONCE, FRAME, UNLIMITED
+from .ends import Ends
 from .inflow import Inflows
 from .lanes import OUTPUT_HIGH_BYTES
 from .peers import Credentials, Peer, Piece
-from .quotas import LANES, OverQuota
 from .refusals import Refusals
 from .revocation import Revocation
 from .rights import subject_of
 from .routing import AnyRoute, PublishRoute, Refusal, RetainRoute
-from .state import State
 from .timeouts import Timeouts
 
 #: Up to this size a run is copied out of its read.
 COPIED_BYTES = 1024
 
 
-class Broker(State):
+class Broker(Ends):
     """All of the bus but its sockets. Not thread-safe. No method raises for what a peer did wrong."""
 
     def __init__(
@@ -158,39 +157,6 @@ class Broker(State):
         except ProtocolError as error:
             self._expel(peer, error)
         return effort.spent - begin
-
-    def half_close(self, peer: Peer, now: float) -> None:
-        """The peer is done sending (H-11). Idempotent."""
-        self.now = self._delivery.now = now
-        if peer.closing or peer.half_closed:
-            return
-        peer.half_closed = True
-        self._withdraw(peer)
-        if peer.calls:
-            self._leaving.start(peer, now)
-        else:
-            self._end(peer)
-
-    def disconnect(self, peer: Peer, now: float) -> None:
-        """The connection is gone: release everything the peer had. Idempotent, and goes on where a fault (no memory) interrupted it, or the
-        peer's end before."""
-        self.now = self._delivery.now = now
-        if peer.closed:
-            return
-        self._end(peer)
-        if peer.lanes or peer.claims or peer.holds or peer.serving or peer.calls:
-            self._let_go(peer)
-        peer.closed = True
-        peer.connection.scanner.owner = None  # its memory is free at once
-        self.counters.add(peer)
-        self.peers.pop(peer.id, None)
-        self._delivery.gone(peer)
-        peer.out.clear()
-        peer.out_bytes = 0
-        self._charges.forget(peer)
-        self._inflows.forget(peer)
-        self.accounts.leave(peer.account)
-        self.losses.record("unknown", peer, peer.given - peer.delivered, peer.given_bytes - peer.delivered_bytes)
 
     def wrote(self, peer: Peer, count: int, now: float) -> None:
         """The first *count* bytes of ``peer.out`` were given to the kernel."""
@@ -430,72 +396,6 @@ class Broker(State):
         lane = (peer.lanes or {}).get(number)
         if lane is not None:
             self._delivery.grant(lane, size, messages)
-
-    # --- ends -------------------------------------------------------------------------------------
-
-    def _withdraw(self, peer: Peer) -> None:
-        """Everything that others use of a peer ends: names, subscriptions, methods, the requests it was to answer (H-11)."""
-        self._delivery.forget_publisher(peer)
-        lanes = peer.lanes or {}
-        many = len(lanes) > ENDS_AT_ONCE
-        for lane in reversed(tuple(lanes.values())):  # who pays for a group's queue is its first member: that stays to the last
-            if not many or lane.group is not None or lane.backlog is not None or lane.watches:
-                self.remove_lane(lane)
-        if lanes:
-            self.routes.leave(lanes.values())
-            self.accounts.release(peer.account, LANES, len(lanes))
-        peer.lane = peer.lanes = peer.grouped = peer.waiting = None
-        self.publications.left(peer)
-        self.announce_all(self.names.release_all(peer))
-        self._calls.callee_died(peer)
-
-    def _end(self, peer: Peer) -> None:
-        """The connection ends after what is in its output. Idempotent."""
-        self._strangers.stop(peer)
-        self._leaving.stop(peer)
-        if peer.closing:
-            return
-        peer.closing = True
-        peer.unread, peer.unread_bytes = None, 0
-        peer.connection.close()
-        session = peer.connection.info.get("session")
-        if session and self._sessions.get(session) is peer:
-            del self._sessions[session]
-        self._let_go(peer)
-
-    def _let_go(self, peer: Peer) -> None:
-        """All that it had and asked ends; each step may be done again where a later one failed."""
-        self._withdraw(peer)
-        self._calls.requester_went(peer)
-        self._delivery.touch(peer)
-
-    def _settled(self, requester: Peer) -> None:
-        """A peer that is done sending stays only for its answers (H-11)."""
-        if requester.half_closed and not requester.calls:
-            self._end(requester)
-
-    def _expel(self, peer: Peer, error: ProtocolError) -> None:
-        """End a connection with a fatal error: BYE, and one line in the log (E-2)."""
-        if peer.closing:
-            return
-        self.losses.closed(peer, error)
-        self._log(logging.WARNING, f"{peer} closed: {error}")
-        self._end(peer)
-        if error.code is Code.SLOW_READER or isinstance(error, OverQuota):
-            self._delivery.drop_output(peer)
-        self._delivery.put(peer, encode(Kind.BYE, 0, error.code.value, clip_text(error.text)))
-
-    def _evict(self, peer: Peer, error: OverQuota) -> None:
-        """A peer has to go for what waits; one that is going already, and does not read what is left for it, loses that."""
-        if peer.closing:
-            self._delivery.drop_output(peer)
-        else:
-            self._expel(peer, error)
-
-    def expel(self, peer: Peer, code: Code, text: str, now: float) -> None:
-        """End a connection from outside, for instance after a fault in its work (``internal``)."""
-        self.now = self._delivery.now = now
-        self._expel(peer, ProtocolError(code, text))
 
 
 def _is_claim(event: Run | Frame) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from ..policy import Policy, Rights, Subject, Verdict
 from ..policy.rights import NO_NAME
 from ..protocol.errors import Code, ProtocolError
+from ..protocol.limits import ADDRESS_NAMES_MAX
 from ..protocol.topics import check_name, parse_peer, split_pattern
 from .effort import JUDGE, JUDGE_STEP, LOOK, Effort
 from .peers import Peer
@@ -119,7 +120,11 @@ class Judge:
             return ()
         claims = peer.claims or {}
         self._effort.spent += LOOK * len(claims)
-        return tuple(name for name, claim in claims.items() if method is None or claim.serves(method)) or (NO_NAME,)
+        names = tuple(name for name, claim in claims.items() if method is None or claim.serves(method))
+        if len(names) > ADDRESS_NAMES_MAX:
+            text = f"what is for {to} would have to be allowed for each of its {len(names)} names: at most {ADDRESS_NAMES_MAX} may be"
+            raise ProtocolError(Code.DENIED, f"{text}; use one of its names instead of its address (P-6)")
+        return names or (NO_NAME,)
 
     # --- the bus ------------------------------------------------------------------------------------
 

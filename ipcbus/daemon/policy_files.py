@@ -87,7 +87,12 @@ def built_in(kind: str, uid: int, *, open_to_others: bool) -> tuple[tuple[Rule, 
     if kind == "system":
         where = "the default of a system bus (what no rule allows is denied)"
         admin = frozenset({Action.ADMIN})
-        rules = (Rule(True, frozenset({Action.CONNECT}), EVERYBODY, where=where), *(Rule(True, admin, who, where=where) for who in ours))
+        rules = (
+            Rule(True, frozenset({Action.CONNECT}), EVERYBODY, where=where),
+            # `names` lists for everybody who owns what; this tells of its changes, for which clients wait.
+            Rule(True, frozenset({Action.SUBSCRIBE}), EVERYBODY, topics=("$bus.names.>",), where=where),
+            *(Rule(True, admin, who, where=where) for who in ours),
+        )
         return rules, Rule(False, where=where)
     if open_to_others:
         where = "the default of a user bus whose socket_mode lets others connect"

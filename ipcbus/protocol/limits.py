@@ -54,6 +54,7 @@ LOSS_WALK_MAX = 1_000  #: … and so many at once: all of a second's would be 10
 MONITOR_PAYLOAD_BYTES = 4_096  #: M-3: of a payload; to be looked at by a person
 MONITOR_BURST_S = 0.1  #: M-4: so many seconds' frames may be looked at in one go: it is time for which everybody waits
 MONITOR_TELL_S = 0.1  #: M-4: how long it may take until a monitor hears what it was not shown, where nothing more comes
+ADDRESS_NAMES_MAX = 100  #: P-6: names of one peer by which a message to its address is judged
 MONITOR_NAMES = 32  #: M-2: names of one peer that are compared with patterns for each frame to its address
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .mutation import Mutation
 
-BROKER = "ipcbus.broker.broker"
+ENDS = "ipcbus.broker.ends"
 DELIVERY = "ipcbus.broker.delivery"
 FLOW = "ipcbus.broker.flow"
 DROPS = "ipcbus.broker.drops"
@@ -145,7 +145,7 @@ BOUNDS = [
     Mutation(
         "holds_the_dead",
         "a publisher that went stays held (L-12)",
-        BROKER,
+        ENDS,
         "        self._delivery.forget_publisher(peer)\n",
         "",
         ("tests/unit/test_broker_lanes.py",),
@@ -185,7 +185,7 @@ BOUNDS = [
     Mutation(
         "vanished",
         "what was in an output when its connection went is in no book (B-4)",
-        BROKER,
+        ENDS,
         '        self.accounts.leave(peer.account)\n        self.losses.record("unknown", peer, peer.given - peer.delivered, '
         "peer.given_bytes - peer.delivered_bytes)\n",
         "        self.accounts.leave(peer.account)\n",
@@ -208,7 +208,7 @@ BOUNDS = [
     Mutation(
         "leaked_inflow",
         "direct messages to a connection that has gone stay charged to who sent them (Q-5)",
-        BROKER,
+        ENDS,
         "        self._inflows.forget(peer)\n        self.accounts.leave",
         "        self.accounts.leave",
         ("tests/unit/test_accounts_broker.py",),
@@ -325,7 +325,7 @@ BOUNDS = [
     Mutation(
         "leaked_lanes",
         "the subscriptions of a peer that goes with many stay charged (Q-1)",
-        BROKER,
+        ENDS,
         "            self.accounts.release(peer.account, LANES, len(lanes))\n",
         "",
         ("tests/unit/test_accounts_broker.py",),

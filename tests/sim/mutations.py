@@ -27,6 +27,7 @@ REQUESTS = "ipcbus.broker.requests"
 RETAINED = "ipcbus.broker.retained"
 ROUTING = "ipcbus.broker.routing"
 BROKER = "ipcbus.broker.broker"
+ENDS = "ipcbus.broker.ends"
 FRAMING = "ipcbus.protocol.framing"
 DECLARATIONS = "ipcbus_client._declarations"
 INCOMING = "ipcbus_client._incoming"
@@ -71,7 +72,7 @@ MUTATIONS = [
     Mutation(
         "orphans",
         "the requests of a peer that went stay in flight (R-3)",
-        BROKER,
+        ENDS,
         "        self._calls.requester_went(peer)\n",
         "",
     ),
@@ -234,7 +235,7 @@ MUTATIONS = [
     Mutation(
         "wills_first",
         "the wills of a peer that goes are published while its own subscriptions still stand (W-1)",
-        BROKER,
+        ENDS,
         """        self._delivery.forget_publisher(peer)
         lanes = peer.lanes or {}
 """,
@@ -440,7 +441,7 @@ MUTATIONS = [
     Mutation(
         "leaked_connection",
         "a connection that has gone stays charged (Q-1)",
-        BROKER,
+        ENDS,
         "        self.accounts.leave(peer.account)\n",
         "        str(peer.account)\n",
     ),

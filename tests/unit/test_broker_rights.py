@@ -305,6 +305,24 @@ def test_a_name_that_is_waited_for_counts_for_its_address() -> None:
     assert [code for code, *_ in errors(client)] == [Code.DENIED]
 
 
+@pytest.mark.parametrize(("names", "allowed"), [(2, True), (3, True), (4, False)])
+def test_an_address_with_many_names_is_not_judged(names: int, allowed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each message to it would cost so much."""
+    monkeypatch.setattr("ipcbus.broker.rights.ADDRESS_NAMES_MAX", 3)
+    bus = Bus(policy=rules('allow = ["send", "call"]; names = [">"]'))
+    service, client = bus.peer(), guest(bus)
+    for number in range(names):
+        service.serve(f"n{number}", "all", f"only{number}")
+    service.read()
+    send(client, f":{service.id}")
+    client.request(f":{service.id}/all")
+    client.request(f":{service.id}/only1")
+    said = client.read()
+    assert [(each[0], each[4]) for each in said] == ([] if allowed else [(Kind.ERROR, Code.DENIED)] * 2)
+    assert all("of its 4 names: at most 3 may be" in each[5] for each in said)
+    assert [envelope[2] for envelope in service.read()][-1] == f":{service.id}/only1"
+
+
 def test_peers_without_names_are_the_name_colon() -> None:
     bus = Bus(policy=rules('allow = "send"; names = [":"]'))
     nobody, service, client = bus.peer(), bus.peer(), guest(bus)

@@ -166,12 +166,12 @@ def test_list(policy: list[str], capsys: pytest.CaptureFixture[str], tmp_path: P
     lines = capsys.readouterr().out.splitlines()
     assert lines[1] == f"rule 2 of {tmp_path}/p.toml, line 6: allow publish, subscribe for uid 4242 on topics room.>"
     assert lines[2].endswith("allow everything for group operators  # they know\\u0009best"), "no control character comes through"
-    assert [line.partition(" (")[0] for line in lines[5:9]] == ["the default of a system bus"] * 4
-    assert lines[8].endswith(": deny everything for everybody")
-    assert lines[9:] == ["redacted for monitors: secret.>"]
+    assert [line.partition(" (")[0] for line in lines[5:10]] == ["the default of a system bus"] * 5
+    assert lines[9].endswith(": deny everything for everybody")
+    assert lines[10:] == ["redacted for monitors: secret.>"]
     assert main(["policy", "list", *policy, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert [rule["allow"] for rule in found["rules"]] == [False, True, True, True, True, True, True, True, False]
+    assert [rule["allow"] for rule in found["rules"]] == [False, True, True, True, True, True, True, True, True, False]
     assert (found["redact"], found["files"]) == (["secret.>"], [f"{tmp_path}/p.toml"])
 
 
