@@ -6,6 +6,7 @@ Owns the order of these. Must not know what moves in between (the loop does).
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import os
 import signal
@@ -21,7 +22,7 @@ from . import logs, resources
 from .admission import Admission
 from .config import Config, ConfigError, conflicts, difference
 from .idle import IdleExit
-from .limits import DRAIN_INTERRUPT_S
+from .limits import DRAIN_INTERRUPT_S, RETRY_S
 from .links import close
 from .listeners import Listener, open_listeners
 from .loop import Loop
@@ -242,14 +243,23 @@ class Daemon:
         )
         if any(option.name == "exit_idle_s" for option in live):
             self._idle.set(new.exit_idle_s, time.monotonic())
-        self._policy.use(self._config)
-        self._broker.monitors.redaction = self._policy.redaction
-        for line in self._broker.replace_secrets(secrets, time.monotonic()):
-            log.warning("SIGHUP: %s", line)
-        for line in self._broker.set_policy(self._policy.policy, time.monotonic()):
-            log.warning("SIGHUP: %s", line)
+        now = time.monotonic()
+        judge = functools.partial(self._judge_anew, secrets)
+        try:
+            judge(now)
+        except BaseException:
+            self._loop.at(now + RETRY_S, judge)  # else whom it did not come to would keep rights that it takes
+            raise
         if told != (self._config.socket_mode, self._config.policy):
             self._tell_who_may_connect()
+
+    def _judge_anew(self, secrets: dict[str, Secret], now: float) -> None:
+        """Put the policy and the secrets that were read in force for everybody."""
+        self._policy.use(self._config)
+        self._broker.monitors.redaction = self._policy.redaction
+        lines = self._broker.replace_secrets(secrets, now) + self._broker.set_policy(self._policy.policy, now)
+        for line in lines:
+            log.warning("SIGHUP: %s", line)
 
     def _apply(self, new: Config) -> None:
         logs.set_up(new.log_level, new.log_format)

@@ -293,7 +293,10 @@ def live(directory: Path, injector: Injector) -> Story:
     injector.enabled = injector.kind not in MEMORY
 
     config, secret, path = directory / "ipcbusd.toml", directory / "secrets" / "bus.secret", directory / "bus.sock"
-    config.write_text("drain_s = 1.0\n" + (f'socket_group = "{GROUP}"\n' if GROUP else ""))
+    rules = directory / "policy.d" / "rules.toml"
+    rules.parent.mkdir(mode=0o700, exist_ok=True)
+    rules.write_text('[[rule]]\ndeny = "*"\ntopics = "nobodys.>"\n[[rule]]\nallow = "*"\n')  # so that everybody is judged
+    config.write_text(f'drain_s = 1.0\npolicy_dir = ["{rules.parent}"]\n' + (f'socket_group = "{GROUP}"\n' if GROUP else ""))
     shutil.rmtree(secret.parent, ignore_errors=True)
     _leave_behind(path)
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
