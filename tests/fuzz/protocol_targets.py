@@ -9,7 +9,7 @@ from typing import Any
 
 import msgpack
 
-from ipcbus.broker.routing import SubscriptionIndex
+from ipcbus.broker.subscriptions import SubscriptionIndex
 from ipcbus.protocol import addresses, messages, payloads, topics
 from ipcbus.protocol.errors import Code, ProtocolError
 from ipcbus.protocol.framing import Prefix, Scanner

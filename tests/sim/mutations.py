@@ -25,7 +25,7 @@ NAMES = "ipcbus.broker.names"
 PUBLICATIONS = "ipcbus.broker.publications"
 REQUESTS = "ipcbus.broker.requests"
 RETAINED = "ipcbus.broker.retained"
-ROUTING = "ipcbus.broker.routing"
+SUBSCRIPTIONS = "ipcbus.broker.subscriptions"
 BROKER = "ipcbus.broker.broker"
 ENDS = "ipcbus.broker.ends"
 FRAMING = "ipcbus.protocol.framing"
@@ -202,7 +202,7 @@ MUTATIONS = [
     Mutation(
         "open_book",
         "a leading wildcard matches the bus's own topics (T-3)",
-        ROUTING,
+        SUBSCRIPTIONS,
         '        if tokens[0].startswith("$"):  # T-3: not matched by a leading wildcard\n',
         '        if tokens[0].startswith("$none"):\n',
     ),
@@ -247,7 +247,7 @@ MUTATIONS = [
     Mutation(
         "stale_route",
         "publishers go on with the receivers that they had before a subscription ended",
-        ROUTING,
+        SUBSCRIPTIONS,
         """        self.lanes -= 1
         self._changed(lane.pattern, literal=literal)
 """,

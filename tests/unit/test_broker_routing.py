@@ -10,7 +10,8 @@ from ipcbus.broker.counters import TopicCounters
 from ipcbus.broker.effort import Effort
 from ipcbus.broker.lanes import Lane
 from ipcbus.broker.rights import Judge, subject_of
-from ipcbus.broker.routing import RouteTable, SubscriptionIndex
+from ipcbus.broker.routing import RouteTable
+from ipcbus.broker.subscriptions import SubscriptionIndex
 from ipcbus.policy import EVERYTHING
 from ipcbus.protocol.errors import Code, ProtocolError
 from ipcbus.protocol.framing import Prefix
