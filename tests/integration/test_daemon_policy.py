@@ -283,7 +283,7 @@ def test_rules_about_users_in_a_user_namespace(short_dir: Path) -> None:
     """The daemon would see 65534 for everybody it has no number for."""
     unshare = ["unshare", "--user", "--map-root-user"]
     try:
-        possible = subprocess.run([*unshare, "true"], capture_output=True, timeout=20, check=False).returncode == 0
+        possible = subprocess.run([*unshare, sys.executable, "-c", ""], capture_output=True, timeout=20, check=False).returncode == 0
     except FileNotFoundError:
         possible = False
     if not possible:
