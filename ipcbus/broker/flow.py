@@ -326,6 +326,8 @@ class Flow(Drops):
             return 0
         if not group.members:
             return self.abandon(backlog)
+        if backlog.strangers is not None and not group.has(peer):
+            backlog.strangers.discard(peer)  # what waits may wait for ever
         if backlog.payer is peer:
             own = backlog.bytes - backlog.parked
             peer.backlog_bytes -= own

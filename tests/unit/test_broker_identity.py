@@ -266,6 +266,29 @@ def test_a_member_that_joins_while_something_waits_is_told_who_sent_it() -> None
     assert seen(late) == [4]
 
 
+def test_who_joins_and_leaves_again_is_not_remembered_as_long_as_something_waits() -> None:
+    """Else a program that does that all day would fill the bus's memory; with another lane in the group it stays a member."""
+    bus = Bus()
+    first, sender = bus.peer(), bus.peer()
+    first.subscribe("jobs", group="g", credit=0)
+    sender.publish("jobs")
+    (lane,) = first.peer.grouped or ()
+    assert lane.group is not None
+    backlog = lane.group.backlog
+    assert backlog is not None
+    for way in ("unsubscribe", "leave"):
+        passer_by = bus.peer(features=ASKS)
+        for number in (1, 2):
+            passer_by.subscribe("jobs", lane=number, group="g", credit=0)
+        passer_by.ask("unsubscribe", lane=1)
+        assert backlog.strangers == {passer_by.peer}
+        if way == "leave":
+            passer_by.leave()
+        else:
+            passer_by.ask("unsubscribe", lane=2)
+        assert not backlog.strangers
+
+
 def test_what_the_bus_itself_sends_to_a_late_member_has_no_sender() -> None:
     bus = Bus()
     first, late = bus.peer(), bus.peer(features=ASKS)
