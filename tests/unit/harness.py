@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgpack
 
 from ipcbus.broker import Broker, Credentials, Peer
-from ipcbus.policy import EVERYTHING, Policy
+from ipcbus.broker.rights import subject_of
+from ipcbus.policy import EVERYTHING, Policy, Subject
 from ipcbus.protocol.limits import Limits
 from ipcbus.protocol.messages import Kind, encode, encode_with_payload
+
+SubjectOf = Callable[[Peer], Subject]
 
 
 def publication(sender: int, topic: str, payload: bytes = b"x", kind: Kind = Kind.PUBLISH, meta: Any = None) -> bytes:
@@ -19,7 +23,9 @@ def publication(sender: int, topic: str, payload: bytes = b"x", kind: Kind = Kin
 class Bus:
     """One broker and its clock."""
 
-    def __init__(self, *, owners: frozenset[int] | None = None, policy: Policy = EVERYTHING, **limits: Any) -> None:
+    def __init__(
+        self, *, owners: frozenset[int] | None = None, policy: Policy = EVERYTHING, subject_of: SubjectOf = subject_of, **limits: Any
+    ) -> None:
         self.now = 100.0
         self.log: list[tuple[int, str]] = []
         self.broker = Broker(
@@ -31,6 +37,7 @@ class Bus:
             pid=4242,
             owners=owners,
             policy=policy,
+            subject_of=subject_of,
             log=lambda level, text: self.log.append((level, text)),
         )
 
@@ -101,8 +108,12 @@ class Client:
 
     def ask(self, method: str, /, **arguments: Any) -> Any:
         """A request to the bus: the decoded result, or (code, text) of its ERROR. Nothing else may come before it."""
-        self.request(f"bus/{method}", msgpack.packb(arguments))
+        self.ask_only(method, **arguments)
         return self.answer(self.read().pop())
+
+    def ask_only(self, method: str, /, **arguments: Any) -> None:
+        """The request of `ask`; what comes of it is left to `read`."""
+        self.request(f"bus/{method}", msgpack.packb(arguments))
 
     @staticmethod
     def answer(envelope: list[Any]) -> Any:

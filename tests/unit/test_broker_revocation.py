@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgpack
 import pytest
 
 from ipcbus.broker import Credentials
@@ -166,6 +167,26 @@ def test_a_name_goes_to_the_next_who_may_have_it() -> None:
         "the name 'x': the default denies own of 'x'",
     ]
     assert denied(first.ask("own", name="x", mode="queue"))
+
+
+def test_a_name_never_passes_through_the_hands_of_who_may_not_be_here() -> None:
+    bus = Bus(policy=EVERYTHING)
+    first, second, third, watcher = guest(bus), guest(bus), bus.peer(), bus.peer()
+    for client in (first, second, third):
+        client.ask("own", name="x", mode="queue")
+    watcher.subscribe("$bus.names.x")
+    assert bus.broker.set_policy(policy(""), bus.now) == []
+    assert [msgpack.unpackb(payload)["owners"] for payload in watcher.read_payloads()] == [[third.id]]
+    assert [each[0] for each in second.read()] == [Kind.BYE]
+
+
+def test_the_same_pattern_may_be_subscribed_to_and_not_monitored() -> None:
+    bus = Bus(policy=EVERYTHING)
+    client = guest(bus)
+    client.subscribe("a", 1)
+    assert isinstance(client.ask("monitor", lane=2, credit=1000, pattern="a"), dict)
+    set_policy(bus, 'allow = "subscribe"')
+    assert [*(client.peer.lanes or {})] == [1]
 
 
 def test_a_request_in_flight_is_still_answered() -> None:
