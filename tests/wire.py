@@ -19,16 +19,20 @@ TIMEOUT_S = 20.0
 class Wire:
     """One connection. ``receive`` gives frames one by one and None at the end of the connection."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, connected: socket.socket | None = None) -> None:
+        """Connect to *address*, or speak on what another process *connected* to it and handed over: its credentials hold."""
         parsed = parse_address(address)
         self.tcp = not isinstance(parsed, UnixAddress)
-        if isinstance(parsed, UnixAddress):
+        if connected is not None:
+            self.sock = connected
+        elif isinstance(parsed, UnixAddress):
             self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         else:
             self.sock = socket.socket(socket.AF_INET6 if ":" in parsed.host else socket.AF_INET, socket.SOCK_STREAM)
         self.sock.settimeout(TIMEOUT_S)
         try:
-            self.sock.connect(parsed.path if isinstance(parsed, UnixAddress) else (parsed.host, parsed.port))
+            if connected is None:
+                self.sock.connect(parsed.path if isinstance(parsed, UnixAddress) else (parsed.host, parsed.port))
         except BaseException:
             self.sock.close()
             raise

@@ -24,7 +24,7 @@ from .effort import CLAIM_WORK, CLAIMS, ENDS_AT_ONCE, FRAME, UNLIMITED
 from .ends import Ends
 from .inflow import Inflows
 from .lanes import OUTPUT_HIGH_BYTES
-from .peers import Credentials, Peer, Piece
+from .peers import Credentials, Peer, Piece, Session
 from .refusals import Refusals
 from .revocation import Revocation
 from .rights import subject_of
@@ -66,7 +66,7 @@ class Broker(Ends):
         self._inflows = Inflows(self.limits, self.accounts)
         self._leaving: Timeouts[Peer] = Timeouts(self.limits.half_close_linger_s)
         self._last_peer = 0
-        self._sessions: dict[str, Peer] = {}  #: who is here by what its HELLO said (H-13)
+        self._sessions: dict[Session, Peer] = {}  #: who is here by its user and what its HELLO said (H-13)
         self._calls = Calls(
             self.limits,
             self.losses,
@@ -366,8 +366,8 @@ class Broker(Ends):
         self._strangers.stop(peer)
         self._last_peer += 1
         peer.id = self._last_peer
-        session = peer.connection.info.get("session")
-        if session:
+        session = peer.session
+        if session is not None:
             before = self._sessions.get(session)
             if before is not None:
                 self._log(logging.DEBUG, f"{before} is back as peer {peer.id}: its old connection ends (H-13)")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ..protocol.errors import Code, ProtocolError
 from ..protocol.messages import Kind, clip_text, encode
 from .effort import ENDS_AT_ONCE
-from .peers import Peer
+from .peers import Peer, Session
 from .quotas import LANES, OverQuota
 from .state import State
 
@@ -29,7 +29,7 @@ class Ends(State):
     _charges: Charges
     _inflows: Inflows
     _leaving: Timeouts[Peer]
-    _sessions: dict[str, Peer]
+    _sessions: dict[Session, Peer]
 
     def half_close(self, peer: Peer, now: float) -> None:
         """The peer is done sending (H-11). Idempotent."""
@@ -91,8 +91,8 @@ class Ends(State):
         peer.closing = True
         peer.unread, peer.unread_bytes = None, 0
         peer.connection.close()
-        session = peer.connection.info.get("session")
-        if session and self._sessions.get(session) is peer:
+        session = peer.session
+        if session is not None and self._sessions.get(session) is peer:
             del self._sessions[session]
         self._let_go(peer)
 

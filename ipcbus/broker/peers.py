@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .requests import Pending
 
 Piece = bytes | bytearray | memoryview  #: bytes on their way to a peer
+Session = tuple[int | str, str, str]  #: user, TCP identity, and what HELLO said (H-13)
 
 
 #: So many requests in flight, and so many bytes that wait, come with a connection: they are not charged.
@@ -163,6 +164,12 @@ class Peer:
     def program(self) -> str:
         """What the client calls itself; untrusted."""
         return self.connection.info.get("program", "")
+
+    @property
+    def session(self) -> Session | None:
+        """Whose connections end when this one begins (H-13): only those of the same user, for others may know what its HELLO says."""
+        said = self.connection.info.get("session")
+        return (self.account.user.uid, self.identity, said) if said else None
 
     @property
     def origin(self) -> Origin:

@@ -12,7 +12,7 @@ import pytest
 from ipcbus.broker import OverQuota
 from ipcbus.broker.effort import ENDS_AT_ONCE
 from ipcbus.broker.inflow import DIRECT_FREE_BYTES
-from ipcbus.broker.peers import BYTES_FREE, CALLS_FREE
+from ipcbus.broker.peers import BYTES_FREE, CALLS_FREE, Credentials
 from ipcbus.broker.quotas import BYTES, LANES, NAMES, PEERS, REQUESTS, RETAINED, RETAINED_BYTES
 from ipcbus.broker.requests import CALLERS_COUNTED
 from ipcbus.protocol.errors import Code
@@ -710,6 +710,20 @@ def test_a_session_that_takes_over_leaves_no_charge() -> None:
     for client in clients:
         client.leave()
     assert bus.broker.accounts.is_empty
+
+
+def test_a_session_is_one_user_s() -> None:
+    bus = Bus()
+    hello = encode(Kind.HELLO, 0, 1, 1, [], {"session": "s"}, None)
+    peers = [bus.broker.connect(bus.now, credentials=Credentials(pid, uid, 0)) for pid, uid in ((1, 20), (2, 21), (3, 20))]
+    for peer in peers[:2]:
+        bus.broker.receive(peer, hello, bus.now)
+    assert [peer.closing for peer in peers] == [False, False, False]
+    bus.broker.receive(peers[2], hello, bus.now)
+    assert [peer.closing for peer in peers] == [True, False, False]
+    for peer in peers:
+        bus.broker.disconnect(peer, bus.now)
+    assert not bus.broker._sessions
 
 
 def test_limits_change_while_all_is_in_use() -> None:
