@@ -34,7 +34,8 @@ class Revocation:
         """Give every peer its rights and take from it what they do not allow; what was taken, in lines for the log. Who may not be here any
         more is closed, which is logged there.
 
-        Who waits for a name and may not have it goes first: else the name that somebody loses would be given to it.
+        What is read goes first: what is published while the rest goes, wills and the owners of names, is for nobody who may not have it.
+        Then who waits for a name and may not have it: else the name that somebody loses would be given to it.
         """
         peers = [peer for peer in self._state.peers.values() if not peer.closing]
         unwelcome: list[tuple[Peer, ProtocolError]] = []
@@ -43,11 +44,16 @@ class Revocation:
                 self._judge.give_rights(peer)
             except ProtocolError as error:
                 unwelcome.append((peer, error))
+        gone = {peer for peer, _ in unwelcome}
+        restricted = [peer for peer in peers if peer.rights is not None and peer not in gone]
+        for peer, _ in unwelcome:
+            for lane in tuple((peer.lanes or {}).values()):
+                self._state.remove_lane(lane)
+        for peer in restricted:
+            self._take_lanes(peer)
         for peer, _ in unwelcome:
             for name in self._claims(peer, owned=False):
                 self._state.names.release(peer, name)
-        gone = {peer for peer, _ in unwelcome}
-        restricted = [peer for peer in peers if peer.rights is not None and peer not in gone]
         for peer in restricted:
             self._take_names(peer, owned=False)
         for peer, refusal in unwelcome:
@@ -55,7 +61,6 @@ class Revocation:
         for peer in restricted:
             self._take_topics(peer)
             self._take_names(peer, owned=True)
-            self._take_lanes(peer)
         return [*self._lines, f"and {self._more} more"] if self._more else self._lines
 
     def _take_topics(self, peer: Peer) -> None:

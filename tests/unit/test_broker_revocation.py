@@ -102,8 +102,6 @@ def test_the_notice_says_what_was_taken() -> None:
     set_policy(bus)
     by_default = "the default denies"
     assert client.notices() == [
-        {"name": "revoked", "what": "publish", "topic": "gone", "why": f"{by_default} publish to 'gone'"},
-        {"name": "lights", "what": "own", "why": f"{by_default} own of 'lights'"},
         {
             "name": "revoked",
             "what": "subscribe",
@@ -111,6 +109,8 @@ def test_the_notice_says_what_was_taken() -> None:
             "pattern": "room.*",
             "why": f"{by_default} subscribe to 'room.*', which would also match 'room.x'",
         },
+        {"name": "revoked", "what": "publish", "topic": "gone", "why": f"{by_default} publish to 'gone'"},
+        {"name": "lights", "what": "own", "why": f"{by_default} own of 'lights'"},
     ]
 
 
@@ -138,6 +138,27 @@ def test_what_waits_for_a_group_goes_to_who_stays() -> None:
     other.credit(1, 1000, 5)
     assert other.read_payloads() == [b"1", b"2"]
     assert client.read_payloads() == []
+
+
+def test_what_a_new_policy_makes_others_publish_is_for_nobody_who_may_not_have_it() -> None:
+    """Wills of who is closed, and the owners of names: whoever is judged later had it else, also one that is closed itself."""
+    bus = Bus(policy=EVERYTHING)
+    staying, leaving, closed, loser = guest(bus), bus.peer(uid=8), bus.peer(uid=8), guest(bus)
+    for one in (staying, closed):
+        for lane, pattern in enumerate((">", "$bus.names.>"), 1):
+            one.subscribe(pattern, lane)
+        assert isinstance(one.ask("monitor", lane=3, credit=10_000), dict)
+    leaving.publish("kept", b"kept", kind=Kind.RETAIN)
+    leaving.ask("bind", topic="kept")
+    leaving.ask("will", topic="last", payload=b"will")
+    loser.ask("own", name="x")
+    for one in (staying, closed):
+        one.read()
+    lines = bus.broker.set_policy(policy('[[rule]]\nallow = "connect"\nuid = 7\n[[rule]]\nallow = "publish"\n'), bus.now)
+    assert len(lines) == 4
+    assert [envelope[0] for envelope in staying.read()] == [Kind.NOTICE] * 3
+    assert [envelope[0] for envelope in closed.read()] == [Kind.BYE]
+    assert not bus.broker.retained
 
 
 # --- names ----------------------------------------------------------------------------------------
