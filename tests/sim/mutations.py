@@ -9,6 +9,7 @@ from __future__ import annotations
 from .bounds_mutations import BOUNDS
 from .identity_mutations import IDENTITY
 from .mutation import Mutation
+from .rights_mutations import RIGHTS_FAULTS
 
 CALLS = "ipcbus.broker.calls"
 DELIVERY = "ipcbus.broker.delivery"
@@ -590,4 +591,5 @@ MUTATIONS = [
     ),
     *BOUNDS,
     *IDENTITY,
+    *RIGHTS_FAULTS,
 ]
