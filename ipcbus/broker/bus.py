@@ -357,13 +357,13 @@ class BusService:
 
     # --- the bus itself ------------------------------------------------------------------------------
 
-    def _identity(self, peer: Peer, arguments: Arguments) -> dict[str, Any]:
+    def _identity(self, peer: Peer, arguments: Arguments) -> bytes:
         number = arguments["peer"]
         origin = self._delivery.origin_of(number)
         if origin is None:
             what = "peer 0 is the bus itself" if not number else f"there is no peer {number}, or it has gone"
             raise ProtocolError(Code.NO_SUCH_PEER, what)
-        return origin.describe()
+        return origin.said
 
     def _ping(self, peer: Peer, arguments: Arguments) -> dict[str, Any]:
         return {"now_s": round(self._broker.now - self._broker.started_at, 6)}

@@ -16,7 +16,7 @@ from .outputs import Outputs
 from .peers import Peer
 
 #: So many introductions are remembered in all; then a receiver who is told of one more forgets two, down to the fewest. That costs notices
-#: only, for receivers remember them all the same (I-3). A remembered one takes 30 bytes.
+#: only, for receivers remember them all the same (I-3). A remembered one takes 36 to 72 bytes.
 _REMEMBERED_MAX = 1_048_576
 _REMEMBERED_MIN = 16
 #: So many peers that went last are remembered: what they have published may wait in the queue of a group that somebody joins.
@@ -96,6 +96,7 @@ class Introductions(Outputs):
             departed[peer.id] = peer.origin
             if len(departed) > _DEPARTED_MAX:
                 del departed[next(iter(departed))]
+            peer.origin.settle()
 
     def _tell_of(self, origin: Origin, receiver: Peer, introduced: dict[int, None]) -> None:
         self._remember(origin.id, receiver, introduced, origin.notice)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..protocol.messages import Kind, encode_with_payload, pack
+from ..protocol.messages import Kind, decode, encode_with_payload, pack
 
 if TYPE_CHECKING:
     from .accounts import Program
     from .peers import Credentials
+
+#: So many groups of who has published what is kept are not charged, and then each as what it takes in a notice.
+_GROUPS_FREE = 64
+_GROUP_BYTES = 5
 
 #: What a notice says of a peer besides its number; nil where it is not known.
 _KEYS = ("transport", "program", "pid", "uid", "gid", "groups", "unit", "user_unit", "identity")
@@ -17,7 +21,7 @@ _KEYS = ("transport", "program", "pid", "uid", "gid", "groups", "unit", "user_un
 class Origin:
     """What stays of a peer with the messages that it leaves behind. One object for each peer, made when somebody asks for it."""
 
-    __slots__ = ("_notice", "account", "credentials", "id", "identity", "program", "transport")
+    __slots__ = ("_notice", "account", "credentials", "id", "identity", "program", "transport", "weight")
 
     def __init__(
         self, number: int, account: Program, transport: str, program: str, credentials: Credentials | None, identity: str
@@ -29,22 +33,25 @@ class Origin:
         self.credentials = credentials
         self.identity = identity
         self._notice = b""
+        groups = len(credentials.groups) if credentials is not None else 0
+        self.weight = _GROUP_BYTES * max(groups - _GROUPS_FREE, 0)  #: bytes that it counts for with each message that is kept (L-8)
 
-    def describe(self) -> dict[str, Any]:
-        """What a notice and ``bus/identity`` say of it (I-2)."""
-        return {
-            "peer": self.id,
-            "transport": self.transport,
-            "program": self.program,
-            **describe_credentials(self.credentials),
-            "identity": self.identity,
-        }
+    def settle(self) -> None:
+        """Its peer has gone. From now on it is what its notice says, which with a thousand groups takes a ninth of the memory."""
+        self._notice = self.notice
+        self.credentials = None
+
+    @property
+    def said(self) -> bytes:
+        """What ``bus/identity`` says of it, packed."""
+        return decode(self.notice).payload
 
     @property
     def notice(self) -> bytes:
-        """The frame of NOTICE ``identity``; the same for all receivers."""
+        """The frame of NOTICE ``identity`` (I-2); the same for all receivers."""
         if not self._notice:
-            self._notice = identity_notice(self.describe())
+            about = {"peer": self.id, "transport": self.transport, "program": self.program}
+            self._notice = identity_notice({**about, **describe_credentials(self.credentials), "identity": self.identity})
         return self._notice
 
 

@@ -69,20 +69,21 @@ class Retained:
             raise ProtocolError(
                 Code.OVER_LIMIT, f"{len(self._frames)} topics are retained: {topic!r} is not kept (limits.max_retained_topics)"
             )
-        if self.bytes + len(frame) > limits.max_retained_bytes:
+        size = len(frame) + origin.weight
+        if self.bytes + size > limits.max_retained_bytes:
             raise ProtocolError(
-                Code.OVER_LIMIT, f"{self.bytes} bytes are retained: {len(frame)} more on {topic!r} are not kept (limits.max_retained_bytes)"
+                Code.OVER_LIMIT, f"{self.bytes} bytes are retained: {size} more on {topic!r} are not kept (limits.max_retained_bytes)"
             )
         payer = origin.account
         self._accounts.charge(payer, RETAINED, 1)
         try:
-            self._accounts.charge(payer, RETAINED_BYTES, len(frame))
+            self._accounts.charge(payer, RETAINED_BYTES, size)
         except ProtocolError:
             self._accounts.release(payer, RETAINED, 1)
             raise
         self._frames[topic] = frame
         self._origins[topic] = origin
-        self.bytes += len(frame)
+        self.bytes += size
         if deadline is not None:
             self._keep_until(topic, deadline)
 
@@ -100,10 +101,11 @@ class Retained:
         frame = self._frames.pop(topic, None)
         if frame is None:
             return
-        self.bytes -= len(frame)
-        payer = self._origins.pop(topic).account
-        self._accounts.release(payer, RETAINED, 1)
-        self._accounts.release(payer, RETAINED_BYTES, len(frame))
+        origin = self._origins.pop(topic)
+        size = len(frame) + origin.weight
+        self.bytes -= size
+        self._accounts.release(origin.account, RETAINED, 1)
+        self._accounts.release(origin.account, RETAINED_BYTES, size)
         if self._deadlines:
             self._deadlines.pop(topic, None)
 

@@ -83,7 +83,7 @@ def test_a_tcp_peer_is_who_it_has_proved_to_be() -> None:
     broker = Broker(incarnation=b"i" * 16, random_bytes=lambda size: b"r" * size, now=0.0, limits=Limits(), secrets=secrets)
     peer = tcp_peer(broker, secret)
     assert (peer.identity, peer.credentials) == ("default", None)
-    assert peer.origin.describe() == {
+    assert msgpack.unpackb(peer.origin.said) == {
         "peer": 1, "transport": "tcp", "program": "panel", "pid": None, "uid": None, "gid": None, "groups": None,
         "unit": None, "user_unit": None, "identity": "default",
     }  # fmt: skip
@@ -308,6 +308,31 @@ def test_a_peer_that_sent_nothing_is_not_remembered() -> None:
     third = bus.peer()
     assert third.ask("identity", peer=1)[0] == Code.NO_SUCH_PEER
     assert third.ask("identity", peer=2)["peer"] == 2
+
+
+@pytest.mark.parametrize(("groups", "weight"), [(63, 0), (64, 0), (65, 5), (1000, 4680)])
+def test_of_who_has_gone_little_is_kept_and_many_groups_are_charged(groups: int, weight: int) -> None:
+    """A thousand groups take 45 KB as objects: a hundred thousand kept messages of peers that come and go would be gigabytes."""
+    bus = Bus()
+    asks, receiver = bus.peer(), bus.peer(features=ASKS)
+    who = Credentials(7, 8, 9, tuple(range(70_000, 70_000 + groups)))
+    sender = Client(bus, bus.broker.connect(bus.now, credentials=who))
+    sender.write(encode(Kind.HELLO, 0, 1, 1, (), {}, None))
+    sender.publish("t", kind=Kind.RETAIN)
+    frame = len(publication(sender.id, "t", kind=Kind.RETAIN))
+    assert bus.broker.retained.bytes == frame + weight
+    before = asks.ask("identity", peer=sender.id)
+    assert before["groups"] == list(who.groups)
+    sender.leave()
+    origin = bus.broker.retained.origin("t")
+    assert origin is not None
+    assert origin.credentials is None
+    assert asks.ask("identity", peer=sender.id) == before
+    receiver.subscribe("t", retained=False)
+    receiver.request("bus/get", msgpack.packb({"topic": "t"}))
+    assert told(receiver) == before
+    asks.publish("t", b"", kind=Kind.RETAIN)
+    assert bus.broker.retained.bytes == 0
 
 
 # --- how many a receiver remembers ----------------------------------------------------------------
