@@ -16,9 +16,10 @@ import struct
 from collections.abc import Iterator, Sequence
 
 from ..protocol.addresses import Address, TcpAddress, UnixAddress
+from .directories import prepare_directory
 from .limits import BACKLOG
 from .links import close
-from .places import PlaceError, prepare_directory
+from .places import PlaceError
 
 
 class ListenError(Exception):

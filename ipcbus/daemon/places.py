@@ -1,9 +1,7 @@
-"""Where the daemon's files lie, and whether a directory is fit for a socket or a secret."""
+"""Where the daemon's files lie."""
 
 from __future__ import annotations
 
-import os
-import stat
 import warnings
 
 from ..protocol.addresses import SYSTEM_RUNTIME_DIR
@@ -42,43 +40,3 @@ def config_dir(kind: str) -> str:
     import platformdirs
 
     return platformdirs.user_config_dir("ipcbus", appauthor=False)
-
-
-def prepare_directory(path: str, mode: int = 0o700) -> None:
-    """Make *path* with *mode* where missing, its parents too, and raise PlaceError unless nobody but us and root can put files into it.
-
-    Its parent is checked too: who may rename a directory may replace it by one with another socket in it.
-    """
-    try:
-        _make(path, mode)
-        for place, sticky_is_enough in ((path, False), (os.path.dirname(path), True)):
-            _check(place, sticky_is_enough)
-    except OSError as error:
-        raise PlaceError(f"{error.filename or path}: {error.strerror}") from error
-
-
-def _make(path: str, mode: int) -> None:
-    if os.path.isdir(path):
-        return
-    _make(os.path.dirname(path), mode)
-    try:
-        os.mkdir(path, 0o700)
-    except FileExistsError:
-        if not os.path.isdir(path):
-            raise  # otherwise another daemon made it a moment ago
-        return
-    if mode != 0o700:  # the umask must not take from it
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            os.fchmod(descriptor, mode)
-        finally:
-            os.close(descriptor)
-
-
-def _check(path: str, sticky_is_enough: bool) -> None:
-    found = os.stat(path)
-    if found.st_uid not in (os.geteuid(), 0):
-        raise PlaceError(f"{path} belongs to uid {found.st_uid}, not to uid {os.geteuid()} or root: use a directory of your own")
-    if found.st_mode & 0o022 and not (sticky_is_enough and found.st_mode & stat.S_ISVTX):
-        mode = f"{stat.S_IMODE(found.st_mode):04o}"
-        raise PlaceError(f"{path} has mode {mode}, so others could replace what is in it: chmod go-w {path}, or use another directory")

@@ -15,8 +15,9 @@ from collections.abc import Collection
 from ..protocol.addresses import BUS_SECRET, AddressError, check_identity
 from ..protocol.auth import Secret, same_proof
 from ..protocol.limits import SECRET_BYTES
+from .directories import prepare_directory
 from .limits import SECRETS_MAX
-from .places import PlaceError, prepare_directory
+from .places import PlaceError
 
 SUFFIX = ".secret"
 

@@ -23,7 +23,7 @@ def read_trusted(path: str, *, max_bytes: int, uids: Collection[int] | None = No
     Raises PlaceError for a file that cannot be trusted or is too large, OSError for one that cannot be read.
     """
     owners = _owners(uids)
-    _check_way(os.path.dirname(path), owners)
+    check_way(os.path.dirname(path), owners)
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
@@ -54,7 +54,7 @@ def list_trusted(directory: str, *, suffix: str, uids: Collection[int] | None = 
         found = os.stat(directory)
     except FileNotFoundError:
         return []
-    _check_way(directory, owners)
+    check_way(directory, owners)
     if found.st_mode & _OTHERS_MAY_WRITE:  # a sticky bit keeps others from replacing a file, not from adding one
         raise PlaceError(_others(directory, found))
     return sorted((name for name in os.listdir(directory) if name.endswith(suffix) and name[0] != "."), key=os.fsencode)
@@ -64,11 +64,13 @@ def _owners(uids: Collection[int] | None) -> frozenset[int]:
     return frozenset({0, *((os.geteuid(),) if uids is None else uids)})
 
 
-def _check_way(directory: str, owners: frozenset[int]) -> None:
-    """Raise PlaceError unless each directory and link on the way to *directory*, itself included, can be replaced by *owners* only.
+def check_way(directory: str, owners: frozenset[int] | None = None) -> None:
+    """Raise PlaceError unless each directory and link on the way to *directory*, itself included, can be replaced by *owners* only (None:
+    the bus's user and root), OSError where there is no such directory.
 
     The root is left out: whoever owns it has everything below it. The kernel bounds how many links there are.
     """
+    owners = _owners(owners)
     os.stat(directory or ".")
     place = ""
     for part in os.path.join(os.getcwd(), directory).split("/"):  # with its "..": what they mean depends on the links before them
@@ -78,7 +80,7 @@ def _check_way(directory: str, owners: frozenset[int]) -> None:
         found = os.lstat(place)
         if stat.S_ISLNK(found.st_mode):
             _check_owner(place, found, owners)
-            _check_way(os.path.join(os.path.dirname(place), os.readlink(place)), owners)
+            check_way(os.path.join(os.path.dirname(place), os.readlink(place)), owners)
         elif found.st_mode & stat.S_ISVTX:  # others may write to it, but not replace what is not theirs
             _check_owner(place, found, owners)
         else:

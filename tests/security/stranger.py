@@ -6,6 +6,7 @@ directories, opened before: that opens nothing else to it.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -102,6 +103,23 @@ def write(path: str, text: str) -> None:
         file.write(text)
 
 
+def race(path: str, *targets: str) -> int:
+    """Have a child make *path* a directory, a link to one target after the other, and nothing, again and again, as fast as it can."""
+    pid = os.fork()
+    if pid:
+        return pid
+    while True:
+        for target in (None, *targets):
+            with contextlib.suppress(OSError):
+                if target is None:
+                    os.mkdir(path)
+                else:
+                    os.symlink(target, path)
+            for step in (os.rmdir, os.unlink):
+                with contextlib.suppress(OSError):
+                    step(path)
+
+
 def run(words: list[str], environment: dict[str, str], *streams: int) -> int:
     """Start `ipcbus …`, `ipcbusd …` or `python3 FILE …` in a child with these stdout and stderr; returns its pid."""
     pid = os.fork()
@@ -147,7 +165,7 @@ def wait(pid: int) -> int:
 ORDERS: dict[str, Callable[..., Any]] = {
     each.__name__: each
     for each in (
-        enter_namespaces, connect, connect_from_child, listen, read, write, run, wait,
+        enter_namespaces, connect, connect_from_child, listen, read, write, race, run, wait,
         os.symlink, os.unlink, os.mkdir, os.listdir, os.link, os.rename, os.chmod,
     )
 }  # fmt: skip
