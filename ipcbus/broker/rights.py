@@ -132,3 +132,7 @@ class Judge:
         """Whether it may see the bus's books (P-7)."""
         if peer.rights is not None:
             self._check(peer.rights.admin())
+
+    def is_admin(self, peer: Peer) -> bool:
+        """Whether it may see them, where it gets less without and no denial."""
+        return peer.rights is None or peer.rights.admin().allowed

@@ -434,6 +434,18 @@ def test_the_books_of_the_bus_take_the_right_admin() -> None:
         assert isinstance(client.ask(method, **arguments), dict), method
 
 
+@pytest.mark.parametrize("admin", [False, True])
+def test_the_patterns_of_others_are_not_in_the_counters_that_everybody_may_see(admin: bool) -> None:
+    bus = Bus(policy=rules('allow = "admin"') if admin else rules(), lane_soft_bytes=1_000)
+    source, slow, client = bus.peer(pid=1), bus.peer(pid=2), guest(bus, pid=3)
+    slow.subscribe("secret.>", credit=0)
+    source.publish("secret.plan", bytes(2_000))
+    assert [item["pattern"] for item in source.ask("stats")["holding"]] == ["secret.>"]
+    stats = client.ask("stats")
+    assert stats["held"] == 1
+    assert [item["pattern"] for item in stats["holding"]] == ["secret.>"] * admin
+
+
 def test_seeing_what_others_send_takes_the_right_monitor() -> None:
     bus = Bus(policy=rules('allow = "subscribe"', 'deny = "monitor"; topics = ["room.safe"]', 'allow = "monitor"; topics = ["room.>"]'))
     client = guest(bus)
