@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import struct
 import warnings
@@ -81,7 +82,7 @@ def test_another_effective_user_or_group_is_more_rights(monkeypatch: pytest.Monk
         (struct.pack("@4L", 6, 23, 0, 0), False),  # 23 as a value
         (b"", False),
         (b"x", True),
-        (None, True),
+        (None, False),  # then the C library is asked
     ],
 )
 def test_what_the_kernel_says_of_the_start(tmp_path: Path, vector: bytes | None, more: bool) -> None:
@@ -89,6 +90,34 @@ def test_what_the_kernel_says_of_the_start(tmp_path: Path, vector: bytes | None,
     if vector is not None:
         path.write_bytes(vector)
     assert started_with_more(str(path)) is more
+
+
+@pytest.mark.parametrize("wrong", [ImportError, OSError, AttributeError])
+def test_where_nobody_says_it_is_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: type[Exception]) -> None:
+    def fail(name: None) -> None:
+        raise wrong
+
+    monkeypatch.setattr(ctypes, "CDLL", fail)
+    assert started_with_more(str(tmp_path / "auxv")) is True
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes root, to become another user")
+def test_root_that_became_another_user_believes_the_environment_that_it_had(tmp_path: Path) -> None:
+    """The kernel shows the auxiliary vector of such a process to root only; who started it had as much to say as it has."""
+    out = tmp_path / "out"
+    descriptor = os.open(out, os.O_WRONLY | os.O_CREAT)
+    child = os.fork()
+    if not child:
+        try:
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+            os.write(descriptor, f"{os.access('/proc/self/auxv', os.R_OK)} {_trust.is_privileged()}".encode())
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    os.close(descriptor)
+    assert out.read_text() == "False False"
 
 
 def test_on_the_systems_bus_listens_whom_root_gave_the_directory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,13 +29,24 @@ def is_privileged() -> bool:
 
 def started_with_more(path: str) -> bool:
     """Whether the kernel gave this program more rights when it was started (AT_SECURE of the auxiliary vector in *path*), also where it
-    has given them up since. Where that cannot be known it is so: the kernel shows it to none but root then.
+    has given them up since. Where that cannot be known it is so.
     """
     try:
         with open(path, "rb") as file:
             vector = file.read()
         return bool(dict(_AUXILIARY.iter_unpack(vector)).get(_AT_SECURE, 0))
-    except (OSError, struct.error):
+    except OSError:
+        return _libc_says_more()  # without /proc, or of a process that was root's and became another user's: that shows it to root only
+    except struct.error:
+        return True
+
+
+def _libc_says_more() -> bool:
+    try:
+        import ctypes  # here: it takes longer than all of a short program's connection
+
+        return bool(ctypes.CDLL(None).getauxval(ctypes.c_ulong(_AT_SECURE)))
+    except (ImportError, OSError, AttributeError):
         return True
 
 
