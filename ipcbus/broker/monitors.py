@@ -43,7 +43,7 @@ Content = dict[str, Any]
 class Monitor(Lane):
     """A lane for what others send."""
 
-    __slots__ = ("kinds", "payloads", "refilled_at", "skipping", "tokens", "unseen")
+    __slots__ = ("kinds", "missed", "missed_bytes", "payloads", "refilled_at", "skipping", "tokens", "unseen")
     watches = True
 
     def __init__(
@@ -55,6 +55,8 @@ class Monitor(Lane):
         self.tokens = inf  #: how many frames it may look at, as of ``refilled_at``; at first all that it may at once
         self.refilled_at = 0.0
         self.skipping = False  #: it had too few: it goes on when it has half of what it may have at once, and not for each one
+        self.missed = 0  #: frames that it did not look at and that are not in the books yet; it is in `Monitors.untold` then
+        self.missed_bytes = 0
         self.unseen = Backlog(self, None, peer, terms.resolve(limits))  #: where what it did not look at is counted; nothing waits in it
 
 
@@ -63,20 +65,30 @@ class Monitors:
 
     def __init__(self, limits: Limits, routes: RouteTable, delivery: Delivery, peers: dict[int, Peer], now: float) -> None:
         self.limits = limits
-        self.redaction = Redaction()  #: what of topics and names no monitor sees but that and how much it is (M-5)
         self.untold: Deadlines[Monitor] = Deadlines()  #: those that did not look at something, and when they are told at the latest
         self._routes = routes
         self._delivery = delivery
         self._peers = peers
         self._started_at = now
         self._all: dict[Monitor, None] = {}
-        self._of: dict[str, tuple[Monitor, ...]] = {}  #: found before, by address
+        self._redaction = Redaction()
+        self._known: dict[tuple[str, ...], tuple[tuple[Monitor, ...], bool]] = {}  #: found before, by names: `_judged`
         self._taps: dict[Kind, tuple[Handler, Handler]] = {}  #: of directed frames: the handler, and the one that tells of it
         self._handlers: dict[Kind, Handler] = {}
         self._calls: Calls | None = None
 
     def __len__(self) -> int:
         return len(self._all)
+
+    @property
+    def redaction(self) -> Redaction:
+        """What of topics and names no monitor sees but that and how much it is (M-5)."""
+        return self._redaction
+
+    @redaction.setter
+    def redaction(self, redaction: Redaction) -> None:
+        self._redaction = redaction
+        self._known = {}
 
     def attach(self, handlers: dict[Kind, Handler], calls: Calls, refusals: Refusals) -> None:
         """The places in which directed frames pass."""
@@ -101,6 +113,7 @@ class Monitors:
 
     def remove(self, monitor: Monitor) -> int:
         """One less; how many frames it did not look at and was not told of."""
+        self._book(monitor)
         self.untold.stop(monitor)
         self._routes.unwatch(monitor)
         del self._all[monitor]
@@ -108,7 +121,7 @@ class Monitors:
         return monitor.unseen.untold()
 
     def _changed(self) -> None:
-        self._of = {}
+        self._known = {}
         for kind, (handler, tap) in self._taps.items():
             self._handlers[kind] = tap if self._all else handler
         if self._calls is not None:
@@ -125,8 +138,8 @@ class Monitors:
     def _give(self, peer: Peer, to: str, piece: Piece, size: int, count: int) -> None:
         """In the place of `Calls.send`."""
         assert self._calls is not None
-        names = self._names_at(to)
-        monitors = self._watching(names)
+        names = self._names_at(to.partition("/")[0])  # what has a method is refused, and shown as what it was meant for
+        monitors, _ = self._judged(names)
         more: Content = {}
         try:
             more["receiver"] = self._calls.send(peer, to, piece, size, count).id
@@ -146,7 +159,7 @@ class Monitors:
         more: Content,
     ) -> None:
         sender, to, meta, span = head
-        hidden = self._hides(names)
+        _, hidden = self._judged(names)
 
         def copies(payloads: bool, most: int) -> list[bytes]:
             made: list[bytes] = []
@@ -190,7 +203,7 @@ class Monitors:
             more = {"id": request, "request": pending.to}
             if frame.kind is Kind.ERROR:
                 more["code"] = frame.elements[4]
-                if not self._hides(names):
+                if not self._judged(names)[1]:
                     more["text"] = frame.elements[5]
             self._frame(frame, peer.id, to, frame.elements[-1], names, more)
 
@@ -202,7 +215,7 @@ class Monitors:
         self._frame(frame, peer.id, to, None, names, {"id": request})
 
     def _frame(self, frame: Frame, sender: int, to: str, meta: Meta, names: tuple[str, ...], more: Content) -> None:
-        hidden = self._hides(names)
+        monitors, hidden = self._judged(names)
         size = frame.payload_size
 
         def copies(payloads: bool, most: int) -> list[bytes]:
@@ -210,7 +223,7 @@ class Monitors:
             payload = None if hidden or not payloads else frame.raw[begin : begin + min(size, MONITOR_PAYLOAD_BYTES)]
             return [self._copy(frame.kind, sender, to, meta, size, payload, hidden, more)]
 
-        self._show(self._watching(names), frame.kind, sender, 1, len(frame.raw), copies)
+        self._show(monitors, frame.kind, sender, 1, len(frame.raw), copies)
 
     # --- what the bus says ------------------------------------------------------------------------
 
@@ -227,14 +240,14 @@ class Monitors:
 
     def _error(self, peer: Peer, request: int, about: str, count: int, code: Code, text: str, names: tuple[str, ...]) -> None:
         more: Content = {"id": request, "request": about, "code": code.value, "count": count}
-        hidden = self._hides(names)
+        monitors, hidden = self._judged(names)
         if not hidden:
             more["text"] = clip_text(text)
 
         def copies(payloads: bool, most: int) -> list[bytes]:
             return [self._copy(Kind.ERROR, 0, peer_address(peer.id), None, 0, None, hidden, more)]
 
-        self._show(self._watching(names), Kind.ERROR, 0, 1, 0, copies)
+        self._show(monitors, Kind.ERROR, 0, 1, 0, copies)
 
     # --- by which names ---------------------------------------------------------------------------
 
@@ -251,32 +264,31 @@ class Monitors:
         peer = self._peers.get(number) if number is not None else None
         return tuple(peer.claims) if peer is not None and peer.claims else (target,)
 
+    def _judged(self, names: tuple[str, ...]) -> tuple[tuple[Monitor, ...], bool]:
+        """Who looks at a frame that is judged by *names*, and whether its payload stays out."""
+        found = self._known.get(names)
+        if found is None:
+            if len(self._known) >= self.limits.max_route_cache:
+                self._known.clear()
+            found = self._known[names] = self._watching(names), self._hides(names)
+        return found
+
     def _watching(self, names: tuple[str, ...]) -> tuple[Monitor, ...]:
         """The monitors that look at all of *names*; of many names only those that look at everything."""
         if len(names) > MONITOR_NAMES:
             return tuple(monitor for monitor in self._all if monitor.pattern == ">")
         if not names:
             return ()
-        first, *others = names
-        return tuple(monitor for monitor in self._looking_at(first) if all(monitor in self._looking_at(name) for name in others))
-
-    def _looking_at(self, name: str) -> tuple[Monitor, ...]:
-        found = self._of.get(name)
-        if found is None:
-            if len(self._of) >= self.limits.max_route_cache:
-                self._of.clear()
-            found = self._of[name] = self._routes.watching(name)
-        return found
+        first, *others = (self._routes.watching(name) for name in names)
+        return tuple(monitor for monitor in first if all(monitor in looking for looking in others))
 
     def _hides(self, names: tuple[str, ...]) -> bool:
-        """Whether the payload stays out (M-5): one of the names is redacted, or it is for the bus, whose methods carry what others
-        publish."""
+        """M-5: one of the names is redacted, or it is for the bus, whose methods carry what others publish."""
         if BUS_NAME in names:
             return True
-        redaction = self.redaction
-        if not redaction.patterns:
+        if not self._redaction.patterns:
             return False
-        return len(names) > MONITOR_NAMES or any(map(redaction.hides, names))
+        return len(names) > MONITOR_NAMES or any(map(self._redaction.hides, names))
 
     # --- copies -----------------------------------------------------------------------------------
 
@@ -309,33 +321,31 @@ class Monitors:
         copies: Callable[[bool, int], list[bytes]],
     ) -> None:
         """Give the first of *count* frames of *sender*, as many as each may see, to those that want the kind; the rest is lost to it."""
-        word = kind.name.lower()
-        looks = [(monitor, self._looks(monitor, count)) for monitor in monitors if word in monitor.kinds]
-        self._delivery.losses.counters.offered += count * len(looks)
+        word, now = kind.name.lower(), self._delivery.now
+        rate = self.limits.max_monitor_rate / len(self._all)
+        most = max(rate * MONITOR_BURST_S, 1.0)
+        enough = max(most / 2, 1.0)
+        looks: list[tuple[Monitor, int]] = []
+        for monitor in monitors:
+            if word in monitor.kinds:
+                tokens = min(monitor.tokens + (now - monitor.refilled_at) * rate, most)
+                if monitor.skipping and tokens < enough:
+                    self._skip(monitor, count, size)
+                    continue
+                looked = min(count, int(tokens))
+                monitor.tokens, monitor.refilled_at, monitor.skipping = tokens - looked, now, looked < count
+                looks.append((monitor, looked))
+                self._delivery.losses.counters.offered += looked
         for payloads in (False, True):
             some = [(monitor, looked) for monitor, looked in looks if monitor.payloads is payloads]
-            most = max((looked for _, looked in some), default=0)
-            made = copies(payloads, most) if most else []
+            longest = max((looked for _, looked in some), default=0)
+            made = copies(payloads, longest) if longest else []
             for monitor, looked in some:
                 if looked:
                     self._delivery.introduce_number(sender, monitor.peer)  # I-1
                 self._offer(monitor, made[:looked])
                 if looked < count:
                     self._skip(monitor, count - looked, size * (count - looked) // count)
-
-    def _looks(self, monitor: Monitor, count: int) -> int:
-        """How many of *count* frames it may look at (M-4)."""
-        now = self._delivery.now
-        rate = self.limits.max_monitor_rate / len(self._all)
-        most = max(rate * MONITOR_BURST_S, 1.0)
-        monitor.tokens = min(monitor.tokens + (now - monitor.refilled_at) * rate, most)
-        monitor.refilled_at = now
-        if monitor.skipping and monitor.tokens < max(most / 2, 1.0):
-            return 0
-        looked = min(count, int(monitor.tokens))
-        monitor.tokens -= looked
-        monitor.skipping = looked < count
-        return looked
 
     def _offer(self, monitor: Monitor, copies: list[bytes]) -> None:
         """Put them into its output or queue, in pieces that overdraw no more than others do (L-5)."""
@@ -354,13 +364,29 @@ class Monitors:
     # --- what was not looked at -------------------------------------------------------------------
 
     def _skip(self, monitor: Monitor, count: int, size: int) -> None:
-        """Too many: they are lost to it. Where something waits it is told behind that, else in a moment, of all that it was till then."""
-        about = f"it may look at {self.limits.max_monitor_rate / len(self._all):g} frames a second (limits.max_monitor_rate)"
-        self._delivery.miss(monitor.backlog or monitor.unseen, count, size, about)
-        if monitor.backlog is None and monitor not in self.untold:
+        """Too many: they are lost to it. That is all that is done for each; the books have them when it is told, within a moment."""
+        if not monitor.missed and monitor not in self.untold:
             self.untold.start(monitor, self._delivery.now + MONITOR_TELL_S)
+        monitor.missed += count
+        monitor.missed_bytes += size
+
+    def _book(self, monitor: Monitor) -> None:
+        """Let the books have what it missed: behind what waits, where something does."""
+        count, size = monitor.missed, monitor.missed_bytes
+        if count:
+            monitor.missed = monitor.missed_bytes = 0
+            self._delivery.losses.counters.offered += count
+            about = f"it may look at {self.limits.max_monitor_rate / len(self._all):g} frames a second (limits.max_monitor_rate)"
+            self._delivery.miss(monitor.backlog or monitor.unseen, count, size, about)
+
+    def book_all(self) -> None:
+        """Let the books have what all have missed."""
+        for monitor in self._all:
+            self._book(monitor)
 
     def _tell(self, monitor: Monitor) -> None:
+        """Tell it of what it missed; where something waits it is told behind that."""
+        self._book(monitor)
         self._delivery.tell_missed(monitor.unseen, monitor)
 
     def due(self, now: float) -> None:

@@ -214,12 +214,12 @@ class RouteTable(SubscriptionIndex):
     def watch(self, monitor: Monitor) -> None:
         """Let *monitor* look at the publications of its pattern; raises ``bad_topic``."""
         self._monitors.add(monitor, None)
-        self.generation += 1
+        self._changed(monitor.pattern, literal=False)
 
     def unwatch(self, monitor: Monitor) -> None:
         """Let it look at nothing any more."""
         self._monitors.remove(monitor)
-        self.generation += 1
+        self._changed(monitor.pattern, literal=False)
 
     def watching(self, topic: str) -> tuple[Monitor, ...]:
         """The monitors that look at what is published to *topic*."""

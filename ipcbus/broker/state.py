@@ -81,6 +81,7 @@ class State:
 
     def totals(self) -> dict[str, int]:
         """The counters of B-4; walks over the peers."""
+        self.monitors.book_all()
         return self.counters.totals((*self.peers.values(), *self._strangers))
 
     def books(self) -> tuple[int, dict[str, int]]:

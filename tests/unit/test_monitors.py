@@ -8,7 +8,7 @@ from typing import Any
 import msgpack
 import pytest
 
-from ipcbus.broker.effort import ENDS_AT_ONCE
+from ipcbus.broker.effort import ENDS_AT_ONCE, WILDCARD_CHANGE
 from ipcbus.broker.monitors import KINDS
 from ipcbus.policy.redaction import Redaction
 from ipcbus.protocol.errors import Code
@@ -459,6 +459,18 @@ def test_what_is_redacted_shows_that_it_was_and_how_much() -> None:
     assert [copy["code"] for copy in copies if copy["kind"] == "error"] == ["Wrong", Code.NO_SUCH_METHOD] * 2
 
 
+@pytest.mark.parametrize("name", ["secret", "secret.safe"])
+def test_what_was_sent_to_a_method_by_mistake_is_redacted_as_what_is_for_its_owner(name: str) -> None:
+    bus = Bus()
+    a, m = bus.peer(), bus.peer()
+    bus.broker.monitors.redaction = Redaction([name])
+    watch(m)
+    a.write(encode_with_payload(b"hunter2", Kind.SEND, a.id, f"{name}/unlock", None))
+    assert [(copy["kind"], copy["redacted"], "payload" in copy, "text" in copy) for copy in seen(m)] == [
+        ("send", True, False, False), ("error", True, False, False),
+    ]  # fmt: skip
+
+
 def test_what_is_not_redacted_is_shown_beside_what_is() -> None:
     bus = Bus()
     a, m = bus.peer(), bus.peer()
@@ -615,6 +627,66 @@ def test_a_flood_is_told_a_few_times_a_second() -> None:
     books = balanced(bus)
     assert 9_000 <= books["delivered"] <= 11_000
     assert books["delivered"] + books["dropped"] == books["offered"] == 100_000
+
+
+def test_what_many_monitors_do_not_look_at_is_only_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each frame of a flood would else cost everybody as much as hundreds do where nobody monitors."""
+    bus = Bus(max_monitor_rate=64)
+    a, monitors = bus.peer(), [bus.peer() for _ in range(64)]
+    for monitor in monitors:
+        watch(monitor, kinds=["publish"])
+    booked = []
+    record = bus.broker.losses.record
+    monkeypatch.setattr(bus.broker.losses, "record", lambda why, *more, **about: (booked.append(why), record(why, *more, **about)))
+    a.write(b"".join(publication(a.id, topic, b"x") for _ in range(100) for topic in ("t.a", "t.b")))  # a run each
+    assert booked == []
+    bus.advance(0.2)
+    assert booked == ["too_slow"] * 64
+    assert [notice["count"] for monitor in monitors for notice in monitor.notices()] == [199] * 64
+    assert balanced(bus) | {"offered": 200 * 64, "dropped": 199 * 64} == balanced(bus)
+
+
+def test_the_books_have_what_was_not_looked_at_before_it_is_told() -> None:
+    bus = Bus(max_monitor_rate=1000)
+    a, m = bus.peer(), bus.peer()
+    watch(m, kinds=["publish"])
+    a.publish("t", *[b"x"] * 150)
+    stats = a.ask("stats")
+    assert (stats["offered"], stats["dropped"]) == (150, 50)
+    a.publish("t", *[b"x"] * 7)
+    bus.advance(0.2)
+    assert [notice["count"] for notice in m.notices()] == [57]
+
+
+def test_the_names_of_a_peer_are_compared_with_patterns_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    bus = Bus()
+    a, s, m = bus.peer(), bus.peer(), bus.peer()
+    for number in range(MONITOR_NAMES):
+        s.ask("own", name=f"n.{number}")
+    watch(m, kinds=["send"])
+    asked: list[str] = []
+    watching = bus.broker.routes.watching
+    monkeypatch.setattr(bus.broker.routes, "watching", lambda name: (name != "bus" and asked.append(name), watching(name))[1])
+    for _ in range(3):
+        a.write(encode_with_payload(b"x", Kind.SEND, a.id, f":{s.id}", None))
+    assert [copy["receiver"] for copy in seen(m)] == [s.id] * 3
+    assert len(asked) == MONITOR_NAMES
+    s.ask("release", name="n.0")
+    watch(m, lane=2, pattern="n.1", kinds=["send"])
+    a.write(encode_with_payload(b"x", Kind.SEND, a.id, f":{s.id}", None))
+    assert len(asked) == 2 * MONITOR_NAMES - 1
+    assert [copy["receiver"] for copy in seen(m)] == [s.id]
+
+
+def test_who_comes_and_goes_as_a_monitor_pays_for_what_all_publishers_have_to_find_out_again() -> None:
+    bus = Bus()
+    m = bus.peer()
+    begin = bus.broker.effort.spent
+    watch(m, pattern="t")
+    assert bus.broker.effort.spent - begin >= WILDCARD_CHANGE
+    begin = bus.broker.effort.spent
+    m.ask("unsubscribe", lane=1)
+    assert bus.broker.effort.spent - begin >= WILDCARD_CHANGE
 
 
 def test_what_a_monitor_did_not_look_at_is_in_what_unsubscribe_says() -> None:
