@@ -54,7 +54,7 @@ def test_the_sender_of_everything_that_has_one(world: World) -> None:
         for _ in range(2):
             message = await sub.get(WAIT_S)
             assert (message.sender, known(message.sender)) == (lamp.peer_id, this_process("lamp"))
-        assert await panel.identity(message.sender) == message.sender.credentials
+        assert await panel.identity(int(message.sender)) == message.sender.credentials
         assert known((await panel.get("id.kept")).sender) == this_process("lamp")
 
         asked: list[Any] = []
@@ -127,4 +127,4 @@ def test_on_tcp_it_is_the_secret_that_was_proved(daemon_factory: DaemonFactory) 
         panel.publish("id.a", 1)
         sender = sub.get(WAIT_S).sender
         assert sender.credentials == Credentials("tcp", "panel", None, None, None, (), "", "", "default")
-        assert other.identity(sender) == sender.credentials
+        assert other.identity(int(sender)) == sender.credentials

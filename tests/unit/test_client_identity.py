@@ -13,11 +13,12 @@ import ipcbus_client
 from ipcbus.protocol.errors import Code
 from ipcbus.protocol.limits import MAX_INTRODUCED
 from ipcbus.protocol.messages import Kind, encode, encode_with_payload
-from ipcbus_client import Credentials, Message, Request, Sender, aio
+from ipcbus.protocol.payloads import MAX_ELEMENTS
+from ipcbus_client import Credentials, Message, Request, Sender, aio, testing
 from ipcbus_client._gather import Gathering, listed
 from ipcbus_client._greeting import FEATURES
 from ipcbus_client._lanes import INBOX, Lane
-from ipcbus_client._message import kept_message, message_class
+from ipcbus_client._message import LargeMessage, message_class, typed_message
 from ipcbus_client._senders import Senders, credentials_of
 from ipcbus_client._session import INBOX_MAX_BYTES, Session
 
@@ -258,14 +259,40 @@ def test_what_the_bus_kept_is_of_who_is_known_unless_it_is_another_bus_meanwhile
     session.receive(introduced())
     found = {"topic": "a", "sender": 9, "meta": None, "payload": b"\x01"}
     asked = session.told.senders
-    kept = kept_message(found, None, session.told.still(asked))
-    assert kept is not None
-    assert (kept.sender, kept.sender.credentials, kept.data) == (9, credentials_of(LAMP), 1)
+    for make in (None, typed_message(int)):
+        kept = session.told.kept(found, make, asked)
+        assert kept is not None
+        assert (kept.sender, kept.sender.credentials, kept.data) == (9, credentials_of(LAMP), 1)
+    assert type(session.told.kept(found, None, asked)) is type(session.told.kept(found, None, asked)), "no class is made for each"
+    large = session.told.kept({**found, "payload": bytes(MAX_ELEMENTS + 1)}, None, asked)
+    assert isinstance(large, LargeMessage)
+    assert session.told.kept(None, None, asked) is None
     reconnected(session, b"j")
     session.receive(introduced(uid=0))
-    kept = kept_message(found, None, session.told.still(asked))
-    assert kept is not None
-    assert (kept.sender, kept.sender.credentials) == (9, None)
+    for make in (None, typed_message(int)):
+        kept = session.told.kept(found, make, asked)
+        assert kept is not None
+        assert (kept.sender, kept.sender.credentials) == (9, None)
+
+
+def test_who_a_peer_is_is_not_asked_of_another_bus() -> None:
+    """Its peers have the same ids."""
+    with testing.FakeBus() as kit:
+        lamp, asks = kit.connect(program="lamp"), kit.connect(program="panel")
+        sub = asks.subscribe("a")
+        lamp.publish("a")
+        sender = sub.get(1).sender
+        credentials = sender.credentials
+        assert credentials is not None
+        assert asks.identity(int(sender)) == asks.identity(sender) == credentials
+        lamp.close()
+        kit.kill()
+        kit.call_later(1, kit.restart)
+        with pytest.raises(ipcbus_client.NoSuchPeer, match=f"restarted: peer {int(sender)} "):
+            asks.identity(int(sender))
+        assert asks.peer_id == sender
+        assert asks.identity(sender) == credentials
+        assert asks.identity(int(sender)).program == "panel"
 
 
 def test_without_a_bus_nothing_is_known() -> None:

@@ -12,7 +12,7 @@ from ._aio_streams import Inbox, Subscription
 from ._aio_watch import Watch
 from ._errors import OutboxFull
 from ._lanes import INBOX, Lane
-from ._message import Message, converter, kept_message, typed_message
+from ._message import Message, converter, typed_message
 from ._policies import Limits, check_policy
 from ._session import INBOX_MAX_BYTES
 
@@ -51,9 +51,10 @@ class BusMessages(BusRequests):
         """The retained message of *topic*, as the bus has it now, or None. As ipcbus_client.Bus.get()."""
         _names.check_topic(topic, "get")
         make = None if type is None else typed_message(converter(type))
-        senders = self._session.told.senders
+        told = self._session.told
+        senders = told.senders
         found = await self.request("bus/get", {"topic": topic}, timeout=self._patience(), idempotent=True)
-        return kept_message(found, make, self._session.told.still(senders))
+        return told.kept(found, make, senders)
 
     async def will(self, topic: str, data: Any = None, *, retain: bool = False, headers: Mapping[str, Any] | None = None) -> None:
         """Have the bus publish *data* to *topic* when this program's connection goes without close(). As ipcbus_client.Bus.will()."""

@@ -19,7 +19,7 @@ from ._errors import BusError, Timeout
 from ._holds import Hold
 from ._keeper import ORPHAN_S
 from ._log import log_exception
-from ._senders import Credentials, credentials_of
+from ._senders import Credentials, Sender
 from ._state import State
 from ._waiting import OUTBOX_BYTES, OUTBOX_MESSAGES, Undelivered, Waiting
 from ._wire import Wire
@@ -156,12 +156,18 @@ class Bus(BusMessages):
 
     def identity(self, peer: int) -> Credentials:
         """Who the peer with this id is, as the bus says. Where the id is a message's or a request's, ``sender.credentials`` says it without
-        asking.
+        asking; where that is known, it is returned.
 
-        Raises NoSuchPeer, also for one that has been gone for long, Expired, ConnectionLost, Closed; TypeError for what is no int.
+        An id is of one bus only: after a restart of the bus a plain int means a peer of the new one. Raises NoSuchPeer, also for one that
+        has been gone for long and where the bus was restarted meanwhile, Expired, ConnectionLost, Closed; TypeError for what is no int.
         """
         _names.check_peer(peer)
-        return credentials_of(self.request("bus/identity", {"peer": peer}, timeout=self._patience(), idempotent=True))
+        if isinstance(peer, Sender) and peer.credentials is not None:
+            return peer.credentials
+        told = self._session.told
+        senders = told.senders
+        found = self.request("bus/identity", {"peer": peer}, timeout=self._patience(), idempotent=True)
+        return told.identity(found, peer, senders)
 
     def topics(self) -> list[dict[str, Any]]:
         """The topics that the bus counts: ``topic``, ``messages``, ``bytes``, ``lanes``, ``retained`` (B-3)."""

@@ -12,7 +12,7 @@ from ._blocking_streams import Inbox, Subscription
 from ._blocking_watch import Watch
 from ._errors import OutboxFull
 from ._lanes import INBOX, Lane
-from ._message import Message, converter, kept_message, typed_message
+from ._message import Message, converter, typed_message
 from ._policies import Limits, check_policy
 from ._session import INBOX_MAX_BYTES
 
@@ -69,9 +69,10 @@ class BusMessages(BusRequests):
         """
         _names.check_topic(topic, "get")
         make = None if type is None else typed_message(converter(type))
-        senders = self._session.told.senders
+        told = self._session.told
+        senders = told.senders
         found = self.request("bus/get", {"topic": topic}, timeout=self._patience(), idempotent=True)
-        return kept_message(found, make, self._session.told.still(senders))
+        return told.kept(found, make, senders)
 
     def will(self, topic: str, data: Any = None, *, retain: bool = False, headers: Mapping[str, Any] | None = None) -> None:
         """Have the bus publish *data* to *topic* when this program's connection goes without close(): when it crashes, is killed, or is

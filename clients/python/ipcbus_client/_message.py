@@ -4,7 +4,7 @@ else is done on access. Who its sender is, is known to its class: there is one f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -134,15 +134,6 @@ def typed_message(convert: Callable[[Any], Any]) -> type[Message]:
 def of_senders(cls: type[_Received], senders: Senders) -> type[_Received]:
     """*cls*, of messages or requests, with *senders* to look theirs up in."""
     return type(cls.__name__, (cls,), {"__slots__": (), "__doc__": cls.__doc__, "_senders": senders})
-
-
-def kept_message(found: Mapping[str, Any] | None, make: type[Message] | None, senders: Senders) -> Message | None:
-    """The message that `bus/get` gave (B-3), of the class *make* where it has a type."""
-    if found is None:
-        return None
-    payload = found["payload"]
-    cls = of_senders(make or message_class(len(payload)), senders)
-    return cls((_RETAIN, found["sender"], found["topic"], found["meta"], payload))
 
 
 def headers_of(meta: Meta) -> dict[str, Any]:

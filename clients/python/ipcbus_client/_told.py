@@ -8,15 +8,19 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ipcbus.protocol.errors import Code, code_label
+from ipcbus.protocol.messages import Kind
 from ipcbus.protocol.payloads import MAX_ELEMENTS
 
 from ._calls import WARNING, map_of
+from ._errors import NoSuchPeer
 from ._message import LargeMessage, Message, of_senders
-from ._senders import NOBODY, Senders
+from ._senders import NOBODY, Credentials, Senders, credentials_of
 
 if TYPE_CHECKING:
     from ._lanes import Lane
     from ._session import Session
+
+_RETAIN = Kind.RETAIN.value
 
 
 class Told:
@@ -41,9 +45,22 @@ class Told:
         """What comes on *lane* is of those who are known."""
         lane.meet(self.senders, *self._classes)
 
-    def still(self, senders: Senders) -> Senders:
-        """*senders* where they are of the bus that is there now. Else nobody: which bus gave an answer meanwhile, is not known."""
-        return senders if senders is self.senders else NOBODY
+    def kept(self, found: Mapping[str, Any] | None, make: type[Message] | None, asked: Senders) -> Message | None:
+        """The message that `bus/get` gave (B-3), of the class *make* where it has a type; *asked*: our senders when it was asked for. Where
+        they are others now, it is not known which bus gave it, and who its sender is.
+        """
+        if found is None:
+            return None
+        payload = found["payload"]
+        plain, large, senders = (*self._classes, asked) if asked is self.senders else (Message, LargeMessage, NOBODY)
+        cls = (plain if len(payload) <= MAX_ELEMENTS else large) if make is None else of_senders(make, senders)
+        return cls((_RETAIN, found["sender"], found["topic"], found["meta"], payload))
+
+    def identity(self, found: Mapping[str, Any], peer: int, asked: Senders) -> Credentials:
+        """What `bus/identity` said of *peer*. Raises NoSuchPeer where the bus was restarted meanwhile: that is of another one."""
+        if asked is not self.senders and asked is not NOBODY:
+            raise NoSuchPeer(Code.NO_SUCH_PEER.value, f"the bus was restarted: peer {peer} was one of the bus before", "bus/identity")
+        return credentials_of(found)
 
     def message(self, envelope: tuple[Any, ...]) -> None:
         """A SEND: for the inbox, which is bounded here, for it has no credit."""

@@ -55,7 +55,7 @@ from ._message import Message
 from ._notices import CaughtUp, Lagging, Lost, Reconnected
 from ._policies import Limits
 from ._seen import Seen
-from ._senders import Credentials, Sender, credentials_of
+from ._senders import Credentials, Sender
 from ._state import State
 from ._waiting import OUTBOX_BYTES, OUTBOX_MESSAGES, Undelivered, Waiting
 from ._watching import Change
@@ -226,12 +226,18 @@ class Bus(BusMessages):
 
     async def identity(self, peer: int) -> Credentials:
         """Who the peer with this id is, as the bus says. Where the id is a message's or a request's, ``sender.credentials`` says it without
-        asking.
+        asking; where that is known, it is returned.
 
-        Raises NoSuchPeer, also for one that has been gone for long, Expired, ConnectionLost, Closed; TypeError for what is no int.
+        An id is of one bus only: after a restart of the bus a plain int means a peer of the new one. Raises NoSuchPeer, also for one that
+        has been gone for long and where the bus was restarted meanwhile, Expired, ConnectionLost, Closed; TypeError for what is no int.
         """
         _names.check_peer(peer)
-        return credentials_of(await self.request("bus/identity", {"peer": peer}, timeout=self._patience(), idempotent=True))
+        if isinstance(peer, Sender) and peer.credentials is not None:
+            return peer.credentials
+        told = self._session.told
+        senders = told.senders
+        found = await self.request("bus/identity", {"peer": peer}, timeout=self._patience(), idempotent=True)
+        return told.identity(found, peer, senders)
 
     async def topics(self) -> list[dict[str, Any]]:
         """The topics that the bus counts: ``topic``, ``messages``, ``bytes``, ``lanes``, ``retained`` (B-3)."""
