@@ -19,6 +19,7 @@ from ..broker import Credentials, OverQuota
 from ..policy import EVERYTHING, Subject, Verdict
 from ..protocol.addresses import endpoint
 from ..protocol.errors import Code, ProtocolError
+from .denials import Denials
 from .kernel_identity import credentials_of
 from .limits import ACCEPT_BATCH, ACCEPT_PAUSE_S, REFUSE_BATCH
 from .links import close, part, say_bye
@@ -42,11 +43,12 @@ def _anybody(credentials: Credentials) -> Verdict:
 class Admission:
     """Lets connections in at the listeners of one daemon."""
 
-    __slots__ = ("_broker", "_full", "_gates", "_loop", "_may_connect", "_open", "_refused", "_spare")
+    __slots__ = ("_broker", "_denials", "_full", "_gates", "_loop", "_may_connect", "_open", "_refused", "_spare")
 
     def __init__(self, broker: Broker, loop: Loop, *, may_connect: Callable[[Credentials], Verdict] = _anybody) -> None:
         """*may_connect* judges who comes by a Unix socket at once. Who comes by TCP is judged by the broker, after the proof."""
         self._broker = broker
+        self._denials = Denials(loop.at)
         self._may_connect = may_connect
         self._loop = loop
         self._gates: list[Gate] = []
@@ -129,7 +131,7 @@ class Admission:
                 credentials = credentials_of(sock)
                 verdict = self._may_connect(credentials)
                 if not verdict.allowed:
-                    log.warning("refused pid %d uid %d at %s: %s", credentials.pid, credentials.uid, listener.address, verdict.why)
+                    self._denials.note(credentials, listener.address, verdict.why, now)
                     raise ProtocolError(Code.DENIED, f"{verdict.why}; you are uid {credentials.uid}")
                 peer = self._broker.connect(now, transport="unix", credentials=credentials)
             else:

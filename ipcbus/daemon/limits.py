@@ -36,6 +36,9 @@ CONFIG_FILE_MAX_BYTES = 1_048_576  #: of the configuration file, and of each fil
 SECRETS_MAX = 1000  #: named ones: each is read at a start and a reload
 POLICY_FILES_MAX = 1000  #: in each directory of the policy: far above what a system has of packages with services
 
+DENIALS_TELL_S = 60.0  #: the log tells of connections that a user may not make when it begins, and then once in so long
+DENIALS_USERS = 64  #: of whom it tells one by one in that time; of all others together
+
 LOG_WRITE_BYTES = 4096  #: PIPE_BUF: a pipe that is writable takes this much without waiting
 LOG_BURST_LINES = 500  #: a peer that makes the bus log cannot fill the disk: this many at once …
 LOG_LINES_PER_S = 50.0  #: … and this many after it; the rest is counted and told in one line
