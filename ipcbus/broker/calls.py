@@ -76,13 +76,13 @@ class Calls:
 
     def _put(self, sender: Peer, receiver: Peer, piece: Piece) -> None:
         """Give a frame of *sender* to *receiver*, who did not ask for it."""
-        size = len(piece)
+        notice = 0
         if receiver.introduced is not None and sender.id not in receiver.introduced:
             self._delivery.introduce(sender.origin, receiver)
-            size += len(sender.origin.notice)
+            notice = len(sender.origin.notice)
         self._delivery.put(receiver, piece)
         if receiver.out_bytes > DIRECT_FREE_BYTES:
-            self._inflows.note(sender, receiver, size)
+            self._inflows.note(sender, receiver, notice + len(piece))
 
     # --- whom an address reaches ---------------------------------------------------------------------------------------------------------
 

@@ -436,7 +436,7 @@ MUTATIONS = [
         "leaked_value",
         "a retained value that is removed stays charged (Q-1)",
         RETAINED,
-        "        self._accounts.release(payer, RETAINED_BYTES, len(frame))\n",
+        "        self._accounts.release(origin.account, RETAINED_BYTES, size)\n",
         "",
     ),
     Mutation(
