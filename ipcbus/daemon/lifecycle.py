@@ -257,8 +257,8 @@ class Daemon:
         """Put the policy and the secrets that were read in force for everybody."""
         self._policy.use(self._config)
         self._broker.monitors.redaction = self._policy.redaction
-        lines = self._broker.replace_secrets(secrets, now) + self._broker.set_policy(self._policy.policy, now)
-        for line in lines:
+        lines = self._broker.set_policy(self._policy.policy, now)  # first: what those leave behind who are closed is judged by it
+        for line in lines + self._broker.replace_secrets(secrets, now):
             log.warning("SIGHUP: %s", line)
 
     def _apply(self, new: Config) -> None:

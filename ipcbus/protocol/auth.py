@@ -34,10 +34,13 @@ class Secrets:
         """The secret called *name*. Where there is none it is one that nobody knows, so that who fails cannot tell why."""
         return self._keys.get(name, self._nobodys)
 
-    def replace(self, keys: Mapping[str, Secret]) -> set[str]:
-        """Have other secrets from now on. Returns the names of those that are gone or not the same any more."""
-        before, self._keys = self._keys, dict(keys)
-        return {name for name, key in before.items() if not same_proof(key, keys.get(name, self._nobodys))}
+    def changed(self, keys: Mapping[str, Secret]) -> set[str]:
+        """The names of those that are gone or others among *keys*."""
+        return {name for name, key in self._keys.items() if not same_proof(key, keys.get(name, self._nobodys))}
+
+    def replace(self, keys: Mapping[str, Secret]) -> None:
+        """Have other secrets from now on."""
+        self._keys = dict(keys)
 
 
 def proof(

@@ -76,6 +76,8 @@ def test_a_name_that_there_is_not_has_a_secret_that_nobody_knows() -> None:
 def test_which_secrets_changed() -> None:
     one, two, three = (Secret(bytes([n]) * 32) for n in (1, 2, 3))
     secrets = Secrets({"default": one, "panel": two, "gone": three}, bytes(32))
-    assert secrets.replace({"default": one, "panel": three, "new": two}) == {"panel", "gone"}
+    others = {"default": one, "panel": three, "new": two}
+    assert secrets.changed(others) == {"panel", "gone"}
+    secrets.replace(others)
     assert (secrets.of("panel"), secrets.of("gone"), secrets.of("new")) == (three, bytes(32), two)
-    assert secrets.replace({"default": one, "panel": three, "new": two}) == set()
+    assert secrets.changed(others) == set()
