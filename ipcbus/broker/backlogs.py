@@ -55,6 +55,7 @@ class Backlog:
         "lagging",
         "lane",
         "last_gap",
+        "last_strange",
         "lost",
         "parked",
         "payer",
@@ -80,6 +81,7 @@ class Backlog:
         self.dropping = False  #: for too long: it loses messages at the soft limit until it has caught up
         self.lost = 0  #: messages, in this episode
         self.strangers: set[Peer] | None = None  #: who joined while something waited: not told yet of those who had sent it (I-1)
+        self.last_strange: Waiting | None = None  #: the last entry that waited when one of them joined
         self.gap: Gap = {}  #: what was lost before the first message that waits
         self.last_gap: Gap | None = None  #: and after the last
 

@@ -72,6 +72,8 @@ class Drops(Introductions):
             del backlog.by_topic[entry.topic]
         if entry.gap is not None:
             backlog.reach(entry)
+        if entry is backlog.last_strange:
+            backlog.strangers = backlog.last_strange = None
         backlog.count -= entry.count
         self.charge(backlog, entry.hold, -len(entry.piece))
         return entry

@@ -316,6 +316,7 @@ class Flow(Drops):
         if peer.introduced is not None:
             backlog.strangers = backlog.strangers or set()
             backlog.strangers.add(peer)
+            backlog.last_strange = backlog.pieces[-1]
         if backlog.holding is not None and peer in backlog.holding.holds:
             self._release(backlog.holding, peer)
 

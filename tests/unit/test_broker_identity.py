@@ -266,6 +266,33 @@ def test_a_member_that_joins_while_something_waits_is_told_who_sent_it() -> None
     assert seen(late) == [4]
 
 
+@pytest.mark.parametrize("way", ["taken", "lost"])
+def test_who_joined_is_looked_at_no_more_when_what_waited_then_has_gone(way: str) -> None:
+    """The queue of busy workers is never empty: each message to one that joined late would cost a look."""
+    bus = Bus()
+    first, one, two = bus.peer(), bus.peer(), bus.peer()
+    first.subscribe("jobs", group="g", credit=0, policy="drop_oldest", limits={"soft": 20_000, "hard": 20_000})
+    one.publish("jobs", bytes(8_000))
+    late = bus.peer(features=ASKS)
+    late.subscribe("jobs", group="g", credit=1 << 20, messages=0)
+    two.publish("jobs", bytes(8_000))
+    (lane,) = late.peer.grouped or ()
+    assert lane.group is not None
+    backlog = lane.group.backlog
+    assert backlog is not None
+    assert backlog.strangers == {late.peer}
+    if way == "taken":
+        late.credit(1, 0, messages=1)
+        assert seen(late) == [("who", two.id), ("who", one.id), one.id]
+    else:
+        two.publish("jobs", bytes(8_000))
+    assert backlog.pieces
+    assert backlog.strangers is None
+    assert backlog.last_strange is None
+    late.credit(1, 0, messages=1)
+    assert seen(late)[-1] == two.id
+
+
 def test_who_joins_and_leaves_again_is_not_remembered_as_long_as_something_waits() -> None:
     """Else a program that does that all day would fill the bus's memory; with another lane in the group it stays a member."""
     bus = Bus()
