@@ -120,7 +120,7 @@ def _listen_unix(address: UnixAddress, mode: int, group: int | None, directory_m
             sock.bind(address.path)
         bound = _identity(address.path)
         if group is not None:
-            os.chown(address.path, -1, group)
+            _give_to(group, address)
         os.chmod(address.path, mode)
         sock.listen(BACKLOG)  # only now can anybody connect
         sock.setblocking(False)
@@ -136,6 +136,14 @@ def _listen_unix(address: UnixAddress, mode: int, group: int | None, directory_m
         if isinstance(error, PlaceError):
             raise ListenError(f"cannot listen on {address}: {error}") from error
         raise
+
+
+def _give_to(group: int, address: UnixAddress) -> None:
+    try:
+        os.chown(address.path, -1, group)
+    except PermissionError as error:
+        why = f"socket_group: uid {os.geteuid()} is not in the group {group}, so it may not give the socket to it"
+        raise ListenError(f"cannot listen on {address}: {why}. Put it into the group, or name another one") from error
 
 
 def _lock(address: UnixAddress) -> int:
@@ -183,8 +191,11 @@ def _remove_stale(address: UnixAddress) -> None:
             probe.connect(address.path)
         except BlockingIOError:
             raise AlreadyRunningError(address, 0) from None  # its queue is full, so it has one
-        except OSError:
+        except ConnectionRefusedError:
             pass  # nobody listens
+        except OSError as error:  # a socket of another type lives there (EPROTOTYPE), or cannot be asked
+            what = f"{address.path} exists, and it does not show whether it is in use ({error.strerror})"
+            raise ListenError(f"{what}: remove it, or listen elsewhere") from error
         else:
             # Somebody does, without the lock: its lock file was removed under it.
             pid, _, _ = struct.unpack("3i", probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from ipcbus.daemon.listeners import ListenError, open_listeners
+from ipcbus.protocol.addresses import UnixAddress
 from ipcbus.protocol.errors import Code
 from ipcbus.protocol.messages import Kind
 from tests.conftest import DaemonFactory
@@ -86,6 +88,16 @@ def test_only_a_stale_socket_is_replaced(short_dir: Path, what: str) -> None:
     assert f"{path} exists and is not a socket" in done.stderr
     assert os.path.lexists(path)
     assert target.exists() == (what == "symlink")
+
+
+def test_a_socket_of_another_type_may_be_in_use(short_dir: Path) -> None:
+    path = short_dir / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+        other.bind(str(path))
+        done = run_ipcbusd("--listen", f"unix:{path}")
+        assert done.returncode == 4
+        assert f"{path} exists, and it does not show whether it is in use" in done.stderr
+        other.connect(str(path))
 
 
 def test_symlink_at_the_lock(short_dir: Path) -> None:
@@ -235,6 +247,19 @@ def test_socket_group_lets_its_members_in(daemon_factory: DaemonFactory) -> None
     as_user(4242, group.gr_gid, member)
     as_user(4242, group.gr_gid + 1, stranger)
     assert f"socket mode 0660, group {group.gr_name}: whoever" in daemon.log()
+
+
+@needs_root
+def test_a_group_that_the_bus_is_not_in_is_told(short_dir: Path) -> None:
+    os.chown(short_dir, 4242, 4242)
+
+    def start() -> None:
+        address = UnixAddress(f"{short_dir}/bus.sock")
+        with pytest.raises(ListenError, match=r"socket_group: uid 4242 is not in the group 4711, so .* name another one"):
+            open_listeners([address], mode=0o660, group=4711)
+        assert os.listdir(short_dir) == ["bus.sock.lock"]
+
+    as_user(4242, 4242, start)
 
 
 @needs_root
