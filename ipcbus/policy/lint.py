@@ -1,4 +1,5 @@
-"""What is odd about rules that are each correct: those that never decide, those that contradict each other, those for nobody.
+"""What is odd about rules that are each correct: those that never decide, those that contradict each other, those for nobody, and those
+that allow more than their names or topics look like.
 
 A rule decides only what no rule before it does. Here a placeholder stands for a text of its own: in the same place it is the same
 for every subject, and nothing more is known of it.
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from .actions import OF_NAMES, Action
+from .actions import OF_NAMES, OF_TOPICS, Action
 from .limits import LINT_KINDS_MAX
 from .ordered import Ordered, TooComplexError
 from .people import is_part, nobody, strangers
@@ -36,6 +37,7 @@ def lint(rules: Sequence[Rule]) -> list[str]:
         if rule.allow and strangers(rule.who):
             lines.append(f"{rule.where} allows something to 65534 (nobody): that is also who comes from another user namespace")
         lines += _oddities(rule, earlier[rule.who])
+        lines += _unlimited(rule)
         for kind in includes[rule.who]:
             for action in rule.actions:
                 earlier[kind][action].add(rule, action)
@@ -108,6 +110,18 @@ def _oddities(rule: Rule, earlier: dict[Action, _Earlier]) -> Iterator[str]:
     elif dead and rule.names is None and rule.topics is None and rule.methods is None:
         yield f"{rule.where} never decides {', '.join(dead)}: rules before it do"
     yield from contradictions
+
+
+def _unlimited(rule: Rule) -> Iterator[str]:
+    """What *rule* allows on everything though it limits something else: `names` is nothing to `publish`."""
+    limits = (rule.names, rule.methods, rule.topics)
+    limited = {Action.CALL} if rule.methods is not None else set()
+    limited |= OF_NAMES if rule.names is not None else set()
+    limited |= OF_TOPICS if rule.topics is not None else set()
+    words = [action for action in Action if action in (OF_NAMES | OF_TOPICS) - limited and action in rule.actions]
+    if rule.allow and words and any(limit is not None for limit in limits):
+        key = "names" if words[0] in OF_NAMES else "topics"
+        yield f'{rule.where} allows {", ".join(words)} on everything: if that is meant, say {key} = ">"; else limit it, or leave it out'
 
 
 def _targets(rule: Rule, action: Action) -> Iterable[Tokens | None]:

@@ -51,6 +51,31 @@ def test_a_contradiction_names_both_rules() -> None:
     assert one('allow = "connect"', 'deny = "connect"\nuid = 1000').startswith("rule 2 of p, line 3 denies connect, but rule 1")
 
 
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        ('["own", "publish"]\nnames = "a"', 'publish on everything: if that is meant, say topics = ">"'),
+        ('["subscribe", "monitor", "call"]\nmethods = "m"', 'subscribe, monitor on everything: if that is meant, say topics = ">"'),
+        ('["own", "send", "call"]\nmethods = "m"', 'own, send on everything: if that is meant, say names = ">"'),
+        ('["call", "publish"]\ntopics = "a"', 'call on everything: if that is meant, say names = ">"'),
+    ],
+)
+def test_a_rule_that_limits_one_action_and_not_another(rule: str, words: str) -> None:
+    assert one(f"allow = {rule}") == f"rule 1 of p, line 1 allows {words}; else limit it, or leave it out"
+    assert nothing(f"deny = {rule}")  # who denies too much is told of it by others
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        '["own", "publish"]\nnames = "a"\ntopics = ">"', '"*"\nnames = "a"', '"*"\nmethods = "m"', '"*"\ntopics = "a"', '"*"',
+        '["own", "publish"]', '["call", "publish"]\nmethods = "m"\ntopics = "a"', '["connect", "admin", "publish"]\ntopics = "a"',
+    ],
+)  # fmt: skip
+def test_a_rule_that_says_what_it_limits(rule: str) -> None:
+    assert nothing(f"allow = {rule}")
+
+
 def test_a_dead_rule() -> None:
     dead = "never decides anything: rules before it do; it can go, or belongs before them"
     assert one('allow = "publish"\ntopics = "room.>"', 'allow = "publish"\ntopics = ["room.*", "room.a.b"]').endswith(dead)
