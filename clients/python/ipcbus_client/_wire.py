@@ -203,7 +203,7 @@ class Wire(WireSocket):
         while not self.lock._is_owned():  # type: ignore[attr-defined]  # of RLock since it is there; Condition relies on it too
             try:
                 self.lock.acquire()
-            except BaseException:  # noqa: BLE001  # of a signal handler
+            except BaseException:  # noqa: BLE001, S112  # of a signal handler
                 continue
 
     def hand_over(self) -> None:

@@ -29,9 +29,9 @@ class Company:
 
     def __init__(self) -> None:
         temporary = tempfile.gettempdir()
-        self.directory = tempfile.mkdtemp(  # mode 0700
-            prefix="ipcbus-demo-", dir=temporary if len(os.fsencode(temporary)) <= _TEMP_MAX_BYTES else "/tmp"
-        )
+        if len(os.fsencode(temporary)) > _TEMP_MAX_BYTES:
+            temporary = "/tmp"  # noqa: S108 - a new directory with mode 0700 is made in it
+        self.directory = tempfile.mkdtemp(prefix="ipcbus-demo-", dir=temporary)
         self.address = str(UnixAddress(f"{self.directory}/bus.sock"))
         self._log = open(f"{self.directory}/log", "w+b", buffering=0)  # noqa: SIM115 - closed in close()
         self._daemon: subprocess.Popen[bytes] | None = None

@@ -128,7 +128,7 @@ class Daemon:
 def _short_place() -> str | None:
     """Where a socket's path stays within its 107 bytes."""
     place = tempfile.gettempdir()
-    return place if len(place) < 60 else "/tmp"
+    return place if len(place) < 60 else "/tmp"  # noqa: S108 - a new directory with mode 0700 is made in it
 
 
 def _environment() -> dict[str, str]:

@@ -46,7 +46,7 @@ class Engine:
 
     def __init__(self, seed: int, limits: Limits | None, policy: str | None, patience: float) -> None:
         self.now = 0.0
-        self.random = random.Random(seed)
+        self.random = random.Random(seed)  # noqa: S311 - these dice are to fall the same way again
         self.moves = 0  #: grows with everything that happens
         self._still = 0  #: moves when the clock was last put on
         self.stirred_at = 0.0  #: when something happened besides heartbeats and attempts to connect
