@@ -203,9 +203,17 @@ def _fill_in(values: dict[str, Any], errors: list[str]) -> None:
     except PlaceError as error:
         if any(isinstance(address, TcpAddress) for address in values["listen"]):
             errors.append(f"secret_file: {error}")
-    paths = [os.path.realpath(address.path) for address in values["listen"] if isinstance(address, UnixAddress)]
+    paths = [_real(address.path) for address in values["listen"] if isinstance(address, UnixAddress)]
     ports = [str(address) for address in values["listen"] if isinstance(address, TcpAddress) and address.port]
     errors.extend(f"listen: {twice} is given twice" for twice in sorted({x for x in paths + ports if (paths + ports).count(x) > 1}))
+
+
+def _real(path: str) -> str:
+    """*path* without links; as it is where somebody changes one of them just now."""
+    try:
+        return os.path.realpath(path)
+    except OSError:
+        return path
 
 
 def conflicts(limits: Limits) -> list[str]:

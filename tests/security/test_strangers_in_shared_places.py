@@ -160,7 +160,7 @@ def test_racing_the_start_with_links(shared: Path, precious: Path, mallory: Stra
                     assert (found.st_uid, stat.S_ISDIR(found.st_mode)) == (0, True)
                     daemon.terminate()
                 _, said = daemon.communicate(timeout=START_S)
-                assert "Traceback" not in said
+                assert "Traceback" not in said, f"\n{said}"
             assert list(precious.iterdir()) == []
             assert mallory.do("listdir", f"{shared}/trap") == []
             with contextlib.suppress(FileNotFoundError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -188,6 +189,19 @@ def test_a_runtime_directory_that_cannot_be_used(tmp_path: Path, monkeypatch: py
     assert line == "secret_file: runtime directory /tmp/runtime-1 is a symlink; set XDG_RUNTIME_DIR instead"
     assert configure(tmp_path, 'listen = ["tcp:127.0.0.1:0"]\nsecret_file = "/run/a.secret"').secret_file == "/run/a.secret"
     assert configure(tmp_path, 'listen = ["unix:/run/a.sock"]').secret_file is None, "nobody needs it"
+
+
+def test_a_link_that_goes_while_it_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where somebody swaps it for a directory and back: what is there decides when the bus listens."""
+    (tmp_path / "link").symlink_to("elsewhere")
+    text = f'listen = ["unix:{tmp_path}/link/a", "unix:{tmp_path}/link/b"]'
+
+    def gone(path: str) -> str:
+        raise FileNotFoundError(2, "No such file or directory", path)
+
+    monkeypatch.setattr(os, "readlink", gone)
+    assert len(configure(tmp_path, text).listen) == 2
+    assert "is given twice" in errors(tmp_path, text.replace("/b", "/a"))[0]
 
 
 def test_messages_name_the_place(tmp_path: Path) -> None:
