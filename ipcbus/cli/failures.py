@@ -75,6 +75,8 @@ def explain(error: BaseException, address: str) -> CommandError | None:
             return CommandError(Exit.SERVICE, f"{error.to} went away before it answered")
         case client.ServiceError():
             return CommandError(Exit.SERVICE, f"{error.to} answered with {error.code}: {error.text}")
+        case client.Denied():
+            return CommandError(Exit.REFUSED, f"{error.who or error.to}: {code_label(error.code)}: {error.text}; {error.hint}")
         case client.RequestError():
             return CommandError(Exit.REFUSED, f"{error.who or error.to}: {code_label(error.code)}: {error.text}")
         case client.Timeout():

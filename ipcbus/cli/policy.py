@@ -29,7 +29,7 @@ def policy(arguments: argparse.Namespace) -> int:
         raise usage("policy list takes no more words; --json prints it for programs")
     config = _configuration(arguments)
     in_force = config.policy.in_force(config.kind, _bus_uid(config.kind), open_to_others=config.open_to_others)
-    for line in config.policy.warnings:
+    for line in (*config.policy.warnings, *config.not_there()):
         complain(line)
     if arguments.what == "list":
         return _list(config, in_force, arguments.json)

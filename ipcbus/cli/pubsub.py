@@ -37,8 +37,8 @@ def publish(arguments: argparse.Namespace) -> int:
         bus.flush(arguments.timeout or ANSWER_TIMEOUT_S)
         refused = bus.stats_local()["refused"]
     if refused:  # L-9
-        why = "it keeps no more (see retained in `ipcbus stats`), or its log says why" if arguments.retain else "its log says why"
-        raise CommandError(Exit.REFUSED, f"the bus refused {refused} of the messages to {arguments.topic}: {why}")
+        more = "; where it only keeps no more they were delivered (see retained in `ipcbus stats`)" if arguments.retain else ""
+        raise CommandError(Exit.REFUSED, f"the bus refused {refused} of the messages to {arguments.topic}, as said above{more}")
     return Exit.OK
 
 

@@ -46,6 +46,7 @@ _REFUSED = {
     "no_such_method": "`ipcbus names` lists what each name serves",
     "overloaded": "it does not read, or has too many requests: let it answer faster, start another with --mode shared",
     "no_such_request": "the answer came after its requester had gone, given up or waited too long",
+    "denied": "write a rule that allows it and comes before that one, and reload the bus; `ipcbus policy test` says what holds then",
     "over_limit": "raise the limit that is named",
     "over_quota": "let it read faster and end the frames that it begins, or raise the limit that is named",
     "slow_reader": "let it read faster, or subscribe with a policy that drops instead (drop_oldest, latest)",
@@ -92,6 +93,8 @@ def explain_loss(item: Item, names: Iterable[str] = ()) -> Reason:
     more = []
     if about:
         more.append(about)
+    if item.get("code") == "denied" and item.get("uid") is not None:
+        more.append(f"it asked as uid {item['uid']}")
     if why == "unknown":
         more.append("which ones they were is not known")
     if topic and why in ("too_slow", "replaced", "expired", "evicted", "over_quota"):

@@ -62,12 +62,18 @@ class Config:
 
     def oddities(self) -> list[str]:
         """What is legal in the policy and yet not what somebody meant, for people."""
-        lines = list(self.policy.warnings)
+        lines = [*self.policy.warnings, *self.not_there()]
         rule = self.policy.kept_out(os.geteuid())
         if rule is not None and not self.open_to_others and any(isinstance(address, UnixAddress) for address in self.listen):
             kept_out = f"socket_mode {self.socket_mode:04o} keeps them from the socket"
             lines.append(f"{rule} lets others connect, but {kept_out}; with 0666 the policy decides alone")
         return lines
+
+    def not_there(self) -> list[str]:
+        """The drop-in directories that somebody named and that do not exist, for people. Those of every system bus need not."""
+        source = self.sources["policy_dir"]
+        missing = [directory for directory in self.policy_dir if source != "default" and not os.path.lexists(directory)]
+        return [f"policy_dir ({source}): there is no directory {directory}, and so no rules in it" for directory in missing]
 
     @property
     def directory_mode(self) -> int:

@@ -39,7 +39,8 @@ class PolicyFiles:
         """What there is, for a person."""
         if not self.files:
             return "no policy file"
-        return f"{_counted(len(self.rules), 'policy rule')} in {_counted(len(self.files), 'file')}"
+        redacted = f", {_counted(len(self.redact), 'redacted pattern')}" if self.redact else ""
+        return f"{_counted(len(self.rules), 'policy rule')} in {_counted(len(self.files), 'file')}{redacted}"
 
     def kept_out(self, uid: int) -> str | None:
         """The first rule that lets others than root and *uid* connect; None where there is none that says so of a user or group."""

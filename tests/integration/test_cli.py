@@ -267,7 +267,7 @@ def test_what_the_bus_refuses_is_told(daemon_factory: DaemonFactory) -> None:
     cli = Cli(daemon_factory(config="[limits]\nmax_retained_topics = 0\n"))
     done = cli("pub", "--retain", "a", "1")
     assert done.returncode == 5
-    assert "ipcbus: the bus refused 1 of the messages to a: it keeps no more" in done.stderr
+    assert "ipcbus: the bus refused 1 of the messages to a, as said above; where it only keeps no more" in done.stderr
 
 
 def test_pub_waits_while_the_bus_holds_it(daemon_factory: DaemonFactory) -> None:

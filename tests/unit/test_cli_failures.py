@@ -26,7 +26,7 @@ from ipcbus.protocol.errors import Code
         (client.NoSuchName(Code.NO_SUCH_NAME, "", "a/b"), Exit.REFUSED, "ipcbus names"),
         (client.NoSuchMethod(Code.NO_SUCH_METHOD, "", "a/b"), Exit.REFUSED, "not served"),
         (client.NoSuchPeer(Code.NO_SUCH_PEER, "", ":4/b"), Exit.REFUSED, "ipcbus peers"),
-        (client.Denied(Code.DENIED, "by policy", "a/b"), Exit.REFUSED, "denied: by policy"),
+        (client.Denied(Code.DENIED, "by policy", "a/b"), Exit.REFUSED, "a/b: denied: by policy; Ask whoever runs the bus"),
         (client.Overloaded(Code.OVERLOADED, "busy", "a/b"), Exit.REFUSED, "overloaded: busy"),
         (client.Refused(Code.NAME_TAKEN, "by peer 3", "bus/own"), Exit.REFUSED, "name_taken: by peer 3"),
         (client.ResponderDied(Code.RESPONDER_DIED, "", "a/b"), Exit.SERVICE, "went away"),

@@ -226,3 +226,8 @@ def test_a_name_that_the_machine_does_not_know_is_told(tmp_path: Path, capsys: p
     file.write_text('[[rule]]\nallow = "*"\ngroup = "wheel"\n')
     assert main(["policy", "list", "--policy-file", str(file)]) == 0
     assert "'wheel'" in capsys.readouterr().err
+
+
+def test_a_directory_that_is_not_there_is_told(policy: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["policy", "test", "connect", *policy]) == 0
+    assert f"there is no directory {tmp_path}/none" in capsys.readouterr().err

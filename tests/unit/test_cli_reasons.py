@@ -77,6 +77,15 @@ def test_what_to_do_about_a_refusal(code: str, topic: str, advice: str) -> None:
     assert reason.do == advice
 
 
+def test_who_was_denied_and_what_to_do_about_it() -> None:
+    denied = episode("refused", code="denied", topic="room.a", kind="PUBLISH", count=1, about="rule 1 of x denies it", uid=1001)
+    reason = explain_loss(denied | {"pattern": None, "policy": None, "sender": None, "last_s": 9.0})
+    assert reason.more == ["rule 1 of x denies it", "it asked as uid 1001"]
+    assert "before that one" in reason.do
+    assert "`ipcbus policy test`" in reason.do
+    assert explain_loss(denied | {"uid": None}).more[1:2] != ["it asked as uid None"]  # it came by TCP
+
+
 def test_nobody_subscribed() -> None:
     item = {"topic": "romo.kitchen", "no_subscriber": 1, "no_subscriber_s": 2.0, "lanes": 0, "retained": False}
     meant = explain_unwanted(item, ["room.*", "hall", "room.kitchen"])

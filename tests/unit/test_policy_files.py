@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import grp
 import os
 import pwd
@@ -69,6 +70,7 @@ def test_order_of_files(system: Path) -> None:
     ]  # fmt: skip
     assert files.rules[1].where == f"rule 1 of {lib}/10-early.toml, line 1"
     assert files.described() == "4 policy rules in 4 files"
+    assert dataclasses.replace(files, redact=("a",)).described() == "4 policy rules in 4 files, 1 redacted pattern"
     (etc / "10-early.toml").write_text("")
     assert topics(read(None, etc, lib)[0]) == ["lights.ours", "late"], "an empty file takes the place of one that says something"
 
@@ -205,6 +207,15 @@ def test_a_user_bus(system: Path) -> None:
     assert topics(configure(policy_dir=[f"{system}/etc"]).policy) == ["mine", "system"]
     with pytest.raises(ConfigError, match="No such file"):
         configure(policy_file=f"{system}/missing.toml")
+
+
+def test_a_directory_that_somebody_named_and_that_is_not_there_is_told(system: Path) -> None:
+    assert configure(kind="system").not_there() == []
+    (system / "lib").rmdir()
+    assert configure(kind="system").oddities() == [], "the directories that every system bus has by default need not exist"
+    config = configure(kind="system", policy_dir=[f"{system}/etc", f"{system}/ect"])
+    told = [f"policy_dir (flag --policy-dir): there is no directory {system}/ect, and so no rules in it"]
+    assert config.not_there() == config.oddities() == told
 
 
 def test_a_system_bus(system: Path) -> None:
