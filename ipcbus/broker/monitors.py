@@ -253,10 +253,9 @@ class Monitors:
 
     def _asked(self, pending: Pending) -> tuple[str, ...]:
         """By which names what answers a request is judged: as the request was, whatever names its callee has taken or given up since.
-        Where nobody looked at that, and a callee at a peer address has no name any more, by none: nobody looks at this either."""
+        Where nobody looked at that, and it went to a peer address, these are not known: nobody looks at this either."""
         target = pending.to.partition("/")[0]
-        now = tuple(pending.callee.claims or ()) if target.startswith(":") else (target,)
-        return getattr(pending, "names", now)
+        return getattr(pending, "names", () if target.startswith(":") else (target,))
 
     def _names_at(self, target: str) -> tuple[str, ...]:
         """By which names a frame to *target* is judged: a name by itself, a peer address by all names of the peer (M-2)."""

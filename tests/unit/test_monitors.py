@@ -296,19 +296,20 @@ def test_an_answer_is_judged_as_its_request_was(to: str, also: str | None) -> No
     assert seen(n) == []
 
 
-def test_an_answer_to_what_nobody_looked_at_is_judged_by_the_names_there_are() -> None:
+def test_an_answer_to_what_nobody_looked_at_is_seen_only_where_its_name_is_known() -> None:
+    """At a peer address it could have been for a name that is redacted, and that the peer has given up since."""
     bus = Bus()
     a, s, m = bus.peer(), bus.peer(), bus.peer()
     s.serve("secret", "get")
     for to in ("secret/get", f":{s.id}/get"):
         first, second = a.request(to), a.request(to)
         watch(m, kinds=["reply"])
+        s.ask("own", name="open")
         s.reply(a, first)
         s.ask("release", name="secret")
         s.reply(a, second)
         s.serve("secret", "get")
-        by_name = to == "secret/get"
-        assert [copy["id"] for copy in seen(m)] == [first, second][: 1 + by_name]
+        assert [copy["id"] for copy in seen(m)] == ([first, second] if to == "secret/get" else [])
         m.ask("unsubscribe", lane=1)
 
 
