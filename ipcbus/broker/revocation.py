@@ -12,10 +12,14 @@ from .peers import Peer
 
 if TYPE_CHECKING:
     from ..policy import Rights
+    from .accounts import User
     from .state import State
 
 #: So many lines say what was revoked; the rest is counted.
 LINES_MAX = 1_000
+#: Units of work (`effort`) that judging the patterns of one user may be, some seconds: nothing else is done meanwhile. Who has thousands of
+#: patterns that each take thousands of steps loses those that come after it.
+REJUDGE_WORK_MAX = 8_000_000
 
 
 class Revocation:
@@ -29,6 +33,7 @@ class Revocation:
         self._lines: list[str] = []
         self._more = 0
         self._patterns: dict[tuple[Rights, bool, str], str | None] = {}  #: verdicts that may be much work, for all with the same rights
+        self._work: dict[User, int] = {}  #: what that was for whose patterns
 
     def run(self) -> list[str]:
         """Give every peer its rights and take from it what they do not allow; what was taken, in lines for the log. Who may not be here any
@@ -101,7 +106,12 @@ class Revocation:
             return None
         key = peer.rights, lane.watches, lane.pattern
         if key not in self._patterns:
+            user, spent = peer.account.user, self._state.effort.spent
+            work = self._work.get(user, 0)
+            if work >= REJUDGE_WORK_MAX:
+                return f"the patterns of {user} are too many and too complex to judge them all anew at once: subscribe again"
             self._patterns[key] = _why_not(self._judge.monitor if lane.watches else self._judge.subscribe, peer, lane.pattern)
+            self._work[user] = work + self._state.effort.spent - spent
         return self._patterns[key]
 
     def _tell(self, peer: Peer, what: str, notice: dict[str, object]) -> None:

@@ -6,6 +6,7 @@ import msgpack
 import pytest
 
 from ipcbus.broker import Credentials
+from ipcbus.broker.effort import JUDGE
 from ipcbus.policy import EVERYTHING
 from ipcbus.protocol.errors import Code
 from ipcbus.protocol.messages import Kind, encode
@@ -112,6 +113,24 @@ def test_the_notice_says_what_was_taken() -> None:
         {"name": "revoked", "what": "publish", "topic": "gone", "why": f"{by_default} publish to 'gone'"},
         {"name": "lights", "what": "own", "why": f"{by_default} own of 'lights'"},
     ]
+
+
+@pytest.mark.parametrize(("most", "judged"), [(JUDGE, 1), (JUDGE + 1, 2), (2 * JUDGE, 2), (2 * JUDGE + 1, 3)])
+def test_judging_the_patterns_of_one_user_is_bounded(most: int, judged: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bus does nothing else meanwhile: thousands of complex patterns of one user held everybody up for minutes."""
+    monkeypatch.setattr("ipcbus.broker.revocation.REJUDGE_WORK_MAX", most)
+    bus = Bus(policy=EVERYTHING)
+    many, other = guest(bus), bus.peer("other", uid=8)
+    for lane, pattern in enumerate(("a.*", "b.*", "c.*", "a.*"), 1):
+        many.subscribe(pattern, lane)
+    other.subscribe("d.*")
+    lines = set_policy(bus, 'allow = "subscribe"')
+    assert [*(many.peer.lanes or ())] == [*range(1, judged + 1), 4]  # the fourth is as the first, and costs nothing
+    why = "the patterns of uid 7 are too many and too complex to judge them all anew at once: subscribe again"
+    assert [notice["why"] for notice in many.notices()] == [why] * (3 - judged)
+    assert lines == [f"{many.peer} loses its subscription to {pattern!r}: {why}" for pattern in ("b.*", "c.*")[judged - 1 :]]
+    assert [*(other.peer.lanes or ())] == [1]
+    many.subscribe("c.*", 9)
 
 
 def test_a_monitor_ends_too() -> None:
