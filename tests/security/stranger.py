@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import grp
 import json
 import os
+import pwd
 import runpy
 import signal
 import socket
@@ -157,6 +159,20 @@ def _program(words: list[str]) -> int:
     return 0
 
 
+def believe(users: dict[str, int], groups: dict[str, int]) -> None:
+    """Have this process and its children know these users and groups, as if they were in the machine's database."""
+    known = {**{name: pwd.struct_passwd((name, "x", uid, uid, "", "/", "")) for name, uid in users.items()}}
+    sets = {**{name: grp.struct_group((name, "x", gid, [])) for name, gid in groups.items()}}
+    by_uid = {each.pw_uid: each for each in known.values()}
+    by_gid = {each.gr_gid: each for each in sets.values()}
+    ask = (pwd.getpwnam, pwd.getpwuid, grp.getgrnam, grp.getgrgid, os.getgrouplist)
+    pwd.getpwnam = lambda name: known[name] if name in known else ask[0](name)
+    pwd.getpwuid = lambda uid: by_uid[uid] if uid in by_uid else ask[1](uid)
+    grp.getgrnam = lambda name: sets[name] if name in sets else ask[2](name)
+    grp.getgrgid = lambda gid: by_gid[gid] if gid in by_gid else ask[3](gid)
+    os.getgrouplist = lambda name, gid: [gid] if name in known else ask[4](name, gid)
+
+
 def wait(pid: int) -> int:
     """The exit code of a child that was started, below 0 for a signal."""
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -165,7 +181,7 @@ def wait(pid: int) -> int:
 ORDERS: dict[str, Callable[..., Any]] = {
     each.__name__: each
     for each in (
-        enter_namespaces, connect, connect_from_child, listen, read, write, race, run, wait,
+        enter_namespaces, connect, connect_from_child, listen, read, write, race, run, wait, believe,
         os.symlink, os.unlink, os.mkdir, os.listdir, os.link, os.rename, os.chmod,
     )
 }  # fmt: skip
