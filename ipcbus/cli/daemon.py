@@ -71,6 +71,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = _parser().parse_args(arguments)
     flags = {option.name: getattr(given, option.name) for option in OPTIONS if option.flag is not None}
 
+    if (os.getuid(), os.getgid()) != (os.geteuid(), os.getegid()):
+        # Who started it chose its environment, and where Python finds modules: it is too late to trust anything.
+        who = f"uid {os.getuid()} with effective {os.geteuid()}, gid {os.getgid()} with effective {os.getegid()}"
+        print(f"ipcbusd: does not run setuid or setgid ({who}): start it as the user whose bus it is", file=sys.stderr)
+        return USAGE
+
     def configure() -> Config:
         config = load(flags=flags, environ=os.environ, path=given.config)
         if errors := not_of_this_machine(config.policy, os.geteuid(), maps_some_only(), units_hidden=hides_others()):

@@ -162,8 +162,14 @@ def _find_file(path: str | None, environ: Mapping[str, str], flags: Mapping[str,
 
 
 def _if_there(path: str) -> str | None:
-    """*path* where something has this name, be it a link that leads nowhere."""
-    return path if os.path.lexists(path) else None
+    """*path* where something has this name, be it a link that leads nowhere, or where that is not to be seen: who reads it says why."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError:
+        pass
+    return path
 
 
 def _read_file(path: str, uids: Collection[int] | None, errors: list[str]) -> list[tuple[str, Any]]:
@@ -253,7 +259,7 @@ def _group_id(name: str | None, source: str, errors: list[str]) -> int | None:
 
 def as_toml(config: Config) -> str:
     """The values in force as a TOML file with where each came from; read back, it gives the same values."""
-    lines = [f"# {config.path or 'no configuration file'}"]
+    lines = [f"# {_in_a_comment(config.path or 'no configuration file')}"]
     table = False
     for option in OPTIONS:
         if option.name.startswith(_LIMITS) and not table:
@@ -263,11 +269,16 @@ def as_toml(config: Config) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _in_a_comment(text: str) -> str:
+    """*text* without what would end the comment or make it something that is not TOML."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
 def _line(option: Option, value: Any, source: str) -> str:
     key = option.name.removeprefix(_LIMITS)
     if value is None:
         return f"# {key} =  # not set: {option.doc}"
-    return f"{key} = {option.type.to_toml(value)}  # {source.replace(chr(10), '?')}: {option.doc}"
+    return f"{key} = {option.type.to_toml(value)}  # {_in_a_comment(source)}: {option.doc}"
 
 
 def difference(old: Config, new: Config) -> tuple[list[Option], list[Option]]:

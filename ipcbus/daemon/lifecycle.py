@@ -127,9 +127,9 @@ class Daemon:
     def _tell_who_may_connect(self) -> None:
         """What the log says of the policy, and where it is not just the bus's user and root, or where socket_group is of no use."""
         policy = self._config.policy
-        for line in self._config.oddities():
+        for line in (*self._config.oddities(), *filter(None, (listener.out_of_reach() for listener in self._listeners))):
             log.warning("%s", line)
-        if policy.files or self._config.kind == "system":
+        if policy.named or self._config.kind == "system":
             log.info("a %s bus with %s", self._config.kind, policy.described())
             for path in policy.files:
                 log.info("policy file %s", path)

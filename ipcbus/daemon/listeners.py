@@ -50,6 +50,20 @@ class Listener:
         self._lock = lock
         self._file = _identity(address.path) if isinstance(address, UnixAddress) else None
 
+    def out_of_reach(self) -> str | None:
+        """Why nobody else gets to a socket that everybody may write to, None where it is not so. An access list may let some through."""
+        if not isinstance(self.address, UnixAddress):
+            return None
+        directory = os.path.dirname(self.address.path)
+        try:
+            wide, entered = (os.stat(place).st_mode for place in (self.address.path, directory))
+        except OSError:
+            return None
+        if not wide & 0o002 or entered & 0o001:
+            return None
+        mode = f"{stat.S_IMODE(entered):04o}"
+        return f"socket_mode lets everybody connect, but {directory} has mode {mode} and keeps others from it: chmod o+x {directory}"
+
     def set_mode(self, mode: int) -> None:
         """Change a Unix socket's file mode (SIGHUP). Nothing happens where the file is not ours any more."""
         if isinstance(self.address, UnixAddress) and self._file is not None and _identity(self.address.path) == self._file:

@@ -10,7 +10,6 @@ import copy
 import json
 import logging
 import os
-import re
 import select
 import stat
 import sys
@@ -19,12 +18,12 @@ from collections.abc import Callable
 
 from .limits import LOG_BURST_LINES, LOG_LINES_PER_S, LOG_WRITE_BYTES
 
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-
 
 def _harmless(text: str) -> str:
-    """*text* without characters that could begin a line of their own or steer a terminal."""
-    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode("ascii"), text)
+    """*text* without characters that could begin a line of their own, steer a terminal, or change the order in which one shows the rest."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii") for c in text)
 
 
 class TextFormatter(logging.Formatter):

@@ -29,10 +29,11 @@ class PolicyFiles:
     rules: tuple[Rule, ...] = ()
     redact: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()  #: what is legal and yet not what somebody meant
+    named: bool = False  #: somebody said where rules are, be there any or none
 
     def in_force(self, kind: str, uid: int, *, open_to_others: bool) -> Policy:
         """The policy of a bus of this *kind* that runs as *uid*; *open_to_others* says that its socket_mode lets others connect."""
-        own, default = built_in(kind, uid, open_to_others=open_to_others and not self.files)
+        own, default = built_in(kind, uid, open_to_others=open_to_others and not self.files and not self.named)
         return Policy((*self.rules, *own), default=default)
 
     def described(self) -> str:
@@ -107,7 +108,8 @@ def read_policy(main: str | None, directories: Sequence[str], uids: Collection[i
     paths = ([main] if main else []) + _drop_ins(directories, uids, errors)
     policy = joined(_read(path, uids) for path in paths)
     errors.extend(policy.errors)
-    return PolicyFiles(tuple(paths), policy.rules, tuple(dict.fromkeys(policy.redact)), policy.warnings)
+    named = bool(main or directories)
+    return PolicyFiles(tuple(paths), policy.rules, tuple(dict.fromkeys(policy.redact)), policy.warnings, named)
 
 
 def _read(path: str, uids: Collection[int] | None) -> ParsedFile:

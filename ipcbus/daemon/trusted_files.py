@@ -53,6 +53,8 @@ def list_trusted(directory: str, *, suffix: str, uids: Collection[int] | None = 
     try:
         found = os.stat(directory)
     except FileNotFoundError:
+        if os.path.islink(directory):
+            raise  # there is one, and what it leads to has gone
         return []
     check_way(directory, owners)
     if found.st_mode & _OTHERS_MAY_WRITE:  # a sticky bit keeps others from replacing a file, not from adding one

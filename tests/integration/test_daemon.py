@@ -8,6 +8,7 @@ import signal
 import socket
 import stat
 import subprocess
+import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -98,6 +99,16 @@ def test_a_socket_of_another_type_may_be_in_use(short_dir: Path) -> None:
         assert done.returncode == 4
         assert f"{path} exists, and it does not show whether it is in use" in done.stderr
         other.connect(str(path))
+
+
+@pytest.mark.parametrize("mode", [0o700, 0o711])
+def test_a_directory_that_keeps_everybody_from_the_socket_is_told(daemon_factory: DaemonFactory, short_dir: Path, mode: int) -> None:
+    place = short_dir / "place"
+    place.mkdir()
+    place.chmod(mode)
+    daemon = daemon_factory("--kind", "system", "--policy-dir", str(short_dir), listen=[f"unix:{place}/bus.sock"])
+    told = f"socket_mode lets everybody connect, but {place} has mode 0700 and keeps others from it: chmod o+x {place}\n"
+    assert (told in daemon.log()) == (mode == 0o700)
 
 
 def test_symlink_at_the_lock(short_dir: Path) -> None:
@@ -247,6 +258,16 @@ def test_socket_group_lets_its_members_in(daemon_factory: DaemonFactory) -> None
     as_user(4242, group.gr_gid, member)
     as_user(4242, group.gr_gid + 1, stranger)
     assert f"socket mode 0660, group {group.gr_name}: whoever" in daemon.log()
+
+
+@needs_root
+@pytest.mark.parametrize("which", ["uid", "gid"])
+def test_who_started_it_as_another_is_not_trusted(which: str) -> None:
+    """As a setuid or setgid program has it: what the environment says is that one's."""
+    code = f"import os, sys; os.setres{which}(4242, 0, 0); from ipcbus.cli.daemon import main; sys.exit(main(['--check-config']))"
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("ipcbusd: does not run setuid or setgid")
 
 
 @needs_root

@@ -214,6 +214,8 @@ def test_a_reload_judges_anew(daemon_factory: DaemonFactory, short_dir: Path) ->
     rules = short_dir / "rules"
     rules.mkdir(mode=0o755)
     short_dir.chmod(0o711)
+    file = rules / "10-bob.toml"
+    file.write_text(f'[[rule]]\nallow = "*"\nuid = [{ALICE}, {BOB}]\n')
     daemon = daemon_factory("--socket-mode", "0666", "--policy-dir", str(rules))
     daemon.directory.chmod(0o711)
     alice, bob = connect_as(daemon, ALICE), connect_as(daemon, BOB)
@@ -221,7 +223,6 @@ def test_a_reload_judges_anew(daemon_factory: DaemonFactory, short_dir: Path) ->
     bob.hello()
     bob.call("own", name="bobs")
     bob.subscribe("room.>")
-    file = rules / "10-bob.toml"
     file.write_text(f'[[rule]]\nallow = "*"\nuid = {BOB}\n')
     reload(daemon, "there is a new policy: 1 policy rule in 1 file")
     with alice:

@@ -222,6 +222,18 @@ def test_printed_configuration_is_the_same(tmp_path: Path) -> None:
     assert second.limits == first.limits
 
 
+@pytest.mark.parametrize("name", ["a\nlisten = 3", "a\rb", "a\x1b[31mb", "a\x7fb", "a\u2028b", "a\udcffb"])
+def test_the_name_of_the_file_cannot_be_part_of_what_is_printed(tmp_path: Path, name: str) -> None:
+    file = tmp_path / name
+    file.write_text("drain_s = 3\n")
+    first = load(flags={}, environ={}, path=str(file))
+    again = tmp_path / "printed.toml"
+    again.write_text(as_toml(first), newline="")
+    second = load(flags={}, environ={}, path=str(again))
+    assert second.values == first.values
+    assert as_toml(first).splitlines()[0] == f"# {tmp_path}/{name}".translate(str.maketrans("\n\r\x1b\x7f\u2028\udcff", "??????"))
+
+
 def test_difference(tmp_path: Path) -> None:
     old = configure(tmp_path, "")
     new = configure(tmp_path, 'log_level = "debug"\npoller = "poll"\n[limits]\nmax_peers = 3\nmax_lanes = 3\n')

@@ -34,6 +34,11 @@ def test_a_stranger_cannot_begin_a_line() -> None:
     line.encode()
 
 
+def test_a_stranger_cannot_turn_a_line_around() -> None:
+    line = TextFormatter().format(record("peer %s", "a\u202eb\u2066c\u200fd\ufeffe\xa0f ü漢"))
+    assert line.endswith(r"warning: peer a\u202eb\u2066c\u200fd\ufeffe\xa0f ü漢")
+
+
 def test_tracebacks_are_indented() -> None:
     lines = TextFormatter().format(record("fault", fault=True)).splitlines()
     assert lines[0].endswith(".250" + lines[0][23:28] + " warning: fault")

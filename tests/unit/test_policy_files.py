@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import grp
 import os
 import pwd
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from ipcbus.broker import Credentials
+from ipcbus.daemon import config as config_module
 from ipcbus.daemon import places, policy_files, user_database
 from ipcbus.daemon.config import Config, ConfigError, as_toml, load
 from ipcbus.daemon.namespaces import covers_all, hides_others, maps_some_only
@@ -173,6 +175,48 @@ def test_a_policy_file_closes_what_socket_mode_opened() -> None:
     assert PolicyFiles().in_force("user", BUS_UID, open_to_others=True).rights(stranger).unrestricted
     files = PolicyFiles(files=("/etc/empty.toml",))
     assert not files.in_force("user", BUS_UID, open_to_others=True).rights(stranger).connect().allowed
+
+
+def test_the_last_policy_file_that_goes_opens_nothing(system: Path) -> None:
+    file = system / "lib" / "a.toml"
+    file.write_text('[[rule]]\ndeny = "connect"\n')
+    stranger = Subject(uid=STRANGER)
+    for there in (True, False):
+        config = configure(policy_dir=[f"{system}/lib"], socket_mode="0666")
+        assert bool(config.policy.files) == there
+        opened = config.policy.in_force(config.kind, BUS_UID, open_to_others=config.open_to_others)
+        assert not opened.rights(stranger).connect().allowed
+        file.unlink(missing_ok=True)
+
+
+def test_a_directory_of_rules_that_leads_nowhere(system: Path) -> None:
+    os.rmdir(system / "etc" / "policy.d")
+    assert configure(kind="system").oddities() == [], "nobody named it"
+    os.symlink(f"{system}/libb", system / "etc" / "policy.d")
+    with pytest.raises(ConfigError, match=r"policy\.d: No such file"):
+        configure(kind="system")
+
+
+def test_what_cannot_be_seen_is_not_taken_for_missing(system: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden = [f"{system}/home/ipcbus/{name}" for name in (places.CONFIG_NAME, places.POLICY_NAME)]
+    real = os.lstat
+    refused = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    def lstat(path: str) -> os.stat_result:
+        if path in hidden:
+            raise refused
+        return real(path)
+
+    def read(path: str, **_: Any) -> bytes:
+        raise refused
+
+    assert configure().path is None
+    monkeypatch.setattr(os, "lstat", lstat)
+    monkeypatch.setattr(config_module, "read_trusted", read)
+    monkeypatch.setattr(policy_files, "read_trusted", read)
+    with pytest.raises(ConfigError) as caught:
+        configure()
+    assert list(caught.value.errors) == [f"{path}: Permission denied" for path in hidden]
 
 
 def test_what_a_denied_one_reads() -> None:
