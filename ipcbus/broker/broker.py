@@ -51,12 +51,14 @@ class Broker(Ends):
         owners: frozenset[int] | None = None,
         log: Callable[[int, str], None] = lambda level, text: None,
         gauges: Callable[[], dict[str, int]] = dict,
+        owner_of: Callable[[tuple[str, str]], int | None] = lambda ends: None,
         policy: Policy = EVERYTHING,
         subject_of: Callable[[Peer], Subject] = subject_of,
     ) -> None:
-        """*owners*: the uids whose bus it is (Q-2), None: everybody's. *subject_of* says whom *policy* judges when a peer comes (P-1), and
-        again at each `set_policy`."""
+        """*owners*: the uids whose bus it is (Q-2), None: everybody's. *owner_of* says for the log which uid has a TCP connection, by
+        the bus's end and the client's. *subject_of* says whom *policy* judges when a peer comes (P-1), and again at each `set_policy`."""
         super().__init__(limits or Limits(), now, software, pid, owners, log, gauges, policy, subject_of)
+        self._strangers.find_owners_with(owner_of)
         self._incarnation = incarnation
         self._random_bytes = random_bytes
         self._secrets = secrets
@@ -109,6 +111,8 @@ class Broker(Ends):
         peer = Peer(connection, transport, credentials, now, account)
         connection.scanner.owner = peer
         self._strangers.start(peer, now)
+        if (first := self._strangers.crowded_out()) is not None:
+            self._dismiss(first, ProtocolError(Code.TOO_MANY_PEERS, "too many connections by TCP are not ready; this is the oldest (H-9)"))
         return peer
 
     def receive(self, peer: Peer, data: bytes, now: float, work: int = UNLIMITED) -> int:
@@ -200,13 +204,8 @@ class Broker(Ends):
     def tick(self, now: float) -> None:
         """Do what has become due. Where that is much, some of it; `next_deadline` says then that it is to be called again at once."""
         self.now = self._delivery.now = now
-        for peer in self._strangers.due(now, ENDS_AT_ONCE):
-            self._expel(
-                peer,
-                ProtocolError(
-                    Code.HANDSHAKE_TIMEOUT, f"no complete handshake in {self._strangers.delay_s:g} s (H-9; limits.handshake_timeout_s)"
-                ),
-            )
+        for peer, error in self._strangers.over(now, ENDS_AT_ONCE):
+            self._dismiss(peer, error)
         for peer in self._leaving.due(now, ENDS_AT_ONCE):
             self._end(peer)
         for pending in self.requests.due(now, ENDS_AT_ONCE):

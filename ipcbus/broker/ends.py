@@ -109,10 +109,16 @@ class Ends(State):
 
     def _expel(self, peer: Peer, error: ProtocolError) -> None:
         """End a connection with a fatal error: BYE, and one line in the log (E-2)."""
+        if not self._strangers.holds_back(peer, error, self.now):
+            self._dismiss(peer, error)
+
+    def _dismiss(self, peer: Peer, error: ProtocolError) -> None:
+        """The same, at once in any case."""
         if peer.closing:
             return
         self.losses.closed(peer, error)
-        self._log(logging.WARNING, f"{peer} closed: {error}")
+        if not self._strangers.failed(peer, error, self.now):
+            self._log(logging.WARNING, f"{peer} closed: {error}")
         self._end(peer)
         if error.code is Code.SLOW_READER or isinstance(error, OverQuota):
             self._delivery.drop_output(peer)

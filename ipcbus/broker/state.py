@@ -26,7 +26,7 @@ from .quotas import LANES
 from .requests import Requests
 from .rights import Judge
 from .routing import RouteTable
-from .timeouts import Timeouts
+from .strangers import Strangers
 
 
 class State:
@@ -70,7 +70,7 @@ class State:
         )
         self.retained = self.publications.retained
         self._unpublished: dict[str, None] = {}  #: names whose owners have changed, which is not published yet
-        self._strangers: Timeouts[Peer] = Timeouts(self.limits.handshake_timeout_s)
+        self._strangers = Strangers(self.limits.handshake_timeout_s, log)
 
     # --- gauges -----------------------------------------------------------------------------------
 

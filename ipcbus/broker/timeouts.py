@@ -22,6 +22,9 @@ class Timeouts(Generic[Item]):
     def __len__(self) -> int:
         return len(self._deadlines)
 
+    def __contains__(self, item: object) -> bool:
+        return item in self._deadlines
+
     def __iter__(self) -> Iterator[Item]:
         return iter(self._deadlines)
 

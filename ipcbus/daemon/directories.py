@@ -11,13 +11,15 @@ from .places import PlaceError
 from .trusted_files import check_way
 
 
-def prepare_directory(path: str, mode: int = 0o700) -> None:
+def prepare_directory(path: str, mode: int = 0o700, *, private: bool = False) -> None:
     """Make *path* with *mode* where missing, its parents too, and raise PlaceError unless nobody but us and root can put files into it,
     or replace it, or anything on the way to it, by what is not ours. Nothing is made in a directory of somebody else.
+
+    With *private* nobody else may even enter it.
     """
     try:
         _make(path, mode)
-        _check(path)
+        _check(path, private)
         check_way(path)
     except OSError as error:
         raise PlaceError(f"{error.filename or path}: {error.strerror}") from error
@@ -41,10 +43,12 @@ def _make(path: str, mode: int) -> None:
             os.close(descriptor)
 
 
-def _check(path: str) -> None:
+def _check(path: str, private: bool) -> None:
     found = os.stat(path)
     if found.st_uid not in (os.geteuid(), 0):
         raise PlaceError(f"{path} belongs to uid {found.st_uid}, not to uid {os.geteuid()} or root: use a directory of your own")
+    mode = f"{stat.S_IMODE(found.st_mode):04o}"
     if found.st_mode & 0o022:
-        mode = f"{stat.S_IMODE(found.st_mode):04o}"
         raise PlaceError(f"{path} has mode {mode}, so others could replace what is in it: chmod go-w {path}, or use another directory")
+    if private and found.st_mode & 0o077:
+        raise PlaceError(f"{path} has mode {mode}, and what is in it is for its owner alone: chmod 700 {path}, or use another directory")

@@ -16,11 +16,13 @@ from collections.abc import Callable
 
 from .. import __version__
 from ..broker import Broker
+from ..protocol.addresses import UnixAddress
 from ..protocol.auth import Secret, Secrets
 from ..protocol.limits import INCARNATION_BYTES, SECRET_BYTES
 from . import logs, resources
 from .admission import Admission
 from .config import Config, ConfigError, conflicts, difference
+from .directories import prepare_directory
 from .idle import IdleExit
 from .limits import DRAIN_INTERRUPT_S, RETRY_S
 from .links import close
@@ -30,6 +32,7 @@ from .options import Option
 from .places import PlaceError
 from .policy_in_force import PolicyInForce
 from .secret_file import load_secrets
+from .tcp_owners import owner_of
 
 log = logging.getLogger("ipcbus.daemon")
 
@@ -83,6 +86,8 @@ class Daemon:
         self._reload = reload
         self._listeners: list[Listener] = []
         self._stopping = False
+        if config.needs_secret:
+            resources.keep_memory_out_of_core_dumps()
         self._secrets = Secrets(_secrets_of(config, config.secret_dir), os.urandom(SECRET_BYTES)) if config.needs_secret else None
         now = time.monotonic()
         self._gauges = resources.Gauges()
@@ -98,6 +103,7 @@ class Daemon:
             owners=frozenset({os.geteuid(), 0}),
             log=log.log,
             gauges=self._gauges,
+            owner_of=owner_of,
             policy=self._policy.policy,
             subject_of=self._policy.subject_of,
         )
@@ -108,10 +114,15 @@ class Daemon:
         self._idle = IdleExit(self._loop, self._on_idle)
 
     def start(self) -> list[str]:
-        """Listen, and return the addresses as they really are (a port 0 was chosen). Raises AlreadyRunningError or ListenError."""
+        """Listen, and return the addresses as they really are (a port 0 was chosen). Raises AlreadyRunningError, ListenError or
+        PlaceError."""
         config = self._config
         self._signals.open(self._loop)
         resources.raise_descriptor_limit()
+        if config.kind == "user" and config.sources["listen"] == "default":
+            for place in config.listen:
+                if isinstance(place, UnixAddress):
+                    prepare_directory(os.path.dirname(place.path), private=True)
         self._listeners = open_listeners(
             config.listen, mode=config.socket_mode, group=config.socket_group, directory_mode=config.directory_mode
         )

@@ -33,6 +33,7 @@ RETRY_S = 0.2  #: when a timer whose callback failed is tried again
 WARM_UP_BYTES = 4 * 1024 * 1024  #: see loop.warm_up
 
 CONFIG_FILE_MAX_BYTES = 1_048_576  #: of the configuration file, and of each file of the policy
+TCP_TABLE_MAX_BYTES = 524_288  #: of /proc/net/tcp: some 3 500 sockets, which takes the kernel some milliseconds to write
 SECRETS_MAX = 1000  #: named ones: each is read at a start and a reload
 POLICY_FILES_MAX = 1000  #: in each directory of the policy: far above what a system has of packages with services
 

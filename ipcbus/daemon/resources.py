@@ -28,6 +28,19 @@ def raise_descriptor_limit() -> None:
     log.info("file descriptors: %d (one for each connection; ulimit -Hn, LimitNOFILE= raise it)", max_descriptors())
 
 
+def keep_memory_out_of_core_dumps() -> None:
+    """Have the kernel write none of this process's memory to disk when it crashes: there is a secret in it, and messages of others.
+
+    Unlike the process being not dumpable at all (prctl), it can look at itself in /proc still.
+    """
+    try:
+        with open("/proc/self/coredump_filter", "w") as file:
+            file.write("0")
+    except OSError as error:
+        why = "a core dump of this process would show its secrets: no other than root may read it, or have none (ulimit -c 0, LimitCORE=0)"
+        log.warning("cannot keep memory out of core dumps (/proc/self/coredump_filter: %s): %s", error.strerror, why)
+
+
 def max_descriptors() -> int:
     """How many file descriptors this process may have."""
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]

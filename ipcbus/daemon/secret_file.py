@@ -31,7 +31,7 @@ def load_secrets(path: str, directory: str | None, *, directory_mode: int = 0o70
     secrets = {BUS_SECRET: _own_secret(path, directory_mode)}
     if directory is None:
         return secrets
-    prepare_directory(directory)
+    prepare_directory(directory, private=True)
     try:
         names = sorted(name for name in os.listdir(directory) if name.endswith(SUFFIX) and name[0] != ".")
     except OSError as error:
@@ -61,7 +61,8 @@ def _add(secrets: dict[str, Secret], name: str, path: str) -> None:
 
 
 def _own_secret(path: str, directory_mode: int) -> Secret:
-    prepare_directory(os.path.dirname(path), directory_mode)
+    # On a system bus everybody has to get to the socket that lies beside it.
+    prepare_directory(os.path.dirname(path), directory_mode, private=directory_mode == 0o700)
     try:
         if not os.path.lexists(path) or os.path.lexists(_draft(path)):
             _create(path)

@@ -63,7 +63,7 @@ class Connection:
     """State and scanner of one connection. On TCP, *addresses* are the bus's and the client's end as the kernel reports them, and
     *secrets* are needed."""
 
-    __slots__ = ("_addresses", "_expected_proof", "_limits", "_secrets", "features", "info", "peer", "scanner", "state", "version")
+    __slots__ = ("_expected_proof", "_limits", "_secrets", "addresses", "features", "info", "peer", "scanner", "state", "version")
 
     def __init__(self, router: Router, limits: Limits, *, secrets: Secrets | None = None, addresses: tuple[str, str] | None = None) -> None:
         if addresses is not None and secrets is None:
@@ -76,7 +76,7 @@ class Connection:
         self.info: dict[str, str] = {}
         self._limits = limits
         self._secrets = secrets
-        self._addresses = addresses
+        self.addresses = addresses
         self._expected_proof = b""
 
     @property
@@ -97,16 +97,16 @@ class Connection:
     def hello(self, frame: Frame, nonce: bytes) -> bytes | None:
         """Take HELLO (H-1 … H-3). On TCP: the CHALLENGE to send, made with *nonce*; on a Unix socket None: `welcome` follows at once."""
         _, _, low, high, features, info, client_nonce = frame.elements
-        if (client_nonce is None) != (self._addresses is None):
+        if (client_nonce is None) != (self.addresses is None):
             raise ProtocolError(Code.BAD_STATE, "HELLO has a nonce on TCP, and nil on a Unix socket (H-1)")
         if low > high or not low <= VERSION <= high:
             raise ProtocolError(Code.BAD_VERSION, f"the client speaks versions {low} to {high}, this bus speaks version {VERSION} (H-2)")
         self.version = VERSION
         self.features = tuple(name for name in features if name in FEATURES)
         self.info = info
-        if self._addresses is None or self._secrets is None:
+        if self.addresses is None or self._secrets is None:
             return None
-        transcript: tuple[Any, ...] = (frame.raw[5:], self.version, list(self.features), nonce, *self._addresses)
+        transcript: tuple[Any, ...] = (frame.raw[5:], self.version, list(self.features), nonce, *self.addresses)
         secret = self._secrets.of(self.identity)
         self._expected_proof = proof(secret, "client", *transcript)
         self.state = State.PROOF

@@ -45,6 +45,13 @@ IDENTITY_GROUPS = 1_000  #: I-2: supplementary groups of a peer that count: with
 ABOUT_MAX_BYTES = 65_536  #: B-3 serve: what a peer says about one method; a long docstring, not a manual
 ABOUT_PEER_MAX_BYTES = 1_048_576  #: B-3 serve: what it says in all, and what introspect says of one name
 
+TCP_STRANGERS_MAX = 1_000  #: H-9: connections by TCP that are not ready: some 3 KiB each, or 4 with a part of HELLO
+FAILED_AT_ONCE = 10  #: H-5: wrong proofs that are answered at once; so many come back …
+FAILED_WAIT_S = 1.0  #: … one in so long; the answer to any other takes that long, and its connection is not read meanwhile
+FAILED_LOG_S = 60.0  #: a user whose handshakes fail on TCP is told in the log once in so long
+FAILED_LOOK_S = 1.0  #: how often the bus looks at most whose handshakes these are
+FAILED_USERS = 64  #: of whom it remembers when it told them
+
 CHECKPOINT_BYTES = 65_536  #: B-4: how exactly the bus knows, at the end of a connection, which messages of its output had gone
 EPISODE_PAUSE_S = 10.0  #: B-3 losses: what is lost at one place for one reason is one episode while no pause is longer
 LOSS_LOG_S = 300.0  #: the log tells of losses at one place for one reason again after so long, however many episodes they are

@@ -127,7 +127,9 @@ def read_secret(path: str) -> bytes:
         raise ConnectError(text, reason="secret", who=path)
     if len(secret) != SECRET_BYTES:
         raise ConnectError(f"{path} does not hold a bus's secret: it must have {SECRET_BYTES} bytes (H-6)", reason="secret", who=path)
-    return secret
+    from ipcbus.protocol.auth import Secret  # here: it loads OpenSSL, which a program on a Unix socket does not need
+
+    return Secret(secret)
 
 
 def program_name() -> str:

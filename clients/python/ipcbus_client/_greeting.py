@@ -100,9 +100,11 @@ class Greeting:
         def of(role: str) -> bytes:
             return proof(self._secret, role, self._hello, version, list(features), nonce, *self._addresses)
 
-        if same_proof(of("bus"), shown):
+        bus, client = of("bus"), of("client")
+        self._secret = b""
+        if same_proof(bus, shown):
             self._challenged = tuple(features)
-            self._session.outbox.put(encode(Kind.PROOF, 0, of("client")))
+            self._session.outbox.put(encode(Kind.PROOF, 0, client))
         else:
             self._distrust("it does not hold this secret (H-5): another program, or another bus's file?")
 
