@@ -17,7 +17,7 @@ import pytest
 
 from ipcbus.cli import runs
 from ipcbus.cli.calls import Server
-from ipcbus_client import ServiceError
+from ipcbus_client import Sender, ServiceError
 
 WAIT_S = 20.0
 
@@ -27,7 +27,7 @@ def server(*command: str, count: int | None = None) -> Server:
 
 
 def request() -> Any:
-    return SimpleNamespace(payload=b"", method="m", sender=1, cancelled=False)
+    return SimpleNamespace(payload=b"", method="m", sender=Sender(1), cancelled=False)
 
 
 def until(condition: Callable[[], bool]) -> None:
