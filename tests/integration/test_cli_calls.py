@@ -110,7 +110,7 @@ def test_bad_output_is_an_answer_though_nobody_reads_stderr(monkeypatch: pytest.
             os.write(writing, b"x" * 4096)
     os.set_blocking(writing, True)
     codes: list[str] = []
-    asking = SimpleNamespace(data=None, method="m", sender=1, cancelled=False)
+    asking = SimpleNamespace(data=None, method="m", sender=Sender(1), cancelled=False)
 
     def ask() -> None:
         with pytest.raises(ServiceError) as caught:

@@ -59,21 +59,23 @@ def prove(wire: Wire, secret: bytes) -> bytes:
     return encode(Kind.PROOF, 0, proof(secret, "client", HELLO[5:], version, features, nonce, *ends))
 
 
+def wire_from(daemon: RunningDaemon, here: tuple[str, int]) -> Wire:
+    """A connection from the address *here*."""
+    made = socket.socket()
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    made.bind(here)
+    made.connect(("127.0.0.1", port(daemon)))
+    return Wire(daemon.address, connected=made)
+
+
 def test_a_handshake_that_was_recorded_is_of_no_use_again(daemon: RunningDaemon) -> None:
-    secret = Path(daemon.secret_file).read_bytes()
-    with Wire(daemon.address) as wire:
-        recorded = prove(wire, secret)
+    with wire_from(daemon, ("127.0.44.1", 0)) as wire:  # an address where nobody else takes the port meanwhile
+        recorded = prove(wire, Path(daemon.secret_file).read_bytes())
         wire.send(recorded)
         wire.expect(Kind.WELCOME)
         here = wire.sock.getsockname()
         wire.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # so that the same port is free at once
-    again = Wire.__new__(Wire)
-    again.__dict__.update({"tcp": True, "peer": 0, "_buffer": b"", "_last_id": 0, "sock": socket.socket()})
-    with again:
-        again.sock.settimeout(WAIT_S)
-        again.sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        again.sock.bind(here)
-        again.sock.connect(("127.0.0.1", port(daemon)))
+    with wire_from(daemon, here) as again:
         again.send(HELLO)
         again.expect(Kind.CHALLENGE)
         again.send(recorded)
@@ -115,7 +117,6 @@ def test_a_squatter_on_the_port_cannot_relay_the_handshake(daemon: RunningDaemon
         ipcbus_client.connect(f"tcp:127.0.0.1:{relay.port}", secret_file=daemon.secret_file, name="me.and.my.secrets", timeout=WAIT_S)
     relay.join(WAIT_S)
     assert caught.value.reason == "secret"
-    assert b"CHALLENGE" not in relay.seen
     assert b"me.and.my.secrets" not in relay.seen, "nothing is declared to it"
 
 
@@ -129,7 +130,7 @@ def test_failures_are_told_now_and_then(daemon: RunningDaemon) -> None:
         with wire:
             wire.expect_bye(Code.AUTH_FAILED)
     lines = re.findall(r"a handshake on TCP failed \((.*?), from", daemon.log())
-    assert 1 <= len(lines) <= 2, "one for each user, who may be found or not"
+    assert 1 <= len(lines) < FAILED_AT_ONCE, "one a minute for each user, who may be found or not"
     assert "auth_failed" in daemon.log()
 
 
