@@ -17,6 +17,7 @@ DEFAULT_BUS = "default"  #: the bus of ``connect()`` and ``ipcbusd`` without a n
 UNIX_PATH_MAX_BYTES = 107
 
 _TCP = re.compile(r"(?:(\d{1,3}(?:\.\d{1,3}){3}|localhost)|\[([0-9a-fA-F:]+)\]):(\d{1,5})", re.ASCII)
+_BYTES = frozenset(map(str, range(256)))
 
 
 class AddressError(BusError, ValueError):
@@ -82,11 +83,15 @@ def endpoint(host: str, port: int) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a numeric *host* is 127.0.0.0/8 (each part 0–255) or ::1."""
+    """Whether a numeric *host* is 127.0.0.0/8 (each part 0–255) or ::1.
+
+    A part with a zero before it is none: the C library takes it for octal (127.0.0.010 is 127.0.0.8), and what then is no number,
+    127.0.0.09, for a name that it looks up, which may lead anywhere.
+    """
     if ":" in host:
         return host == "::1"
     parts = host.split(".")
-    return len(parts) == 4 and parts[0] == "127" and all(part.isascii() and part.isdigit() and int(part) <= 255 for part in parts)
+    return len(parts) == 4 and parts[0] == "127" and all(part in _BYTES for part in parts)
 
 
 def check_bus_name(bus: str) -> None:

@@ -80,6 +80,10 @@ def test_addresses_that_cannot_be_used_say_why(text: str, reason: str) -> None:
         ("128.0.0.1", False),
         ("127.0.0", False),
         ("127.0.0.300", False),
+        ("127.0.0.010", False),  # to the C library 127.0.0.8
+        ("127.0.0.09", False),  # to the C library a name that it looks up
+        ("127.00.0.1", False),
+        ("0127.0.0.1", False),
         ("127.0.0.١", False),
         ("127.0.0.x", False),
         ("::1", True),
