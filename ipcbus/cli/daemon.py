@@ -92,6 +92,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.print_config:
         return _write(as_toml(config))
     if given.check_config:
+        if wrong := _secrets_refused(config):
+            print(f"ipcbusd: {wrong}", file=sys.stderr)
+            return USAGE
         return _write("".join(f"ipcbusd: {line}\n" for line in (*_warnings(config), _verdict(config))))
     from ..daemon import logs
     from ..daemon.lifecycle import Daemon
@@ -127,6 +130,21 @@ def _warnings(config: Config) -> list[str]:
     from ..policy.lint import lint
 
     return [f"warning: {line}" for line in (*config.oddities(), *lint(config.policy.rules))]
+
+
+def _secrets_refused(config: Config) -> str | None:
+    """Why the bus would not start with the secrets that are there, None where it would."""
+    from ..daemon.places import PlaceError
+    from ..daemon.secret_file import check_secrets
+
+    if not config.needs_secret:
+        return None
+    assert config.secret_file is not None
+    try:
+        check_secrets(config.secret_file, config.secret_dir, directory_mode=config.directory_mode)
+    except PlaceError as error:
+        return str(error)
+    return None
 
 
 def _verdict(config: Config) -> str:

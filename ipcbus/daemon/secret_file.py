@@ -32,6 +32,36 @@ def load_secrets(path: str, directory: str | None, *, directory_mode: int = 0o70
     if directory is None:
         return secrets
     prepare_directory(directory, private=True)
+    _add_all(secrets, directory, path)
+    return secrets
+
+
+def check_secrets(path: str, directory: str | None, *, directory_mode: int = 0o700) -> None:
+    """Raise PlaceError for what `load_secrets` would not take, and make nothing: what is missing the bus makes at its start.
+
+    To root what belongs to somebody else says nothing: it may be that user's bus.
+    """
+    secrets: dict[str, Secret] = {}
+    if _is_to_be_checked(path):
+        prepare_directory(os.path.dirname(path), private=directory_mode == 0o700)
+        secrets[BUS_SECRET] = _open(path, (os.geteuid(),))
+    if directory is not None and _is_to_be_checked(directory):
+        prepare_directory(directory, private=True)
+        _add_all(secrets, directory, path)
+
+
+def _is_to_be_checked(path: str) -> bool:
+    try:
+        owner = os.lstat(path).st_uid
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise PlaceError(f"{path}: {error.strerror}") from error
+    return os.geteuid() != 0 or owner == 0
+
+
+def _add_all(secrets: dict[str, Secret], directory: str, path: str) -> None:
+    """Read what lies in *directory*, but for the bus's own at *path*."""
     try:
         names = sorted(name for name in os.listdir(directory) if name.endswith(SUFFIX) and name[0] != ".")
     except OSError as error:
@@ -42,7 +72,6 @@ def load_secrets(path: str, directory: str | None, *, directory_mode: int = 0o70
         place = os.path.join(directory, name)
         if os.path.realpath(place) != os.path.realpath(path):
             _add(secrets, name.removesuffix(SUFFIX), place)
-    return secrets
 
 
 def _add(secrets: dict[str, Secret], name: str, path: str) -> None:
@@ -51,7 +80,7 @@ def _add(secrets: dict[str, Secret], name: str, path: str) -> None:
         check_identity(name)
     except AddressError as error:
         raise PlaceError(f"{path}: {error}") from error
-    if name in secrets:
+    if name == BUS_SECRET:
         raise PlaceError(f"{path}: {name!r} is what the bus's own secret is called; give this one another name")
     found = _open(path, (os.geteuid(), 0))
     for other, secret in secrets.items():

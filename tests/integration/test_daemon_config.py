@@ -250,5 +250,18 @@ def test_secrets_that_are_none(short_dir: Path, how: str) -> None:
     assert f"secret file {short_dir}/secret" in done.stderr
 
 
+def test_checking_secrets(short_dir: Path) -> None:
+    named = short_dir / "named"
+    named.mkdir(0o700)
+    flags = "--check-config", "--listen", TCP[0], "--secret-file", f"{short_dir}/secret", "--secret-dir", str(named)
+    done = run_ipcbusd(*flags)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert os.listdir(short_dir) == ["named"], "a check makes nothing"
+    bad_secret(named / "panel.secret", "readable")
+    done = run_ipcbusd(*flags)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"ipcbusd: secret file {named}/panel.secret has mode 0640" in done.stderr
+
+
 def test_a_unix_bus_makes_no_secret(daemon: RunningDaemon) -> None:
     assert not os.path.exists(daemon.secret_file)

@@ -11,7 +11,7 @@ import pytest
 
 from ipcbus.daemon import secret_file
 from ipcbus.daemon.places import PlaceError
-from ipcbus.daemon.secret_file import load_secrets
+from ipcbus.daemon.secret_file import check_secrets, load_secrets
 
 
 @pytest.fixture
@@ -125,6 +125,38 @@ def test_secrets_that_are_refused(place: Path, name: str, secret: bytes, mode: i
         load(place)
     assert says in str(caught.value)
     assert str(path) in str(caught.value)
+    with pytest.raises(PlaceError) as checked:
+        check_secrets(f"{place}/bus.secret", f"{place}/named")
+    assert str(checked.value) == str(caught.value), "a check says what a start would"
+
+
+@pytest.mark.parametrize("what", ["secret", "directory of it", "directory of others"])
+def test_a_check_looks_where_a_start_does(place: Path, what: str) -> None:
+    own = put(place / "bus.secret", b"b" * (31 if what == "secret" else 32))
+    if what != "secret":
+        (place if what == "directory of it" else place / "named").chmod(0o755)
+    with pytest.raises(PlaceError) as caught:
+        load(place)
+    with pytest.raises(PlaceError) as checked:
+        check_secrets(str(own), f"{place}/named")
+    assert str(checked.value) == str(caught.value)
+
+
+def test_a_check_makes_nothing(short_dir: Path) -> None:
+    check_secrets(f"{short_dir}/bus.secret", f"{short_dir}/named")
+    check_secrets(f"{short_dir}/missing/bus.secret", None)
+    assert os.listdir(short_dir) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give files away")
+def test_what_belongs_to_the_user_whose_bus_it_is_says_nothing_to_root(place: Path) -> None:
+    own = put(place / "bus.secret", b"b" * 32)
+    put(place / "named" / "panel.secret", b"p" * 32)
+    for path in (own, place / "named", place / "named" / "panel.secret"):
+        os.chown(path, 4242, 4242)
+    check_secrets(str(own), f"{place}/named")
+    with pytest.raises(PlaceError, match="belongs to uid 4242"):
+        load(place)
 
 
 def test_no_link_is_followed_to_a_named_secret(place: Path) -> None:
