@@ -295,14 +295,15 @@ class Broker(Ends):
         self.now = self._delivery.now = now
         if self._secrets is None:
             return []
-        changed = self._secrets.changed(keys)
+        changed, added = self._secrets.changed(keys), self._secrets.added(keys)
         for peer in (*self.peers.values(), *self._strangers):
             connection = peer.connection
             if peer.transport == "tcp" and connection.version and connection.identity in changed:
                 text = f"the secret of {connection.identity!r} was replaced or taken away: read its file again (H-14)"
                 self._expel(peer, ProtocolError(Code.AUTH_FAILED, text))
         self._secrets.replace(keys)  # last: where a fault (no memory) came before, who was not closed yet is found again
-        return [f"the secret of {name!r} {'is another one' if name in keys else 'is gone'}" for name in sorted(changed)]
+        what = {name: "new" if name in added else "another one" if name in keys else "gone" for name in changed | added}
+        return [f"the secret of {name!r} is {what[name]}" for name in sorted(what)]
 
     # --- runs: PUBLISH, RETAIN, SEND --------------------------------------------------------------
 

@@ -45,9 +45,13 @@ def _make(path: str, mode: int) -> None:
 
 def _check(path: str, private: bool) -> None:
     found = os.stat(path)
+    if not stat.S_ISDIR(found.st_mode):
+        raise PlaceError(f"{path} is not a directory")
     if found.st_uid not in (os.geteuid(), 0):
         raise PlaceError(f"{path} belongs to uid {found.st_uid}, not to uid {os.geteuid()} or root: use a directory of your own")
     mode = f"{stat.S_IMODE(found.st_mode):04o}"
+    if found.st_mode & stat.S_ISVTX and found.st_mode & 0o022:  # it is for everybody's files, and has to stay so
+        raise PlaceError(f"{path} has mode {mode}, so others can put files into it: use a directory of your own below it")
     if found.st_mode & 0o022:
         raise PlaceError(f"{path} has mode {mode}, so others could replace what is in it: chmod go-w {path}, or use another directory")
     if private and found.st_mode & 0o077:

@@ -38,6 +38,10 @@ class Secrets:
         """The names of those that are gone or others among *keys*."""
         return {name for name, key in self._keys.items() if not same_proof(key, keys.get(name, self._nobodys))}
 
+    def added(self, keys: Mapping[str, Secret]) -> set[str]:
+        """The names among *keys* that there were not."""
+        return keys.keys() - self._keys.keys()
+
     def replace(self, keys: Mapping[str, Secret]) -> None:
         """Have other secrets from now on."""
         self._keys = dict(keys)

@@ -122,5 +122,8 @@ def test_a_secret_is_replaced_and_taken_away(running: Running) -> None:
         os.unlink(running.secrets / "panel.secret")
         daemon.signal(signal.SIGHUP)
         wait_until(lambda: "the secret of 'panel' is gone" in daemon.log(), "it is said", WAIT_S)
+        put(running.secrets / "panel.secret", b"p" * 32)
+        daemon.signal(signal.SIGHUP)
+        wait_until(lambda: "the secret of 'panel' is new" in daemon.log(), "it is said", WAIT_S)
         assert daemon.log().count("was replaced or taken away: read its file again") == 2
         assert own.epoch == 0, "who proved another secret stays"

@@ -77,7 +77,7 @@ def test_which_secrets_changed() -> None:
     one, two, three = (Secret(bytes([n]) * 32) for n in (1, 2, 3))
     secrets = Secrets({"default": one, "panel": two, "gone": three}, bytes(32))
     others = {"default": one, "panel": three, "new": two}
-    assert secrets.changed(others) == {"panel", "gone"}
+    assert (secrets.changed(others), secrets.added(others)) == ({"panel", "gone"}, {"new"})
     secrets.replace(others)
     assert (secrets.of("panel"), secrets.of("gone"), secrets.of("new")) == (three, bytes(32), two)
-    assert secrets.changed(others) == set()
+    assert secrets.changed(others) == secrets.added(others) == set()

@@ -49,6 +49,23 @@ def test_nobody_may_put_another_in_its_place_at_any_step_of_the_way(short_dir: P
     prepare_directory(str(place))
 
 
+@pytest.mark.parametrize("private", [False, True])
+def test_what_is_no_directory_is_not_made_one(short_dir: Path, *, private: bool) -> None:
+    place = short_dir / "place"
+    place.touch(0o644)
+    assert refused(place, private=private) == f"{place} is not a directory"
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_nobody_is_told_to_close_a_directory_for_everybody(short_dir: Path, *, private: bool) -> None:
+    place = short_dir / "tmp"
+    place.mkdir()
+    place.chmod(0o1777)
+    assert refused(place, private=private) == (
+        f"{place} has mode 1777, so others can put files into it: use a directory of your own below it"
+    )
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="takes root, to give a link to another user")
 def test_a_link_of_somebody_else_is_not_followed(short_dir: Path) -> None:
     place = short_dir / "place"
