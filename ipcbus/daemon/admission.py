@@ -20,7 +20,7 @@ from ..policy import EVERYTHING, Subject, Verdict
 from ..protocol.addresses import endpoint
 from ..protocol.errors import Code, ProtocolError
 from .denials import Denials
-from .kernel_identity import credentials_of
+from .kernel_identity import KernelError, credentials_of
 from .limits import ACCEPT_BATCH, ACCEPT_PAUSE_S, REFUSE_BATCH
 from .links import close, part, say_bye
 
@@ -43,7 +43,7 @@ def _anybody(credentials: Credentials) -> Verdict:
 class Admission:
     """Lets connections in at the listeners of one daemon."""
 
-    __slots__ = ("_broker", "_denials", "_full", "_gates", "_loop", "_may_connect", "_open", "_refused", "_spare")
+    __slots__ = ("_broker", "_denials", "_full", "_gates", "_loop", "_may_connect", "_open", "_refused", "_spare", "_too_old")
 
     def __init__(self, broker: Broker, loop: Loop, *, may_connect: Callable[[Credentials], Verdict] = _anybody) -> None:
         """*may_connect* judges who comes by a Unix socket at once. Who comes by TCP is judged by the broker, after the proof."""
@@ -56,6 +56,7 @@ class Admission:
         self._spare = _spare_descriptor()
         self._full = False  #: there is no room, and the log says so
         self._refused = 0  #: connections refused since then
+        self._too_old = False  #: the kernel is, and the log says so
 
     def open(self, listeners: list[Listener]) -> None:
         """Begin to accept at *listeners*."""
@@ -116,6 +117,11 @@ class Admission:
                     continue
                 log.debug("a connection to %s ended while it was accepted: %s", listener.address, error.strerror)
                 close(sock)
+            except KernelError as error:
+                if not self._too_old:
+                    log.warning("refusing connections to %s: %s", listener.address, error)
+                    self._too_old = True
+                _refuse(sock, Code.INTERNAL, str(error))
             except Exception:
                 log.exception("fault of the bus while it accepted a connection to %s", listener.address)
                 _refuse(sock, Code.INTERNAL, "a fault of the bus while it accepted this connection; its log has the details")

@@ -32,8 +32,13 @@ _NO_UNIT = "", ""
 _WANT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})  #: it is the bus that lacks something
 
 
+class KernelError(Exception):
+    """This kernel does not say all that has to be known of a peer; the text says what, and which one does."""
+
+
 def credentials_of(sock: socket.socket) -> Credentials:
-    """Who is at the other end of *sock*. Raises OSError where the bus has no descriptor or memory left to find out."""
+    """Who is at the other end of *sock*. Raises OSError where the bus has no descriptor or memory left to find out, KernelError where
+    nobody can find out."""
     pid, uid, gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
     unit, user_unit = _units_of(sock, pid, uid) if pid > 0 else _NO_UNIT  # 0: of another pid namespace
     return Credentials(pid, uid, gid, _groups_of(sock), unit, user_unit)
@@ -52,6 +57,9 @@ def _groups_of(sock: socket.socket) -> tuple[int, ...]:
     try:
         raw = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _GROUPS_BYTES)
     except OSError as error:
+        if error.errno == errno.ENOPROTOOPT:
+            text = "this kernel does not say in which groups a peer is (SO_PEERGROUPS), so the bus lets nobody in; Linux 4.13 and later do"
+            raise KernelError(text) from error
         if error.errno != errno.ERANGE:
             raise
         raw = _many_groups(sock)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import socket
 import struct
@@ -273,4 +274,23 @@ def test_who_cannot_be_looked_at_is_told_so(bench: Bench, monkeypatch: pytest.Mo
     pairs[2][0].sendall(HELLO)
     bench.run()
     assert [frame.kind for frame in frames(pairs[2][0])] == [Kind.WELCOME]
+    admission.close()
+
+
+def test_a_kernel_that_tells_no_groups_lets_nobody_in_and_the_bus_says_so(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the log once, for who waits each time: before Linux 4.13 there is no connection."""
+    monkeypatch.setattr(kernel_identity, "_SO_PEERGROUPS", NO_OPTION)
+    pairs = [socket.socketpair() for _ in range(2)]
+    bench.ours += [ours for ours, _ in pairs]
+    listener: Any = Accepting(*(theirs for _, theirs in pairs))
+    admission = Admission(bench.broker, bench.loop)
+    admission.accept(listener, time.monotonic())
+    for ours, _ in pairs:
+        (bye,) = frames(ours)
+        assert (bye.kind, bye.elements[2]) == (Kind.BYE, Code.INTERNAL)
+        assert "Linux 4.13" in bye.elements[3]
+    (line,) = (record for record in caplog.records if record.levelno >= logging.WARNING)
+    assert "Linux 4.13" in line.getMessage()
     admission.close()
