@@ -294,6 +294,30 @@ def test_who_does_not_get_in_does_not_try_again() -> None:
     assert session.error.reason == "secret"
 
 
+@pytest.mark.parametrize("code", [Code.AUTH_FAILED, Code.DENIED, Code.BAD_VERSION, 99])
+def test_who_took_the_port_of_our_bus_cannot_end_us_by_bye(code: int) -> None:
+    """On TCP, before its proof: it may be anybody, and the bus may come back. After the proof it is the bus."""
+    session = connected()
+    session.remarks.clear()
+    for _ in range(2):
+        session.lost("cut", again=True)
+        session.opened(secret=b"s" * 32, nonce=b"n" * 32, bus_address="127.0.0.1:1", client_address="127.0.0.1:2")
+        session.receive(encode(Kind.BYE, 0, int(code), "go"))
+        assert session.hangup is not None
+        assert session.error is None
+        session.lost(session.hangup, again=True)
+        assert session.state is State.RECONNECTING
+    assert len([remark.text for remark in session.remarks if "looking again until the bus is back" in remark.text]) == 1
+
+    secret, nonce, theirs = b"s" * 32, b"n" * 32, b"m" * 32
+    session.opened(secret=secret, nonce=nonce, bus_address="127.0.0.1:1", client_address="127.0.0.1:2")
+    hello = sent(session)[-1].raw[5:]
+    shown = proof(secret, "bus", hello, 1, [], theirs, "127.0.0.1:1", "127.0.0.1:2")
+    session.receive(encode(Kind.CHALLENGE, 0, 1, [], theirs, shown))
+    session.receive(encode(Kind.BYE, 0, int(code), "go"))
+    assert isinstance(session.error, ConnectError)
+
+
 # --- receiving ---
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import enum
 from typing import TYPE_CHECKING, Any
 
+from ipcbus.protocol.errors import code_label
 from ipcbus.protocol.limits import ENVELOPE_MAX_BYTES, HEADER_BYTES, INCARNATION_BYTES, MAX_ID, NONCE_BYTES, VERSION
 from ipcbus.protocol.messages import Kind, encode
 
 from ._calls import WARNING
-from ._errors import ConnectError
+from ._errors import ConnectError, Verdict, verdict
 from ._holds import FEATURE as HOLD
 from ._parts import FEATURE as PARTS
 from ._senders import FEATURE as IDENTITY
@@ -75,7 +76,7 @@ class Greeting:
         """A frame before WELCOME, or WELCOME. Raises what a malformed one leads to, ValueError where it is not its turn."""
         kind = envelope[0]
         if kind == Kind.BYE:
-            self._session.on_bye(envelope)
+            self._end(envelope)
             return
         after = _NEXT[self._stage].get(kind)
         if after is None:
@@ -89,6 +90,16 @@ class Greeting:
         else:
             self._accept(envelope)
         self._stage = after
+
+    def _end(self, envelope: tuple[Any, ...]) -> None:
+        """BYE. On TCP anybody can say so who took the address of a bus that was there, until it has proved that it is the bus."""
+        _, _, code, text = envelope
+        known = self._session.state is not State.CONNECTING
+        if known and self._stage is Stage.HELLO and verdict(code) is Verdict.END:
+            said = f"{code_label(code)}: {text}"
+            self._distrust(f"it ended the connection ({said}) without showing that it holds the secret (H-5)")
+        else:
+            self._session.on_bye(envelope)
 
     def _prove(self, envelope: tuple[Any, ...]) -> None:
         """H-5: the bus's proof first, then ours."""
