@@ -106,6 +106,7 @@ class Broker(Ends):
     ) -> Peer:
         """A new connection, charged; `disconnect` gives that back. Raises OverQuota ``too_many_peers`` (Q-1). *addresses* (TCP): the bus's
         end and the client's (H-5)."""
+        self.now = self._delivery.now = now
         account = self.accounts.enter(credentials.uid, credentials.pid) if credentials else self.accounts.enter(transport, 0)
         connection = Connection(self.routes, self.limits, secrets=self._secrets, addresses=addresses)
         peer = Peer(connection, transport, credentials, now, account)
@@ -300,7 +301,7 @@ class Broker(Ends):
             connection = peer.connection
             if peer.transport == "tcp" and connection.version and connection.identity in changed:
                 text = f"the secret of {connection.identity!r} was replaced or taken away: read its file again (H-14)"
-                self._expel(peer, ProtocolError(Code.AUTH_FAILED, text))
+                self._dismiss(peer, ProtocolError(Code.AUTH_FAILED, text))  # at once: nobody's proof was wrong
         self._secrets.replace(keys)  # last: where a fault (no memory) came before, who was not closed yet is found again
         what = {name: "new" if name in added else "another one" if name in keys else "gone" for name in changed | added}
         return [f"the secret of {name!r} is {what[name]}" for name in sorted(what)]

@@ -89,14 +89,14 @@ def test_who_has_no_secret_any_more_leaves_what_the_new_policy_lets(tmp_path: Pa
         watcher.out_bytes = 0
         file.write_text('[[rule]]\ndeny = "publish"\ntopics = "denied"\n[[rule]]\nallow = "*"\n')
         key.unlink()
-        expel, failures = broker._expel, [MemoryError()] * faults
+        dismiss, failures = broker._dismiss, [MemoryError()] * faults
 
         def short_of_memory(peer: Peer, error: ProtocolError) -> None:
             if peer is panels[1] and failures:
                 raise failures.pop()
-            expel(peer, error)
+            dismiss(peer, error)
 
-        monkeypatch.setattr(broker, "_expel", short_of_memory)
+        monkeypatch.setattr(broker, "_dismiss", short_of_memory)
         if faults:
             with pytest.raises(MemoryError):
                 daemon._on_hangup()

@@ -169,6 +169,28 @@ def test_who_told_lies_is_told_harmlessly_and_at_bounded_length() -> None:
     assert "'a\\nb\\x1b" in bus.log[-1]
 
 
+def test_who_was_about_to_prove_a_secret_that_is_replaced_is_no_failure() -> None:
+    """Each hears at once what happened, and who fails after that is answered as before."""
+    bus = Tcp()
+    peers = [bus.connect() for _ in range(FAILED_AT_ONCE + 1)]
+    for peer in peers:
+        bus.say(peer, HELLO)
+    bus.broker.replace_secrets({"default": Secret(b"t" * 32)}, bus.now)
+    assert [code(peer) for peer in peers] == [Code.AUTH_FAILED] * len(peers)
+    assert {said(peer)[-1][3] for peer in peers} == {"the secret of 'default' was replaced or taken away: read its file again (H-14)"}
+    assert code(bus.fail()) is Code.AUTH_FAILED
+
+
+def test_who_makes_room_is_told_of_at_the_time_when_it_does() -> None:
+    bus = Tcp()
+    bus.fail()
+    bus.now += FAILED_LOG_S
+    for _ in range(TCP_STRANGERS_MAX + 1):
+        bus.connect()
+    assert len(bus.log) == 2
+    assert "too_many_peers" in bus.log[1]
+
+
 def test_so_many_users_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(strangers, "FAILED_USERS", 2)
     bus = Tcp()
