@@ -65,7 +65,7 @@ def refused_secret(path: str) -> str:
 def test_squatting_the_socket_path_before_start(shared: Path, mallory: Stranger) -> None:
     """In a directory where others may write nothing is safe, and in one of mallory's even less."""
     with mallory.do("listen", f"{shared}/bus.sock"):
-        assert f"{shared} has mode 1777, so others could" in refused(f"{shared}/bus.sock")
+        assert f"{shared} has mode 1777, so others can put files into it" in refused(f"{shared}/bus.sock")
         assert stat.S_ISSOCK(os.lstat(shared / "bus.sock").st_mode), "what another made is left alone"
     mallory.do("mkdir", f"{shared}/run")
     assert f"{shared}/run belongs to uid {MALLORY}" in refused(f"{shared}/run/bus.sock")
@@ -91,7 +91,7 @@ def test_squatting_in_an_own_directory_below_a_sticky_one(shared: Path, alice: S
 
 def test_a_secret_that_somebody_else_laid_there(shared: Path, precious: Path, mallory: Stranger) -> None:
     mallory.do("write", f"{shared}/bus.secret", "x" * 32)
-    assert "others could" in refused_secret(f"{shared}/bus.secret")
+    assert "others can put files into it" in refused_secret(f"{shared}/bus.secret")
     mallory.do("mkdir", f"{shared}/mine")
     mallory.do("write", f"{shared}/mine/known", "x" * 32)
     assert f"belongs to uid {MALLORY}" in refused_secret(f"{shared}/mine/known")
