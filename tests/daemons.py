@@ -6,8 +6,10 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -122,3 +124,19 @@ class RunningDaemon:
             raise AssertionError(f"ipcbusd did not stop within {STOP_S:g} s: {self.log()}") from None
         assert code in (0, -signal.SIGKILL), self.log()
         assert "fault of the bus" not in self.log(), self.log()
+
+
+@contextmanager
+def system_bus(policy: str) -> Iterator[RunningDaemon]:
+    """A system bus with *policy* as its only file of rules, on a Unix socket for everybody and on loopback TCP."""
+    with tempfile.TemporaryDirectory(prefix="ipcbus-", dir="/tmp") as path:
+        directory = Path(path)
+        directory.chmod(0o711)
+        (directory / "policy.toml").write_text(policy)
+        daemon = RunningDaemon(
+            directory,
+            ["--kind", "system", "--policy-file", f"{path}/policy.toml", "--policy-dir", f"{path}/none"],
+            listen=[f"unix:{path}/bus.sock", "tcp:127.0.0.1:0"],
+        )
+        yield daemon
+        daemon.finish()

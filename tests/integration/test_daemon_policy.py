@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from ipcbus.protocol.errors import Code
 from ipcbus.protocol.messages import Kind, encode, encode_with_payload, pack
 from ipcbus.protocol.payloads import decode_value
 from tests.conftest import DaemonFactory
-from tests.daemons import RunningDaemon, command, environment, run_ipcbusd, wait_until
+from tests.daemons import RunningDaemon, command, environment, run_ipcbusd, system_bus, wait_until
 from tests.wire import Wire
 
 pytestmark = pytest.mark.skipif(maps_some_only() is not None, reason="rules about users are refused in this user namespace")
@@ -81,17 +80,8 @@ def connect_as(daemon: RunningDaemon, uid: int, gid: int | None = None, groups: 
 @pytest.fixture(scope="module")
 def system() -> Iterator[RunningDaemon]:
     """A system bus with one file of rules, which no test changes."""
-    with tempfile.TemporaryDirectory(prefix="ipcbus-", dir="/tmp") as path:
-        directory = Path(path)
-        directory.chmod(0o711)
-        (directory / "policy.toml").write_text(POLICY)
-        daemon = RunningDaemon(
-            directory,
-            ["--kind", "system", "--policy-file", f"{path}/policy.toml", "--policy-dir", f"{path}/none"],
-            listen=[f"unix:{path}/bus.sock", "tcp:127.0.0.1:0"],
-        )
+    with system_bus(POLICY) as daemon:
         yield daemon
-        daemon.finish()
 
 
 @needs_root

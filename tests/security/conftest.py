@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.daemons import RunningDaemon
+from tests.daemons import RunningDaemon, system_bus
 from tests.security.people import ALICE, BOB, MALLORY, OPERATORS, Stranger
 
 POLICY = f"""
@@ -41,17 +39,8 @@ topics = "open.>"
 @pytest.fixture(scope="session")
 def bus() -> Iterator[RunningDaemon]:
     """A system bus with POLICY, on a Unix socket for everybody and on loopback TCP."""
-    with tempfile.TemporaryDirectory(prefix="ipcbus-", dir="/tmp") as path:
-        directory = Path(path)
-        directory.chmod(0o711)
-        (directory / "policy.toml").write_text(POLICY)
-        daemon = RunningDaemon(
-            directory,
-            ["--kind", "system", "--policy-file", f"{path}/policy.toml", "--policy-dir", f"{path}/none"],
-            listen=[f"unix:{path}/bus.sock", "tcp:127.0.0.1:0"],
-        )
+    with system_bus(POLICY) as daemon:
         yield daemon
-        daemon.finish()
 
 
 @pytest.fixture(scope="session")
